@@ -1,0 +1,135 @@
+"""The `nmt` command: options in, config out, one error boundary. Imports no torch; a verb is imported when called."""
+
+import errno
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from nmtcli import __version__
+from nmtcli.config import ModelConfig, PreprocessConfig, ScoreConfig, SearchConfig, TrainConfig, TranslateConfig
+from nmtcli.console import Console
+from nmtcli.errors import NmtError, Stopped
+from nmtcli.options import Given, command
+
+READER_GONE = 141  # what a shell reports for a filter whose reader went away: 128 + SIGPIPE
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+@click.group(context_settings=SETTINGS)
+@click.version_option(__version__, prog_name="nmt")
+def nmt() -> None:
+    """LSTM neural machine translation, from raw parallel text to translations.
+
+    \b
+    nmt preprocess -s de -t en --train corpus/train --valid corpus/val
+    nmt train
+    nmt translate < input.txt > output.txt
+    nmt score --ref ref.txt < output.txt
+    """
+
+
+@nmt.command(short_help="Raw parallel text -> data directory.")
+@command(PreprocessConfig)
+def preprocess(console: Console, _: Given, config: PreprocessConfig) -> None:
+    """Raw parallel text -> data directory (data-bin): cleaned, cut into subwords, ready to train on.
+
+    \b
+    Example: nmt preprocess -s de -t en --train corpus/train --valid corpus/val --test corpus/test
+    """
+    from nmtcli.commands.preprocess import run as verb
+
+    verb(config, console)
+
+
+@nmt.command(short_help="Data directory -> model directory.")
+@command(ModelConfig, TrainConfig)
+def train(console: Console, given: Given, model_config: ModelConfig, config: TrainConfig) -> None:
+    """Data directory -> model directory (model).
+
+    \b
+    Example: nmt train --batch-tokens 4096 --dropout 0.2 --time-limit 60
+             nmt train --resume
+    """
+    from nmtcli.commands.train import run as verb
+
+    verb(model_config, config, given.names, console)
+
+
+@nmt.command(short_help="Lines -> translations, line by line.")
+@command(SearchConfig, TranslateConfig)
+def translate(console: Console, _: Given, search_config: SearchConfig, config: TranslateConfig) -> None:
+    """Lines of text -> as many lines of translation, in order, on stdout.
+
+    \b
+    Example: nmt translate --beam 5 < input.txt > output.txt
+    """
+    from nmtcli.commands.translate import run as verb
+
+    verb(search_config, config, console)
+
+
+@nmt.command(short_help="Translations -> BLEU, chrF2, TER.")
+@command(ScoreConfig)
+def score(console: Console, _: Given, config: ScoreConfig) -> None:
+    """Translations and references -> BLEU, chrF2 and TER, each with its signature.
+
+    \b
+    Example: nmt score --ref ref.txt < output.txt
+             nmt score --ref ref.txt --target-lang zh system1.txt system2.txt
+             nmt score --model model --source src.txt --ref ref.txt
+    """
+    from nmtcli.commands.score import run as verb
+
+    verb(config, console)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs one command line and gives its exit code (see errors.py); a bug of ours is raised."""
+    try:
+        with nmt.make_context("nmt", list(arguments)) as context:  # not nmt.main: that makes a broken pipe exit 1
+            nmt.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:  # --help, --version
+        return done.exit_code
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr, flush=True)
+        return stopped.exit_code
+    except NmtError as error:
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return 2
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("Interrupted.", 130)
+    except BrokenPipeError:
+        _forget_stdout()
+        return READER_GONE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EIO):
+            raise
+        _forget_stdout()
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{error.strerror}.", 6)
+    return 0
+
+
+def main() -> None:
+    """The entry point of `nmt`."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"Error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    return code
+
+
+def _forget_stdout() -> None:
+    """What is still buffered for stdout cannot be written: Python's own flush at exit must not try again."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass

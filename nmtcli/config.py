@@ -1,0 +1,345 @@
+"""Every knob of every stage, one line each: type, default, help with its unit, bounds, source.
+
+The command-line option, the key in a recipe's TOML and the stored JSON all come from the field: `batch_tokens` is
+`--batch-tokens`, `batch_tokens = 4096` in TOML, and `"batch_tokens": 4096` in `config.json`. Configs are frozen:
+they are checked once, when they are made, and never change. Standard library only, so that `nmt --help` is quick.
+"""
+
+import dataclasses
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nmtcli.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Knob:
+    """What a field's metadata says beside its type and default.
+
+    Args:
+        help: one phrase, with the unit in brackets where there is one.
+        at_least, at_most: inclusive bounds of a number.
+        below: exclusive upper bound of a number.
+        choices: the values allowed.
+        short: a one-letter option.
+        off: the option that turns a boolean off, where it is not `--no-<name>`.
+        env: an environment variable that gives the default.
+        argument: a positional argument of the command rather than an option.
+        required: there is no default.
+        may_change: a resumed training run may have another value than the run that it continues.
+    """
+
+    help: str
+    at_least: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    short: str = ""
+    off: str = ""
+    env: str = ""
+    argument: bool = False
+    required: bool = False
+    may_change: bool = False
+
+
+def opt(default: Any, help: str, **about: Any) -> Any:
+    """A field of a config with its knob: `beam: int = opt(5, "hypotheses kept", at_least=1)`."""
+    return field(default=default, metadata={"knob": Knob(help=help, **about)})
+
+
+def knob_of(config_field: "dataclasses.Field[Any]") -> Knob:
+    """The knob of a config's field."""
+    knob = config_field.metadata["knob"]
+    assert isinstance(knob, Knob)
+    return knob
+
+
+def option_name(field_name: str) -> str:
+    """The spelling on the command line: `batch_tokens` is `--batch-tokens`."""
+    return "--" + field_name.replace("_", "-")
+
+
+class Config:
+    """What all configs share: bounds checked at construction, to and from plain dicts."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        types = typing.get_type_hints(type(self))
+        for config_field in dataclasses.fields(self):  # type: ignore[arg-type]
+            check_value(
+                config_field.name, getattr(self, config_field.name), types[config_field.name], knob_of(config_field)
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON has them; `from_dict` gives the same config back."""
+        return {
+            config_field.name: list(value) if isinstance(value := getattr(self, config_field.name), tuple) else value
+            for config_field in dataclasses.fields(self)  # type: ignore[arg-type]
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> typing.Self:
+        """A config from JSON values; keys that are missing take their default, keys unknown here are an error.
+
+        Raises:
+            ConfigError: an unknown key, or a value of the wrong type or out of bounds.
+        """
+        known = {config_field.name for config_field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ConfigError(f"{cls.__name__} has no key `{unknown[0]}`", "It may come from a newer version of nmt")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def check_value(name: str, value: Any, declared: Any, knob: Knob) -> None:
+    """Sees to it that a field may have this value.
+
+    Raises:
+        ConfigError: wrong type, not among the choices, not finite or out of bounds.
+    """
+    option = name if knob.argument else option_name(name)
+    kinds: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
+    items = value if isinstance(value, tuple) else (value,)
+    item_type = str if typing.get_origin(declared) is tuple else declared
+    for item in items:
+        if not isinstance(item, kinds[item_type]) or (isinstance(item, bool) and item_type is not bool):
+            raise ConfigError(f"{option} must be of type {item_type.__name__}, but is {item!r}")
+        if knob.choices and item not in knob.choices:
+            raise ConfigError(f"{option} must be one of {', '.join(knob.choices)}, but is {item}")
+        if isinstance(item, (int, float)) and not isinstance(item, bool):
+            if not math.isfinite(item):
+                raise ConfigError(f"{option} must be a finite number, but is {item}")
+            if knob.at_least is not None and item < knob.at_least:
+                raise ConfigError(f"{option} must be at least {knob.at_least:g}, but is {item:g}")
+            if knob.at_most is not None and item > knob.at_most:
+                raise ConfigError(f"{option} must be at most {knob.at_most:g}, but is {item:g}")
+            if knob.below is not None and item >= knob.below:
+                raise ConfigError(f"{option} must be below {knob.below:g}, but is {item:g}")
+
+
+SUBWORDS = ("unigram", "bpe", "char", "word", "none")
+NORMALIZATIONS = ("identity", "nfkc", "nfkc_cf", "nmt_nfkc", "nmt_nfkc_cf")
+DEVICES_HELP = "auto, cpu, cuda or cuda:N"
+PRECISIONS = ("auto", "fp32", "bf16")
+DATA = opt("data-bin", "the data directory", env="NMT_DATA")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreprocessConfig(Config):
+    """Raw parallel text -> data directory."""
+
+    source_lang: str = opt("", "source language, the ending of the source files", short="s", required=True)
+    target_lang: str = opt("", "target language, the ending of the target files", short="t", required=True)
+    train: tuple[str, ...] = opt((), "training text: PREFIX.<lang>[.gz|.bz2|.xz|.zst], or a .tsv file", required=True)
+    valid: str = opt("", "validation text, likewise; never cleaned", required=True)
+    test: tuple[str, ...] = opt((), "test text, likewise; never cleaned")
+    data: str = DATA
+    subword: str = opt("unigram", "units of the text; none: it is tokenised, its words are the units", choices=SUBWORDS)
+    vocab_size: int = opt(8000, "pieces at most, in each vocabulary; 0: all (word and none only)", at_least=0)
+    joint: bool = opt(True, "one vocabulary for both languages, or one for each", off="--separate")
+    source_model: str = opt("", "SentencePiece model for the source, instead of learning one")
+    target_model: str = opt("", "SentencePiece model for the target, instead of learning one")
+    normalization: str = opt("identity", "SentencePiece's normalisation rule", choices=NORMALIZATIONS)
+    character_coverage: float = opt(1.0, "share of characters that are pieces", at_least=0.9, at_most=1.0)
+    sentences_for_vocab: int = opt(100_000, "pairs that SentencePiece learns from [pairs]", at_least=1)
+    max_length: int = opt(250, "drop training pairs with a longer side; 0: none [tokens]", at_least=0)
+    max_ratio: float = opt(0.0, "drop training pairs with one side so many times longer; 0: none", at_least=0.0)
+    dedup: bool = opt(False, "drop training pairs that came before")
+    drop_empty: bool = opt(True, "drop training pairs with an empty side; always on")
+    workers: int = opt(0, "processes that encode; 0: one for each core", at_least=0)
+    overwrite: bool = opt(False, "replace a data directory that is there")
+
+    def __post_init__(self) -> None:
+        Config.__post_init__(self)
+        if not self.drop_empty:
+            raise ConfigError("--drop-empty cannot be turned off: an empty side teaches nothing", "Leave it out")
+        if self.source_lang == self.target_lang:
+            raise ConfigError(f"source and target language are both `{self.source_lang}`", "Name two languages")
+        if self.vocab_size == 0 and self.subword not in ("word", "none"):
+            raise ConfigError(f"--vocab-size 0 needs --subword word or none, but it is {self.subword}")
+        if self.subword == "none" and self.normalization != "identity":
+            raise ConfigError(
+                f"--subword none takes the text as it is, but --normalization is {self.normalization}",
+                "Use --normalization identity",
+            )
+        if 0 < self.max_ratio < 1:
+            raise ConfigError(f"--max-ratio must be 0 (off) or at least 1, but is {self.max_ratio:g}")
+        if bool(self.source_model) != bool(self.target_model):
+            raise ConfigError("--source-model and --target-model go together", "Name both, the same file where joint")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig(Config):
+    """The shape of a model and how its parameters start. Vocabulary sizes are not here: the data decides them."""
+
+    cell: str = opt("lstm", "recurrent cell of both sides", choices=("lstm", "gru", "rnn"))
+    encoder_layers: int = opt(2, "recurrent layers of the encoder", at_least=1)
+    decoder_layers: int = opt(2, "recurrent layers of the decoder", at_least=1)
+    hidden_size: int = opt(512, "width of the recurrent layers, both directions together", at_least=1)
+    embedding_size: int = opt(256, "width of the embeddings and of the readout", at_least=1)
+    bidirectional: bool = opt(True, "the encoder reads in both directions, half the width each")
+    attention: str = opt("general", "score of query and key", choices=("general", "dot", "additive"))
+    tie_embeddings: str = opt(
+        "auto",
+        "output projection = target embedding (target), = source embedding too (all); auto: all where joint",
+        choices=("auto", "all", "target", "none"),
+    )
+    dropout: float = opt(0.3, "on embeddings, between layers and on the readout", at_least=0.0, below=1.0)
+    init: str = opt(
+        "uniform",
+        "how parameters start (Glorot 2010: xavier; Saxe 2014: orthogonal)",
+        choices=("uniform", "truncated-normal", "xavier", "orthogonal"),
+    )
+    init_scale: float = opt(0.08, "uniform in +-scale, or standard deviation of truncated-normal", at_least=0.0)
+    forget_bias: float = opt(1.0, "start of the LSTM's forget-gate bias (Jozefowicz et al. 2015)")
+
+    def __post_init__(self) -> None:
+        Config.__post_init__(self)
+        if self.bidirectional and self.hidden_size % 2:
+            raise ConfigError(
+                f"--hidden-size must be even for a bidirectional encoder, but is {self.hidden_size}",
+                "Use an even size or --no-bidirectional",
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(Config):
+    """How a model is trained, for how long, and what is kept."""
+
+    data: str = opt("data-bin", "the data directory", env="NMT_DATA", may_change=True)
+    model: str = opt("model", "the model directory", env="NMT_MODEL", may_change=True)
+    resume: bool = opt(False, "go on where this directory stopped; start if nothing is there", may_change=True)
+    overwrite: bool = opt(False, "replace a model directory that is there", may_change=True)
+    init_from: str = opt("", "model directory whose weights to start from")
+    # optimiser
+    learning_rate: float = opt(0.001, "Adam's learning rate at its highest", at_least=0.0)
+    warmup: int = opt(0, "linear warm-up of the learning rate [updates]", at_least=0)
+    decay: str = opt(
+        "plateau",
+        "after warm-up: none; inverse-sqrt; linear to 0 at --max-updates; plateau: cut when validation stalls",
+        choices=("none", "inverse-sqrt", "linear", "plateau"),
+    )
+    decay_factor: float = opt(0.5, "factor of a plateau cut", at_least=0.0, below=1.0)
+    decay_patience: int = opt(1, "validations without a better one before a plateau cut", at_least=1)
+    beta2: float = opt(0.999, "Adam's decay of the squared gradient", at_least=0.0, below=1.0)
+    clip_norm: float = opt(1.0, "cut the gradient to this norm; 0: never", at_least=0.0)
+    label_smoothing: float = opt(0.1, "share of uniform in the target (Szegedy et al. 2016)", at_least=0.0, below=1.0)
+    accumulate: int = opt(1, "batches whose gradients make one update", at_least=1)
+    # data
+    batch_tokens: int = opt(2048, "sentences times the longest side, padding counted [tokens/batch]", at_least=1)
+    subword_alpha: float = opt(0.0, "sample segmentations: unigram's smoothing, BPE's dropout; 0: none", at_least=0.0)
+    loader_workers: int = opt(1, "processes that prepare batches; 0: none", at_least=0, may_change=True)
+    # length
+    max_epochs: int = opt(100, "stop after so many epochs; 0: no limit [epochs]", at_least=0, may_change=True)
+    max_updates: int = opt(0, "stop after so many updates; 0: no limit [updates]", at_least=0, may_change=True)
+    time_limit: float = opt(0.0, "stop, saved, after so long; 0: no limit [minutes]", at_least=0.0, may_change=True)
+    patience: int = opt(5, "stop after so many validations without a better one; 0: never", at_least=0, may_change=True)
+    # validation
+    validation_metric: str = opt("bleu", "what is best", choices=("loss", "bleu", "chrf"))
+    validate_every: int = opt(0, "validate every so many updates; 0: after each epoch [updates]", at_least=0)
+    validation_beam: int = opt(1, "beam of validation's translations; 1: greedy", at_least=1)
+    show: int = opt(3, "validation translations shown each time", at_least=0, may_change=True)
+    # checkpoints
+    save_every: int = opt(
+        1000, "save model/last every so many updates; 0: at validations only", at_least=0, may_change=True
+    )
+    keep: int = opt(1, "the latest checkpoints of validations kept", at_least=0, may_change=True)
+    average: int = opt(0, "checkpoints averaged into the final model; 0: none", at_least=0, may_change=True)
+    average_of: str = opt("best", "which are averaged: the best or the last", choices=("best", "last"), may_change=True)
+    # machine
+    device: str = opt("auto", DEVICES_HELP, may_change=True)
+    precision: str = opt("auto", "auto: bf16 where the hardware has it", choices=PRECISIONS)
+    threads: int = opt(0, "CPU threads; 0: one for each core", at_least=0, may_change=True)
+    seed: int = opt(1, "fixes parameters, order of the data, dropout and sampling", at_least=0)
+    log_every: int = opt(100, "a line of log every so many updates [updates]", at_least=1, may_change=True)
+    tensorboard: str = opt("", "write TensorBoard events into this directory", may_change=True)
+
+    def __post_init__(self) -> None:
+        Config.__post_init__(self)
+        if self.resume and self.overwrite:
+            raise ConfigError("--resume and --overwrite contradict each other", "Choose one")
+        if self.decay == "linear" and not self.max_updates:
+            raise ConfigError("--decay linear needs to know where it ends", "Add --max-updates")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SearchConfig(Config):
+    """How a translation is looked for."""
+
+    beam: int = opt(5, "hypotheses kept for a sentence; 1: greedy", at_least=1)
+    length_penalty: float = opt(1.0, "alpha of Wu et al. 2016, eq. 14; 0: none", at_least=0.0)
+    coverage_penalty: float = opt(0.0, "beta of Wu et al. 2016, eq. 14; 0: none", at_least=0.0)
+    max_length: float = opt(3.0, "longest output, in lengths of its source, plus 10 [tokens]", at_least=0.0)
+    max_source_length: int = opt(1024, "longer lines are cut, with a warning [tokens]", at_least=1)
+    batch_tokens: int = opt(4096, "sentences times beam times longest source [tokens/batch]", at_least=1)
+    sample: bool = opt(False, "draw each token from the model's distribution instead of searching")
+    top_k: int = opt(0, "sample from the k most probable tokens only; 0: all", at_least=0)
+    top_p: float = opt(1.0, "sample from the fewest tokens that hold this probability", at_least=0.0, at_most=1.0)
+    temperature: float = opt(1.0, "sample from probability ** (1 / temperature)", at_least=0.01)
+    seed: int = opt(1, "fixes what is sampled", at_least=0)
+
+    def __post_init__(self) -> None:
+        if self.beam < 1:
+            raise ConfigError(f"--beam must be at least 1, but is {self.beam}", "Use --beam 1 for greedy search")
+        Config.__post_init__(self)
+        if not self.sample and (self.top_k, self.top_p, self.temperature) != (0, 1.0, 1.0):
+            raise ConfigError("--top-k, --top-p and --temperature have no effect without --sample", "Add --sample")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TranslateConfig(Config):
+    """Where lines come from and go to, and on what machine."""
+
+    files: tuple[str, ...] = opt((), "text to translate; none, or -: stdin", argument=True)
+    model: tuple[str, ...] = opt(("model",), "model directory; several make an ensemble", env="NMT_MODEL")
+    checkpoint: str = opt("", "checkpoint of the directory: last, best, or update-00001000")
+    nbest: int = opt(0, "print the n best in Moses' format; 0: the best, bare", at_least=0)
+    alignments: str = opt("", "write each line's attention to this file")
+    alignment_format: str = opt("pharaoh", "pharaoh: 0-0 1-2; json: all weights", choices=("pharaoh", "json"))
+    buffer_lines: int = opt(2000, "lines read and sorted by length at a time [lines]", at_least=1)
+    device: str = opt("auto", DEVICES_HELP)
+    precision: str = opt("fp32", "auto: bf16 where the hardware has it", choices=PRECISIONS)
+    threads: int = opt(0, "CPU threads; 0: one for each core", at_least=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreConfig(Config):
+    """What is scored, against what, and how."""
+
+    hypotheses: tuple[str, ...] = opt((), "translations; none, or -: stdin", argument=True)
+    ref: tuple[str, ...] = opt((), "reference translations; several for several references", required=True)
+    target_lang: str = opt("", "language of the text: decides how BLEU and TER cut it into tokens")
+    tokenize: str = opt(
+        "auto",
+        "BLEU's tokenizer; auto: zh for Chinese, ja-mecab for Japanese, else 13a",
+        choices=("auto", "13a", "zh", "ja-mecab", "char", "intl", "none"),
+    )
+    lowercase: bool = opt(False, "ignore case in BLEU and chrF2, as TER always does")
+    ter: bool = opt(True, "TER too, which is slow where lines are long")
+    bootstrap_samples: int = opt(1000, "resamplings of the paired bootstrap of several hypotheses", at_least=1)
+    json: bool = opt(False, "print one JSON object")
+    model: str = opt("", "model directory: score pairs by forced decoding instead (with --source)")
+    source: str = opt("", "source text of --model")
+    batch_tokens: int = opt(4096, "of --model: sentences times longest side [tokens/batch]", at_least=1)
+    device: str = opt("auto", f"of --model: {DEVICES_HELP}")
+    precision: str = opt("fp32", "of --model: auto: bf16 where the hardware has it", choices=PRECISIONS)
+    threads: int = opt(0, "of --model: CPU threads; 0: one for each core", at_least=0)
+
+    def __post_init__(self) -> None:
+        Config.__post_init__(self)
+        if bool(self.model) != bool(self.source):
+            raise ConfigError("--model and --source go together", "Name both, or neither to score text")
+        inputs = (*self.ref, *((self.source,) if self.model else self.hypotheses or ("-",)))
+        if inputs.count("-") > 1:
+            raise ConfigError("stdin (-, or no translations named) can be read once only", "Name files for the others")
+        for name in self.hypotheses:
+            if self.hypotheses.count(name) > 1:
+                raise ConfigError(f"{name} is named twice", "Name each system once")
+        if self.model and self.hypotheses:
+            raise ConfigError(f"--model scores --ref, not {self.hypotheses[0]}", "Leave out the translations")
+        if self.model and len(self.ref) != 1:
+            raise ConfigError(f"--model takes one --ref, but there are {len(self.ref)}", "Name one")

@@ -1,0 +1,176 @@
+"""From dataclass to click options, and from a recipe's TOML to their defaults.
+
+Precedence: the field's default < what the environment says < `--config recipe.toml` < the option itself.
+"""
+
+import dataclasses
+import difflib
+import functools
+import tomllib
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from nmtcli import config
+from nmtcli.config import Config, knob_of, option_name
+from nmtcli.console import Console
+from nmtcli.errors import ConfigError
+
+TABLES: dict[str, tuple[type[Config], ...]] = {
+    "preprocess": (config.PreprocessConfig,),
+    "model": (config.ModelConfig,),
+    "train": (config.TrainConfig,),
+    "translate": (config.SearchConfig, config.TranslateConfig),
+    "score": (config.ScoreConfig,),
+}
+EXPECT = "expect"  # a recipe's table of the scores it should reach; no command reads it
+
+
+@dataclasses.dataclass(frozen=True)
+class Given:
+    """How the command was called, beside the values of its configs.
+
+    Args:
+        names: the fields that the command line or the recipe set, rather than their defaults.
+        command_line: the fields that the command line set.
+    """
+
+    names: frozenset[str]
+    command_line: frozenset[str]
+
+
+def command(*configs: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a click callback the options of these configs, and `--config`, `-q` and `-v`.
+
+    The callback is called as `callback(console, given, *built)`, with one built config for each class.
+    """
+
+    def decorate(callback: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(callback)
+        def built_callback(**values: Any) -> None:
+            context = click.get_current_context()
+            console = Console(quiet=values.pop("quiet"), verbose=values.pop("verbose"))
+            values.pop("config")
+            given = {
+                name: source
+                for name in values
+                if (source := context.get_parameter_source(name)) not in (ParameterSource.DEFAULT, None)
+            }
+            built = []
+            for cls in configs:
+                names = [config_field.name for config_field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+                built.append(cls(**{name: values[name] for name in names}))
+            typed = frozenset(name for name, source in given.items() if source is ParameterSource.COMMANDLINE)
+            context.call_on_close(console.close)
+            callback(console, Given(names=frozenset(given), command_line=typed), *built)
+
+        names = [config_field.name for cls in configs for config_field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        assert len(names) == len(set(names)), "two configs of one command share a field name"
+        decorated: Callable[..., Any] = built_callback
+        tables = [table for table, classes in TABLES.items() if set(classes) & set(configs)]
+        for decorator in (
+            click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
+            click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but warnings and errors."),
+            click.option(
+                "--config",
+                metavar="RECIPE.TOML",
+                is_eager=True,
+                callback=functools.partial(_read_recipe, configs=configs, tables=tables),
+                help=f"Defaults from the tables {', '.join(f'[{table}]' for table in tables)} of a TOML file.",
+            ),
+        ):
+            decorated = decorator(decorated)
+        for cls in reversed(configs):
+            types = typing.get_type_hints(cls)
+            for config_field in reversed(dataclasses.fields(cls)):  # type: ignore[arg-type]
+                decorated = _parameter(config_field, types[config_field.name])(decorated)
+        return decorated
+
+    return decorate
+
+
+class _Option(click.Option):
+    """An option whose recipe comes before its environment variable, and whose variable is one value, spaces and all."""
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        if self.name in (ctx.default_map or {}):
+            return None
+        value = self.resolve_envvar_value(ctx)
+        return (value,) if self.multiple and value is not None else value
+
+
+def _parameter(config_field: "dataclasses.Field[Any]", declared: Any) -> Callable[..., Any]:
+    knob = knob_of(config_field)
+    name = config_field.name
+    many = typing.get_origin(declared) is tuple
+    kind: Any = click.Choice(knob.choices) if knob.choices else (str if many else declared)
+    if knob.argument:
+        return click.argument(name, nargs=-1, type=kind, metavar=f"[{name.upper()}]...")
+    spellings = [option_name(name)]
+    if declared is bool:
+        spellings = [f"{spellings[0]}/{knob.off or '--no-' + name.replace('_', '-')}"]
+    if knob.short:
+        spellings.insert(0, f"-{knob.short}")
+    plain = knob.required or config_field.default in ((), "")
+    return click.option(
+        *spellings,
+        name,
+        cls=_Option,
+        type=None if declared is bool else kind,
+        multiple=many,
+        required=knob.required,
+        **({} if knob.required else {"default": config_field.default}),
+        envvar=knob.env or None,
+        show_default=not plain,
+        show_envvar=bool(knob.env),
+        help=knob.help + (" (repeatable)" if many else ""),
+    )
+
+
+def _read_recipe(
+    context: click.Context,
+    _: click.Parameter,
+    path: str | None,
+    *,
+    configs: tuple[type[Config], ...],
+    tables: list[str],
+) -> str | None:
+    """Puts the recipe's values into click's default map, after checking that every key is known."""
+    if path is None:
+        return None
+    try:
+        recipe = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read ({error.strerror})", "Name a TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}", "Mend the file") from error
+    defaults: dict[str, Any] = {}
+    for table, values in recipe.items():
+        if table == EXPECT:
+            continue
+        if table not in TABLES or not isinstance(values, dict):
+            raise ConfigError(f"{path} has no use for [{table}]", f"{_suggestion(table, list(TABLES))}")
+        known = {config_field.name: config_field for cls in TABLES[table] for config_field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        types = {name: declared for cls in TABLES[table] for name, declared in typing.get_type_hints(cls).items()}
+        for name, value in values.items():
+            if name not in known:
+                raise ConfigError(f"{path}: [{table}] has no option `{name}`", _suggestion(name, list(known)))
+            if typing.get_origin(types[name]) is tuple:  # `model = "m"` is short for `model = ["m"]`
+                value = tuple(value) if isinstance(value, list) else (value,)
+            try:
+                config.check_value(name, value, types[name], knob_of(known[name]))
+            except ConfigError as error:
+                raise ConfigError(f"{path}: [{table}] {error.what}", error.mend) from error
+            if table in tables:
+                defaults[name] = value
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"Did you mean `{close[0]}`?" if close else f"It has {', '.join(f'`{one}`' for one in known)}"
