@@ -1,0 +1,248 @@
+"""From pairs of ids to padded batches: a token budget, buckets of like length, a seeded order, a position to resume at.
+
+An epoch's plan is made of its number and the seed alone: all pairs are shuffled, sorted by length within windows, cut
+into batches by the budget, and the batches shuffled. So a run that resumes at batch 17 of epoch 3 sees what it would
+have seen.
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from nmtcli.data.corpus import Corpus
+from nmtcli.data.subword import BOS, EOS, PAD, Subword
+
+WINDOW = 1 << 17  # pairs sorted by length together [pairs]
+
+Ids = Sequence[int] | npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sentence pairs of like length, padded on the right.
+
+    Attributes:
+        source_BS: source ids, EOS at the end.
+        source_mask_BS: True on real tokens.
+        target_input_BT: what the decoder is given: BOS, then the target without its EOS.
+        target_output_BT: what it should say: the target, EOS at the end.
+        target_mask_BT: True on real tokens, of both.
+        source_tokens, target_tokens: how many are real [tokens].
+    """
+
+    source_BS: Tensor
+    source_mask_BS: Tensor
+    target_input_BT: Tensor
+    target_output_BT: Tensor
+    target_mask_BT: Tensor
+    source_tokens: int
+    target_tokens: int
+
+    @classmethod
+    def of(cls, pairs: Sequence[tuple[Ids, Ids]]) -> Self:
+        """A batch of these pairs of ids, each side with its EOS."""
+        source_BS, source_mask_BS = padded([source for source, _ in pairs])
+        target_output_BT, target_mask_BT = padded([target for _, target in pairs])
+        target_input_BT = target_output_BT.roll(1, dims=1)
+        target_input_BT[:, 0] = BOS
+        target_input_BT.masked_fill_((target_input_BT == EOS) | ~target_mask_BT, PAD)
+        return cls(
+            source_BS=source_BS,
+            source_mask_BS=source_mask_BS,
+            target_input_BT=target_input_BT,
+            target_output_BT=target_output_BT,
+            target_mask_BT=target_mask_BT,
+            source_tokens=int(source_mask_BS.sum()),
+            target_tokens=int(target_mask_BT.sum()),
+        )
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device."""
+        return self if device.type == "cpu" else self._map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory, from where copies to a GPU need not wait (DataLoader calls this)."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+
+
+def padded(sentences: Sequence[Ids]) -> tuple[Tensor, Tensor]:
+    """ids_BS with padding on the right, and mask_BS, True on real tokens.
+
+    >>> padded([[7, 3], [3]])[0].tolist()
+    [[7, 3], [3, 0]]
+    """
+    lengths = np.array([len(sentence) for sentence in sentences])
+    mask_BS = np.arange(lengths.max()) < lengths[:, None]
+    ids_BS = np.full(mask_BS.shape, PAD, dtype=np.int64)
+    ids_BS[mask_BS] = np.concatenate([np.asarray(sentence) for sentence in sentences])
+    return torch.from_numpy(ids_BS), torch.from_numpy(mask_BS)
+
+
+def cut(order: npt.NDArray[np.int64], longest: npt.NDArray[np.int64], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
+    """Cuts an order of pairs into batches of at most `batch_tokens`: sentences times the longest side.
+
+    Args:
+        order: numbers of pairs, like lengths next to each other.
+        longest: the longer side of each pair of the corpus [tokens].
+        batch_tokens: the budget, padding counted; a pair that is longer stands alone.
+    """
+    batches = []
+    start, width = 0, 0
+    for position, length in enumerate(longest[order].tolist()):
+        wider = max(width, length)
+        if position > start and wider * (position - start + 1) > batch_tokens:
+            batches.append(order[start:position])
+            start, wider = position, length
+        width = wider
+    if len(order):
+        batches.append(order[start:])
+    return batches
+
+
+def plan(
+    source_lengths: npt.NDArray[np.int64],
+    target_lengths: npt.NDArray[np.int64],
+    *,
+    batch_tokens: int,
+    seed: int,
+    epoch: int,
+) -> list[npt.NDArray[np.int64]]:
+    """The batches of an epoch, in order: each pair exactly once.
+
+    Args:
+        source_lengths, target_lengths: of each pair, EOS counted [tokens].
+        batch_tokens: see `cut`.
+        seed, epoch: the plan is a function of these and the lengths.
+    Returns:
+        arrays of pair numbers.
+    """
+    random = np.random.default_rng([seed, epoch])
+    shuffled = random.permutation(len(source_lengths))
+    longest = np.maximum(source_lengths, target_lengths)
+    batches: list[npt.NDArray[np.int64]] = []
+    for start in range(0, len(shuffled), WINDOW):
+        window = shuffled[start : start + WINDOW]
+        by_length = window[np.lexsort((source_lengths[window], target_lengths[window]))]
+        batches += cut(by_length, longest, batch_tokens)
+    return [batches[number] for number in random.permutation(len(batches))]
+
+
+def batches_by_length(pairs: Sequence[tuple[Ids, Ids]], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
+    """Batches of pair numbers, short pairs first, for whatever has no random order."""
+    source_lengths = np.array([len(source) for source, _ in pairs], dtype=np.int64)
+    target_lengths = np.array([len(target) for _, target in pairs], dtype=np.int64)
+    return cut(np.lexsort((source_lengths, target_lengths)), np.maximum(source_lengths, target_lengths), batch_tokens)
+
+
+class TrainingBatches:
+    """The training corpus, epoch by epoch.
+
+    Args:
+        corpus: pairs of ids.
+        source_subword, target_subword: for sampling.
+        batch_tokens: see `cut`.
+        seed: of the order and of the sampled segmentations.
+        subword_alpha: sample segmentations; 0: those on disk. What is drawn depends on seed, epoch and pair only.
+        workers: processes that prepare batches; 0: this one.
+        pin_memory: for copies to a GPU.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        source_subword: Subword,
+        target_subword: Subword,
+        *,
+        batch_tokens: int,
+        seed: int,
+        subword_alpha: float,
+        workers: int,
+        pin_memory: bool,
+    ) -> None:
+        self._corpus = corpus
+        self._subwords = (source_subword, target_subword)
+        self._batch_tokens = batch_tokens
+        self._seed = seed
+        self._alpha = subword_alpha
+        self._workers = workers
+        self._pin_memory = pin_memory
+        self._plans: dict[int, list[npt.NDArray[np.int64]]] = {}
+
+    def plan(self, epoch: int) -> list[npt.NDArray[np.int64]]:
+        """The batches of pair numbers of an epoch."""
+        if epoch not in self._plans:
+            lengths = self._corpus.source_lengths, self._corpus.target_lengths
+            batches = plan(*lengths, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch)
+            # the loader is at most one epoch ahead of the trainer
+            self._plans = {number: one for number, one in self._plans.items() if number >= epoch - 1}
+            self._plans[epoch] = batches
+        return self._plans[epoch]
+
+    def stream(self, epoch: int, start: int) -> Iterator[Batch]:
+        """The batches of an epoch from the one with this number on, then those of the epochs after it, without end.
+
+        The workers live as long as the stream, so that nothing waits where one epoch meets the next.
+        """
+        dataset = _Batches(self._corpus, self._subwords, self._seed, self._alpha)
+        loader = DataLoader(
+            dataset,
+            batch_size=None,
+            sampler=self._keys(epoch, start),
+            num_workers=self._workers,
+            prefetch_factor=8 if self._workers else None,
+            pin_memory=self._pin_memory,
+            worker_init_fn=_leave_signals_to_the_trainer,
+            generator=torch.Generator(),  # else the loader draws from the random numbers of dropout
+        )
+        yield from loader
+
+    def _keys(self, epoch: int, start: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        for number in itertools.count(epoch):
+            for pairs in self.plan(number)[start if number == epoch else 0 :]:
+                yield number, pairs
+
+
+class _Batches(Dataset[Batch]):
+    """Makes the batch of an epoch and an array of pair numbers."""
+
+    def __init__(self, corpus: Corpus, subwords: tuple[Subword, Subword], seed: int, alpha: float) -> None:
+        self._corpus = corpus
+        self._subwords = subwords
+        self._seed = seed
+        self._alpha = alpha
+
+    def __getitem__(self, key: tuple[int, npt.NDArray[np.int64]]) -> Batch:
+        epoch, pairs = key
+        return Batch.of([self._pair(epoch, int(pair)) for pair in pairs])
+
+    def _pair(self, epoch: int, pair: int) -> tuple[Ids, Ids]:
+        source, target = self._corpus[pair]
+        if not self._alpha:
+            return source, target
+        return self._sample(source, epoch, pair, side=0), self._sample(target, epoch, pair, side=1)
+
+    def _sample(self, ids: npt.NDArray[np.integer], epoch: int, pair: int, *, side: int) -> list[int]:
+        key = f"{self._seed} {epoch} {pair} {side}".encode()
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
+        subword = self._subwords[side]
+        return subword.sample(subword.decode(ids.tolist()), self._alpha, seed)
+
+
+def _leave_signals_to_the_trainer(_: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the trainer saves, then ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

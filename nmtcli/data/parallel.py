@@ -1,0 +1,111 @@
+"""Work in processes: results in the order of the items, with as many items in memory as there are processes.
+
+Each process has a pipe of its own, so that one that dies, or is killed while it writes, holds up nobody. (The pools of
+the standard library share a queue: to kill a worker can hang them for good, and so can one that runs out of memory.)
+"""
+
+import multiprocessing
+import multiprocessing.resource_tracker
+import signal
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from multiprocessing.connection import Connection
+from typing import Any, TypeVar
+
+from nmtcli.errors import NmtError, WorldError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def apart(function: Callable[[Item], Result], item: Item) -> Result:
+    """What the function makes of an item, in a process of its own: the memory that it takes does not stay."""
+    with closing(in_order(function, [item], 1)) as results:
+        return next(results)
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], processes: int
+) -> Generator[Result, None, None]:
+    """What the function makes of each item, in their order. The processes end when the generator does, however it ends.
+
+    Args:
+        function: sent to each process once; it and the items must pickle.
+        items: read only as fast as results are taken.
+
+    Raises:
+        NmtError: the one that the function raised.
+        WorldError: a process died.
+    """
+    with _started(function, processes) as connections:
+        idle = deque(connections)
+        busy: deque[Connection[Any, Any]] = deque()
+        for item in items:
+            if not idle:
+                yield _received(busy[0])
+                idle.append(busy.popleft())
+            _send(idle[0], item)
+            busy.append(idle.popleft())
+        while busy:
+            yield _received(busy.popleft())
+
+
+def _send(connection: "Connection[Any, Any]", item: object) -> None:
+    try:
+        connection.send(item)
+    except ConnectionError as error:
+        raise _death() from error
+
+
+def _received(connection: "Connection[Any, Any]") -> Any:
+    try:
+        result = connection.recv()
+    except (EOFError, ConnectionError) as error:
+        raise _death() from error
+    if isinstance(result, NmtError):
+        raise result
+    return result
+
+
+def _death() -> WorldError:
+    return WorldError("a worker process died", "It may have run out of memory: use fewer --workers")
+
+
+@contextmanager
+def _started(function: Callable[[Any], Any], processes: int) -> Iterator[list["Connection[Any, Any]"]]:
+    """Processes that wait for items, by the connections to them."""
+    context = multiprocessing.get_context("spawn")  # a fork would copy our memory, and locks that other threads hold
+    connections, children = [], []
+    multiprocessing.resource_tracker.ensure_running()  # or the first start would unblock the signals
+    # A child is born with these blocked and keeps it so: they reach the whole group, and it is for us to end it.
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        for _ in range(processes):
+            ours, theirs = context.Pipe()
+            child = context.Process(target=_work, args=(theirs, function), daemon=True)
+            child.start()
+            theirs.close()
+            connections.append(ours)
+            children.append(child)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        yield connections
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        for connection, child in zip(connections, children, strict=True):
+            connection.close()
+            child.kill()
+            child.join()
+
+
+def _work(connection: "Connection[Any, Any]", function: Callable[[Any], Any]) -> None:
+    try:
+        while True:
+            item = connection.recv()
+            try:
+                result = function(item)
+            except NmtError as error:
+                result = error
+            connection.send(result)
+    except (EOFError, ConnectionError):
+        pass  # the other end is closed: the main process is done, or dead

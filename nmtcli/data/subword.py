@@ -1,0 +1,327 @@
+"""Text <-> ids. Ids live here only: pad 0, unk 1, bos 2, eos 3, then the pieces of a SentencePiece model.
+
+Three kinds cut text into pieces: `unigram` (Kudo 2018), `bpe` (Sennrich et al. 2016) and `char`. They fall back to
+bytes, so that no text is unknown. A run of spaces becomes one space; so does "▁" (U+2581), SentencePiece's own mark of
+a space, which therefore cannot be kept. All other text comes back exactly, unless a normalisation rule was asked for.
+What looks like a special piece in the text (`<s>`, `<0x41>`) is text.
+
+Two kinds take whole words; a word outside the vocabulary is `<unk>`. Both are SentencePiece models of type WORD:
+
+- `none`: the text is tokenised; what stands between spaces is a unit, verbatim; decoding joins with spaces.
+- `word`: raw text; runs of letters, digits and the like are units, and each punctuation mark or symbol is one. A mark
+  that was attached to its neighbour says so by a joiner "⁀" (U+2040): `"Yes," he said.`
+  is `"⁀ Yes ⁀, ⁀" he said ⁀.` Decoding glues at the joiners, so that text comes back but for runs of white space. A
+  "⁀" in the text itself becomes "‿". Such a model is known by a control piece, `<joiner:⁀>`, wherever it is copied.
+
+The words `<pad>`, `<unk>`, `<s>` and `</s>` of a tokenised text are unknown words.
+
+A model is a file of SentencePiece's own format; any other SentencePiece model with these four special ids serves too.
+"""
+
+import functools
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import sentencepiece
+
+from nmtcli.data.segmentation import Segmenter
+from nmtcli.errors import ConfigError, DataError, DirectoryError
+
+PAD, UNK, BOS, EOS = 0, 1, 2, 3
+SPECIALS = {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS}
+JOINER = "⁀"
+_JOINS = f"<joiner:{JOINER}>"  # no unit looks like this: "<" is one of its own
+_SPACE = "▁"
+_KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}  # TrainerSpec.ModelType of sentencepiece_model.proto
+_MODEL_TYPES = {"unigram": "unigram", "bpe": "bpe", "char": "char", "word": "word", "none": "word"}
+_LINE_ENDS = ("\n", "\r")
+_LINE_BYTES = 1 << 16  # the trainer skips longer lines
+_TRAINER_SKIPS = str.maketrans(dict.fromkeys("\0\n\r▅" + _SPACE, " "))  # reserved: the trainer skips lines with them
+
+
+class Subword:
+    """A SentencePiece model: text <-> ids.
+
+    Args:
+        model: the bytes of the model file.
+        name: how errors call it.
+
+    Attributes:
+        size: number of pieces; ids are below it.
+        kind: unigram, bpe, char or word.
+        joins: the units of a word model carry joiners (`--subword word` rather than `none`).
+        sha256: of the model file, in hexadecimal.
+
+    Raises:
+        DirectoryError: it is not a SentencePiece model, or one with other special ids.
+    """
+
+    def __init__(self, model: bytes, name: str) -> None:
+        self._model, self._name = model, name
+        self.sha256 = hashlib.sha256(model).hexdigest()
+        try:
+            if not model:
+                raise ValueError("empty")
+            self._processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
+            self.kind = _kind_of(model)
+        except (RuntimeError, ValueError, IndexError, KeyError) as error:
+            raise DirectoryError(f"{name} is not a whole SentencePiece model", "Copy it again") from error
+        processor = self._processor
+        self.size = int(processor.get_piece_size())
+        specials = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())
+        if specials != (PAD, UNK, BOS, EOS):
+            raise DirectoryError(
+                f"{name} has pad, unk, bos, eos at {', '.join(str(one) for one in specials)}, not at 0, 1, 2, 3",
+                "Learn it with pad_id=0 unk_id=1 bos_id=2 eos_id=3",
+            )
+        self.joins = self.kind == "word" and processor.piece_to_id(_JOINS) != UNK
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Subword":
+        """The model in a file.
+
+        Raises:
+            DirectoryError: the file is missing, damaged, or has other special ids.
+        """
+        try:
+            model = Path(path).read_bytes()
+        except FileNotFoundError as error:
+            raise DirectoryError(f"{path} is not there", "Copy it again, or run nmt preprocess again") from error
+        except IsADirectoryError as error:
+            raise DirectoryError(f"{path} is a directory, not a SentencePiece model") from error
+        return cls(model, str(path))
+
+    def __reduce__(self) -> tuple[type["Subword"], tuple[bytes, str]]:
+        return Subword, (self._model, self._name)
+
+    @functools.cached_property
+    def _segmenter(self) -> Segmenter:
+        return Segmenter(self._processor, self.kind)
+
+    @functools.cached_property
+    def forbidden_ids(self) -> tuple[int, ...]:
+        """What search must never say: special, control and unused pieces, and pieces that hold "\\n" or "\\r", among
+        them the bytes of both. In ascending order; EOS is not among them."""
+        processor = self._processor
+        forbidden = {PAD, UNK, BOS, processor.piece_to_id("<0x0A>"), processor.piece_to_id("<0x0D>")}
+        for piece_id in range(self.size):
+            piece = processor.id_to_piece(piece_id)
+            is_never_text = processor.is_control(piece_id) or processor.is_unused(piece_id)
+            if is_never_text or any(end in piece for end in _LINE_ENDS):
+                forbidden.add(piece_id)
+        return tuple(sorted(forbidden - {EOS}))
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, EOS at the end."""
+        return self.encode_many([text])[0]
+
+    def encode_many(self, texts: list[str]) -> list[list[int]]:
+        """The ids of several texts, EOS at the end of each."""
+        if self.kind == "word":
+            return [self._encode_words(text) for text in texts]
+        encoded: list[list[int]] = self._processor.encode(texts, num_threads=1)
+        for ids in encoded:
+            ids.append(EOS)
+        return encoded
+
+    def sample(self, text: str, alpha: float, seed: int) -> list[int]:
+        """The ids of one segmentation of a text, drawn at random, EOS at the end.
+
+        Args:
+            alpha: unigram: power of the probabilities, smaller is flatter; bpe: share of merges left out.
+            seed: the same text, alpha and seed give the same ids, in any process.
+
+        Raises:
+            ConfigError: the kind has one segmentation only.
+
+        Source:
+            Kudo 2018 (unigram), Provilkov et al. 2020 (bpe).
+        """
+        if self.kind not in ("unigram", "bpe"):
+            raise ConfigError(
+                f"subword sampling needs a unigram or bpe model, but {self._name} is {self.kind}",
+                "Use --subword-alpha 0",
+            )
+        return [*self._segmenter.draw(text, alpha, seed), EOS]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special pieces left out; never with "\\n" or "\\r" in it."""
+        kept = [int(one) for one in ids if one not in (PAD, UNK, BOS, EOS)]
+        if self.kind == "word":
+            units = [self._processor.id_to_piece(one).removeprefix(_SPACE) for one in kept]
+            text = _join_units(units) if self.joins else " ".join(units)
+        else:
+            text = self._processor.decode(kept)
+        for end in _LINE_ENDS:  # search forbids these pieces; whoever calls without it must get one line too
+            text = text.replace(end, " ")
+        return text
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The pieces of ids as the model writes them, special ones included."""
+        return [self._processor.id_to_piece(int(one)) for one in ids]
+
+    def _encode_words(self, text: str) -> list[int]:
+        # Not by the processor's encode: it makes one <unk> of several words in a row.
+        text = self._processor.normalize(text).replace(_SPACE, " ")
+        units = _split_units(text) if self.joins else _split_words(text)
+        return [*(self._processor.piece_to_id(_SPACE + unit) for unit in units), EOS]
+
+
+def learn(
+    texts: Iterable[str], path: Path, *, kind: str, vocab_size: int, normalization: str, character_coverage: float
+) -> None:
+    """Learns a model from text and writes it to a file. The same texts in the same order give the same bytes.
+
+    Args:
+        kind: unigram, bpe, char, word or none.
+        vocab_size: pieces at most, special ones and the 256 bytes of unigram, bpe and char included; a text with fewer
+            pieces gives fewer. 0: all (word and none).
+        normalization: SentencePiece's rule, by name.
+        character_coverage: share of the text's characters that are pieces (unigram, bpe, char); the others are bytes.
+
+    Raises:
+        ConfigError: vocab_size is too small for the characters of the text.
+        DataError: there is no text.
+    """
+    is_word = kind in ("word", "none")
+    control = [_JOINS] if kind == "word" else []
+    least = len(SPECIALS) + len(control) + (0 if is_word else 256) + 1
+    if 0 < vocab_size < least:
+        raise ConfigError(f"--vocab-size must be at least {least} with --subword {kind}, but is {vocab_size}")
+    lines: Iterator[str] = (text.translate(_TRAINER_SKIPS) for text in texts)
+    lines = (line for line in lines if line and not line.isspace())
+    if kind == "word":
+        lines = _lines_of_units(lines, normalization)
+    try:
+        with path.open("wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=lines,
+                model_writer=file,
+                model_type=_MODEL_TYPES[kind],
+                vocab_size=vocab_size or least,
+                use_all_vocab=vocab_size == 0,
+                hard_vocab_limit=False,
+                byte_fallback=not is_word,
+                normalization_rule_name=normalization,
+                character_coverage=character_coverage,
+                control_symbols=control,
+                pad_id=PAD,
+                unk_id=UNK,
+                bos_id=BOS,
+                eos_id=EOS,
+                max_sentence_length=_LINE_BYTES,
+                num_threads=4,  # whatever the machine has: the sums of unigram's EM depend on it
+                minloglevel=2,
+            )
+    except RuntimeError as error:
+        raise _learning_error(str(error), vocab_size) from error
+
+
+def _learning_error(message: str, vocab_size: int) -> Exception:
+    """What the trainer's RuntimeError means for the user."""
+    if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
+        return ConfigError(
+            f"--vocab-size {vocab_size} is too small: characters, bytes and special pieces are {too_small[1]}",
+            f"Use --vocab-size {too_small[1]} or more, or a lower --character-coverage",
+        )
+    if "!sentences_.empty()" in message or "all_chars_count" in message:
+        return DataError("there is no text to learn a vocabulary from", "Check the training text")
+    return ConfigError(f"SentencePiece cannot learn a vocabulary: {message}")
+
+
+def _lines_of_units(lines: Iterable[str], normalization: str) -> Iterator[str]:
+    """Text with spaces between its units, normalised before it is split, as encoding does."""
+    normalizer: Any = sentencepiece.SentencePieceNormalizer(rule_name=normalization)
+    for line in lines:
+        yield " ".join(_split_units(normalizer.normalize(line).replace(_SPACE, " ")))
+
+
+def _split_words(text: str) -> list[str]:
+    return [word for word in text.split(" ") if word]
+
+
+def _split_units(text: str) -> list[str]:
+    """Words and punctuation marks, with a joiner where they were attached: `(so!)` is `(⁀`, `so`, `⁀!`, `⁀)`.
+
+    Of two neighbours, the right one carries the joiner if it is a mark, else the left one, which is a mark then; so
+    words look the same wherever they stand.
+    """
+    units = []
+    for chunk in text.replace(JOINER, "‿").split():
+        parts = _parts(chunk)
+        for number, part in enumerate(parts):
+            is_mark = _is_mark(part[0])
+            before_word = is_mark and number + 1 < len(parts) and not _is_mark(parts[number + 1][0])
+            units.append(JOINER * (is_mark and number > 0) + part + JOINER * before_word)
+    return units
+
+
+def _parts(chunk: str) -> list[str]:
+    """A chunk of text without white space, cut before and after each mark."""
+    parts: list[str] = []
+    in_word = False
+    for character in chunk:
+        is_mark = _is_mark(character)
+        if in_word and not is_mark:
+            parts[-1] += character
+        else:
+            parts.append(character)
+        in_word = not is_mark
+    return parts
+
+
+@functools.cache
+def _is_mark(character: str) -> bool:
+    """True for punctuation and symbols."""
+    return unicodedata.category(character)[0] in "PS"
+
+
+def _join_units(units: list[str]) -> str:
+    text = ""
+    glued = True
+    for unit in units:
+        body = unit.strip(JOINER)
+        text += body if glued or unit.startswith(JOINER) else f" {body}"
+        glued = unit.endswith(JOINER)
+    return text
+
+
+def _kind_of(model: bytes) -> str:
+    """The kind that a model file says it is: ModelProto.trainer_spec (field 2), TrainerSpec.model_type (field 3)."""
+    trainer_spec = next((value for number, value in _fields(model) if number == 2), b"")
+    assert isinstance(trainer_spec, bytes)
+    model_type = next((value for number, value in _fields(trainer_spec) if number == 3), 1)
+    assert isinstance(model_type, int)
+    return _KINDS[model_type]
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """The fields of a Protocol Buffers message, by number. (The protobuf package is no dependency of SentencePiece.)"""
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        number, wire_type = tag >> 3, tag & 7
+        value: int | bytes
+        if wire_type == 0:
+            value, position = _varint(message, position)
+        else:
+            length = {1: 8, 5: 4}.get(wire_type)
+            if length is None:
+                length, position = _varint(message, position)
+            value, position = message[position : position + length], position + length
+        yield number, value
+
+
+def _varint(message: bytes, position: int) -> tuple[int, int]:
+    """An integer of seven bits a byte, and the position after it."""
+    value = shift = 0
+    while True:
+        byte = message[position]
+        value |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:
+            return value, position

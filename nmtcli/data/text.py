@@ -1,0 +1,232 @@
+"""Files of text: the only place that knows what a line is, how files are compressed and how two files are parallel.
+
+Only "\\n" ends a line: U+2028, U+0085, vertical tab, form feed and NUL are characters like others. One CR before the
+"\\n" is dropped, a byte-order mark at the start of a file too, and a last line without "\\n" is a line. Text is UTF-8.
+"""
+
+import bz2
+import gzip
+import io
+import lzma
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from nmtcli.errors import DataError
+
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+STDIN = "-"
+_BOM = b"\xef\xbb\xbf"
+_BLOCK = 1 << 17
+
+
+def is_blank(line: str) -> bool:
+    """True for a line that is empty or all white space, as `str.isspace` has it: U+2028, U+0085, vertical tab and
+    form feed are white space; NUL and zero-width characters are not."""
+    return not line or line.isspace()
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """The lines of a file, without their ends.
+
+    Args:
+        path: a file, plain or compressed (`.gz .bz2 .xz .zst`), or `-` for stdin.
+
+    Raises:
+        DataError: the file is missing, cut short or damaged, or not UTF-8 (the file, line and byte are named).
+    """
+    with _opened(path) as stream:
+        try:
+            for number, raw in enumerate(_byte_lines(stream), start=1):
+                yield _decoded(raw, path, number)
+        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 raise OSErrors without a number
+                raise
+            raise DataError(f"{path} is cut short or damaged ({error})", "Copy it again") from error
+
+
+def read_pairs(prefix: str, source_lang: str, target_lang: str) -> Iterator[tuple[str, str]]:
+    """The pairs of lines of a parallel text.
+
+    Args:
+        prefix: `PREFIX.<lang>` are the two files, plain or compressed; or a `.tsv` file (compressed or not) whose lines
+            are source TAB target.
+
+    Raises:
+        DataError: a file is missing or there twice, the two have unequal numbers of lines, or a line of a `.tsv` file
+            has no TAB, or several.
+    """
+    if prefix.endswith((".tsv", *(f".tsv{ending}" for ending in COMPRESSED))):
+        yield from _read_tsv(prefix)
+        return
+    source_path, target_path = _found(prefix, source_lang), _found(prefix, target_lang)
+    sources, targets = read_lines(source_path), read_lines(target_path)
+    pairs = 0
+    for source in sources:
+        target = next(targets, None)
+        if target is None:
+            _refuse_unequal(source_path, pairs + 1 + _count(sources), target_path, pairs)
+        yield source, cast("str", target)
+        pairs += 1
+    more_targets = _count(targets)
+    if more_targets:
+        _refuse_unequal(source_path, pairs, target_path, pairs + more_targets)
+
+
+def decode_stream(stream: BinaryIO, on_replacement: Callable[[int], None]) -> Iterator[str]:
+    """The lines of a stream as they come, one at a time; what is not UTF-8 becomes U+FFFD.
+
+    Args:
+        on_replacement: called with the number of a line [from 1] in which something was replaced, before it is given.
+    """
+    for number, raw in enumerate(_byte_lines(stream), start=1):
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            on_replacement(number)
+            line = raw.decode("utf-8", errors="replace")
+        yield line
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> int:
+    """Writes lines as UTF-8, each ended by "\\n"; `read_written_lines` gives the same lines back.
+
+    Returns:
+        How many lines there were.
+    """
+    count = 0
+    with path.open("wb") as file:
+        for line in lines:
+            file.write(line.encode("utf-8") + b"\n")
+            count += 1
+    return count
+
+
+def read_written_lines(path: Path) -> Iterator[str]:
+    """The lines that `write_lines` wrote, exactly: a CR or a byte-order mark in them is kept."""
+    with path.open("rb") as file:
+        for raw in file:
+            yield raw.removesuffix(b"\n").decode("utf-8")
+
+
+def _byte_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of a binary stream without their ends and without a byte-order mark at the start; reads no further
+    than the line that it gives, so that a person may type them."""
+    first = True
+    while raw := stream.readline():
+        if first:
+            first = False
+            raw = raw.removeprefix(_BOM)
+            if not raw:
+                return  # nothing but the mark
+        if raw.endswith(b"\n"):
+            raw = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1]
+        yield raw
+
+
+def _decoded(raw: bytes, path: str, number: int) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        place = f"byte {error.start + 1:,} (0x{raw[error.start]:02X})"
+        raise DataError(f"{path}, line {number:,}: {place} is not UTF-8", "Convert the file to UTF-8") from None
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """The decompressed bytes of a file."""
+    if path == STDIN:
+        yield sys.stdin.buffer
+        return
+    if not Path(path).exists():
+        raise DataError(f"{path} is not there", "Check the name")
+    if Path(path).is_dir():
+        raise DataError(f"{path} is a directory", "Name a file of text")
+    with open(path, "rb") as file:
+        opener = _OPENERS.get(Path(path).suffix)
+        yield opener(file) if opener else file
+
+
+class _ZstandardFile(io.RawIOBase):
+    """The decompressed bytes of a .zst file. (The package's own reader takes one that is cut short for a whole one.)"""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._blocks = _zstandard_blocks(file)
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+        while not self._rest:
+            block = next(self._blocks, None)
+            if block is None:
+                return 0
+            self._rest = memoryview(block)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+_OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": lambda file: io.BufferedReader(_ZstandardFile(file), _BLOCK),
+}
+
+
+def _zstandard_blocks(file: BinaryIO) -> Iterator[bytes]:
+    import zstandard  # not before it is needed: it is slow to import
+
+    frame = None
+    try:
+        while compressed := file.read(_BLOCK):
+            while compressed:
+                frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
+                yield frame.decompress(compressed)
+                compressed = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    except zstandard.ZstdError as error:
+        raise EOFError(str(error)) from error
+    if frame is not None:
+        raise EOFError("it ends inside a frame")
+
+
+def _found(prefix: str, lang: str) -> str:
+    """The one file that is `PREFIX.<lang>`, compressed or not."""
+    plain = f"{prefix}.{lang}"
+    found = [path for path in (plain, *(plain + ending for ending in COMPRESSED)) if Path(path).exists()]
+    if not found:
+        raise DataError(f"{plain} is not there (nor with {' '.join(COMPRESSED)})", "Check the prefix and the languages")
+    if len(found) > 1:
+        raise DataError(f"{' and '.join(found)} are both there", "Keep one of them")
+    if not Path(found[0]).is_file():
+        raise DataError(f"{found[0]} is not a regular file", "Name a file of text")
+    return found[0]
+
+
+def _read_tsv(path: str) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(read_lines(path), start=1):
+        fields = line.split("\t")
+        if len(fields) != 2:
+            raise DataError(
+                f"{path}, line {number:,} has {len(fields) - 1:,} TABs",
+                "A line is source TAB target, with exactly one TAB",
+            )
+        yield fields[0], fields[1]
+
+
+def _count(lines: Iterator[str]) -> int:
+    return sum(1 for _ in lines)
+
+
+def _refuse_unequal(source_path: str, source_lines: int, target_path: str, target_lines: int) -> None:
+    raise DataError(
+        f"{source_path} has {source_lines:,} lines, {target_path} {target_lines:,}",
+        "Parallel files need one line for each line",
+    )

@@ -1,0 +1,1 @@
+"""Scores of translations: text metrics with signatures, and forced decoding."""

@@ -1,0 +1,300 @@
+"""BLEU, chrF2 and TER of whole texts by sacreBLEU, each with the signature that says how it was made.
+
+Text is detokenised: the metrics cut it into tokens themselves, by the rules of the target language. A score that comes
+from text in another state is not comparable with anybody's, and `suspicions` says what it sees.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sacrebleu import BLEU, CHRF, TER
+
+from nmtcli.errors import ConfigError, DataError
+
+References = Sequence[Sequence[str]]
+
+# ISO 639 codes of Chinese and its languages, and of Japanese
+CHINESE = frozenset(("zh", "zho", "chi", "cmn", "yue", "wuu", "lzh", "nan", "hak", "gan", "hsn"))
+JAPANESE = frozenset(("ja", "jpn"))
+
+_HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_KANA = r"\u3040-\u30ff\u31f0-\u31ff"
+_MARK_APART = re.compile(r"\S [.,。，、](?: |$)")  # raw text: 3 % of lines at most (technical Chinese); tokenised: 90 %
+_BPE_PIECE = re.compile(r"@@(?: |$)")
+_HAN_APART = re.compile(rf"[{_HAN}] (?=[{_HAN}])")
+_HAN_TOGETHER = re.compile(rf"[{_HAN}](?=[{_HAN}])")
+_TER_TOKEN = re.compile(rf"[{_HAN}]|[^\s{_HAN}]+")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric's score of one text.
+
+    Args:
+        name: `BLEU`, `chrF2` or `TER`.
+        value: the score, from 0 to 100 (TER: 0 is best, and it may be above 100).
+        signature: sacreBLEU's signature: the number of references, case, tokenizer, version, ...
+        detail: what sacreBLEU prints after BLEU: the four precisions, brevity penalty and lengths.
+        mean, ci: mean and half the width of the 95 % confidence interval of the bootstrap, where there was one.
+        p_value: of the difference from the first system, in a paired bootstrap.
+    """
+
+    name: str
+    value: float
+    signature: str
+    detail: str = ""
+    mean: float | None = None
+    ci: float | None = None
+    p_value: float | None = None
+
+    def line(self) -> str:
+        """The score in one line, as sacreBLEU writes it.
+
+        >>> Score("TER", 12.5, "nrefs:1|case:lc").line()
+        'TER|nrefs:1|case:lc = 12.50'
+        """
+        return f"{self.name}|{self.signature} = {self.value:.2f} {self.detail}".rstrip()
+
+
+def tokenizer_for(target_lang: str) -> str:
+    """BLEU's tokenizer for a language: `zh`, `ja-mecab`, or `13a` for all that put spaces between words.
+
+    >>> tokenizer_for("zh-CN"), tokenizer_for("ja_JP"), tokenizer_for("de")
+    ('zh', 'ja-mecab', '13a')
+    """
+    language = re.split(r"[-_.]", target_lang.lower())[0]
+    return "zh" if language in CHINESE else "ja-mecab" if language in JAPANESE else "13a"
+
+
+def bleu(
+    hypotheses: Sequence[str],
+    references: References,
+    *,
+    target_lang: str = "",
+    tokenize: str = "",
+    lowercase: bool = False,
+) -> Score:
+    """Corpus BLEU.
+
+    Args:
+        hypotheses: translations.
+        references: one or more sets of references, each as long as the hypotheses.
+        target_lang: the language of the text, which chooses the tokenizer.
+        tokenize: the tokenizer, whatever the language.
+        lowercase: ignore case.
+
+    Returns:
+        The score that the sacrebleu command gives.
+
+    Raises:
+        ConfigError: Japanese without MeCab.
+        DataError: no lines, or not as many hypotheses as references.
+
+    Source: Papineni et al. 2002; Post 2018 for the signature.
+    """
+    return _score(_bleu(target_lang, tokenize, lowercase), hypotheses, references)
+
+
+def chrf(hypotheses: Sequence[str], references: References, *, lowercase: bool = False) -> Score:
+    """Corpus chrF2: character 6-grams, recall counts double, white space does not.
+
+    Args and Raises are those of `bleu`.
+
+    Source: Popović 2016.
+    """
+    return _score(CHRF(lowercase=lowercase), hypotheses, references)
+
+
+def ter(hypotheses: Sequence[str], references: References, *, target_lang: str = "") -> Score:
+    """Corpus TER, case ignored: edits and shifts over the references' length. Slow where lines are long.
+
+    Chinese and Japanese are normalised with Asian support: every Chinese character is a token.
+    Args and Raises are those of `bleu`.
+
+    Source: Snover et al. 2006.
+    """
+    return _score(_ter(target_lang), hypotheses, references)
+
+
+def corpus_scores(
+    hypotheses: Sequence[str],
+    references: References,
+    *,
+    target_lang: str = "",
+    tokenize: str = "",
+    lowercase: bool = False,
+    with_ter: bool = True,
+) -> list[Score]:
+    """BLEU, chrF2 and TER, in this order; Args and Raises are those of `bleu`."""
+    metrics = _metrics(target_lang, tokenize, lowercase, with_ter)
+    return [_score(metric, hypotheses, references) for metric in metrics]
+
+
+def compare(
+    systems: dict[str, list[str]],
+    references: References,
+    *,
+    target_lang: str = "",
+    tokenize: str = "",
+    lowercase: bool = False,
+    with_ter: bool = True,
+    samples: int = 1000,
+) -> dict[str, list[Score]]:
+    """Scores several systems and compares each with the first by paired bootstrap resampling.
+
+    Args:
+        systems: the translations of each system, by its name; the first is the baseline.
+        samples: resamplings. The seed is sacreBLEU's (12345, or what SACREBLEU_SEED says); the signature has both.
+
+    Other Args and Raises are those of `bleu`.
+
+    Returns:
+        The scores of each system, in the order of `corpus_scores`; the p-value of the baseline's is None.
+
+    Source: Koehn 2004.
+    """
+    from sacrebleu.significance import PairedTest  # imports numpy, which scoring one text does not need
+
+    for hypotheses in systems.values():
+        _check_lines(hypotheses, references)
+    metrics = {str(index): metric for index, metric in enumerate(_metrics(target_lang, tokenize, lowercase, with_ter))}
+    signatures, columns = PairedTest(list(systems.items()), metrics, references, test_type="bs", n_samples=samples)()
+    details = {
+        name: bleu(hypotheses, references, target_lang=target_lang, tokenize=tokenize, lowercase=lowercase).detail
+        for name, hypotheses in systems.items()
+    }
+    compared: dict[str, list[Score]] = {name: [] for name in systems}
+    for metric_name, signature in signatures.items():
+        results: list[Any] = columns[metric_name]
+        for name, result in zip(systems, results, strict=True):
+            score = Score(
+                name=metric_name,
+                value=float(result.score),
+                signature=str(signature),
+                detail=details[name] if metric_name == "BLEU" else "",
+                mean=float(result.mean),
+                ci=float(result.ci),
+                p_value=None if result.p_value is None else float(result.p_value),
+            )
+            compared[name].append(score)
+    return compared
+
+
+def suspicions(
+    hypotheses: Sequence[str],
+    references: References,
+    target_lang: str = "",
+    tokenize: str = "",
+    *,
+    name: str = "the translations",
+) -> list[str]:
+    """What may make the scores mean less than they seem to: one sentence each, with the mend.
+
+    Args:
+        hypotheses, references, target_lang, tokenize: as for `bleu`.
+        name: what the sentences call the hypotheses.
+    """
+    tokenizer = tokenize or tokenizer_for(target_lang)
+    found = _wrong_tokenizer(references, target_lang, tokenizer)
+    found += _not_detokenised(hypotheses, name, tokenizer)
+    for number, reference in enumerate(references, start=1):
+        side = "the references" if len(references) == 1 else f"reference {number}"
+        found += _not_detokenised(reference, side, tokenizer)
+    empty = [
+        number
+        for number, (hypothesis, *others) in enumerate(zip(hypotheses, *references, strict=True), start=1)
+        if not hypothesis.strip() and any(other.strip() for other in others)
+    ]
+    if empty:
+        share = f"{len(empty):,} of {len(hypotheses):,} lines are empty (the first is line {empty[0]:,})"
+        found.append(f"{name}: {share}; look whether translation ended early.")
+    return [sentence[0].upper() + sentence[1:] if sentence.startswith("the ") else sentence for sentence in found]
+
+
+def ter_seconds(hypotheses: Sequence[str]) -> float:
+    """How long TER may take [seconds], very roughly: its search for shifts grows with the fourth power of a short line.
+
+    It looks at 1,000 shifts of a line at most, each with an edit distance in a band of 50 tokens.
+    """
+    lengths = (len(_TER_TOKEN.findall(line)) for line in hypotheses)
+    return sum(min(9e-9 * length**3 * min(length, 50), 0.02 * length) for length in lengths)
+
+
+def _wrong_tokenizer(references: References, target_lang: str, tokenizer: str) -> list[str]:
+    text = "\n".join(line for reference in references for line in reference)
+    han, kana = len(re.findall(f"[{_HAN}]", text)), len(re.findall(f"[{_KANA}]", text))
+    letters = sum(character.isalpha() for character in text)
+    language, code = ("Japanese", "ja") if kana > 0.1 * (han + kana) else ("Chinese", "zh")
+    has_cjk = han + kana > 0.2 * letters  # a character says as much as two or three letters
+    is_cjk = tokenizer_for(target_lang) != "13a"
+    if has_cjk and tokenizer in ("13a", "intl"):
+        mend = f"leave out --tokenize {tokenizer}" if is_cjk else f"add --target-lang {code}"
+        return [f"the references are {language}, but BLEU takes a whole clause for one word ({tokenizer}): {mend}."]
+    if has_cjk and not is_cjk and tokenizer != "none":
+        return [f"the references are {language}, but TER takes a whole clause for one word: add --target-lang {code}."]
+    if letters and not has_cjk and tokenizer in ("zh", "ja-mecab"):
+        return [
+            f"the references are not in the language of the tokenizer {tokenizer}: look at --target-lang and --ref."
+        ]
+    return []
+
+
+def _not_detokenised(lines: Sequence[str], side: str, tokenizer: str) -> list[str]:
+    found = []
+    some = max(1, len(lines) // 100)
+    pieces = sum("▁" in line for line in lines), sum(bool(_BPE_PIECE.search(line)) for line in lines)
+    if max(pieces) >= some:
+        sign = "▁" if pieces[0] >= pieces[1] else "@@"
+        found.append(
+            f"{side}: {max(pieces):,} of {len(lines):,} lines have the subword mark {sign}; join the pieces first."
+        )
+    if tokenizer == "none":  # the caller says that the text is tokenised
+        return found
+    text = "\n".join(lines)
+    gaps = len(_HAN_APART.findall(text))
+    apart = sum(bool(_MARK_APART.search(line)) for line in lines)
+    if gaps > 0.1 * (gaps + len(_HAN_TOGETHER.findall(text))):
+        found.append(f"{side}: {gaps:,} spaces stand between Chinese characters; take them out first.")
+    elif apart >= max(1, len(lines) // 10):
+        found.append(f"{side}: {apart:,} of {len(lines):,} lines look tokenised (' ,' or ' .'); detokenise them first.")
+    return found
+
+
+def _bleu(target_lang: str, tokenize: str, lowercase: bool) -> BLEU:
+    try:  # force: the warning about tokenised text is ours (`suspicions`)
+        return BLEU(tokenize=tokenize or tokenizer_for(target_lang), lowercase=lowercase, force=True)
+    except RuntimeError as error:
+        raise ConfigError(
+            "the tokenizer ja-mecab needs MeCab, which is not installed", 'Run pip install "nmtcli[ja]"'
+        ) from error
+
+
+def _ter(target_lang: str) -> TER:
+    is_cjk = tokenizer_for(target_lang) != "13a"
+    return TER(normalized=is_cjk, asian_support=is_cjk)
+
+
+def _metrics(target_lang: str, tokenize: str, lowercase: bool, with_ter: bool) -> list[BLEU | CHRF | TER]:
+    metrics: list[BLEU | CHRF | TER] = [_bleu(target_lang, tokenize, lowercase), CHRF(lowercase=lowercase)]
+    return [*metrics, _ter(target_lang)] if with_ter else metrics
+
+
+def _score(metric: BLEU | CHRF | TER, hypotheses: Sequence[str], references: References) -> Score:
+    _check_lines(hypotheses, references)
+    result = metric.corpus_score(hypotheses, references)
+    detail = result.format().partition(" = ")[2].partition(" ")[2]  # "BLEU = 36.2 67.0/42.9/... (BP = ...)"
+    return Score(result.name, float(result.score), str(metric.get_signature()), detail)
+
+
+def _check_lines(hypotheses: Sequence[str], references: References) -> None:
+    """sacreBLEU cuts the longer side off without a word."""
+    for reference in references:
+        if len(reference) != len(hypotheses):
+            raise DataError(
+                f"there are {len(hypotheses):,} translations, but {len(reference):,} references",
+                "Scores need one line for each line",
+            )
+    if not hypotheses or not references:
+        raise DataError("there are no lines to score")
