@@ -1,0 +1,69 @@
+"""Which device, precision and threads a command computes with. Only commands choose these."""
+
+import ctypes
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+
+from nmtcli.errors import ConfigError
+
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
+PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `--device`.
+
+    Raises:
+        ConfigError: no such device, or not on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, but is {name}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs", "Use --device cpu")
+    return device
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """fp32 or bf16; `auto` is bf16 where the hardware multiplies it natively."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bf16" if native else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[object]]:
+    """Makes the context in which matrix products run in bf16, or in fp32."""
+
+    def context() -> AbstractContextManager[object]:
+        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+    return context
+
+
+def set_threads(threads: int) -> None:
+    """Threads of one operation; 0: one for each core that this process may use."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+
+
+def keep_freed_memory() -> None:
+    """Has glibc keep freed memory for the next batch, rather than hand it to the kernel and ask for it again.
+
+    Elsewhere than on glibc this does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 1 << 30)
+    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)

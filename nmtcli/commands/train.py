@@ -1,0 +1,328 @@
+"""`nmt train`: data directory -> model directory."""
+
+import dataclasses
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from nmtcli.commands.machine import (
+    PRECISION_TYPES,
+    autocast,
+    choose_device,
+    choose_precision,
+    keep_freed_memory,
+    set_threads,
+)
+from nmtcli.config import Config, ModelConfig, SearchConfig, TrainConfig, knob_of, option_name
+from nmtcli.console import Bar, Console
+from nmtcli.data.batches import TrainingBatches
+from nmtcli.data.corpus import DataDirectory
+from nmtcli.errors import ConfigError, DirectoryError
+from nmtcli.losses.cross_entropy import CrossEntropy
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.training.checkpoint import CONFIG, STATE, ModelDirectory, load_weights, unique_state
+from nmtcli.training.loop import Progress, Trainer
+from nmtcli.training.validation import Validation, Validator
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], console: Console) -> None:
+    """Trains a model, or goes on training one.
+
+    Args:
+        model_config, config: what the command line and the recipe say.
+        given: the options that they set; on resume the others are those of the run that goes on.
+        console: who to talk to.
+    """
+    data = DataDirectory.open(config.data)
+    device = choose_device(config.device)
+    resumes = config.resume and _holds_run(config.model)
+    if resumes:
+        directory = ModelDirectory.open(config.model)
+        model_config = merged(directory.model_config, model_config, given)
+        config = merged(_training_config(directory), config, given)
+        directory.about.update(training=config.to_dict())
+        _check_same_subwords(directory, data)
+    else:
+        _check_room(config)
+        about = _about(model_config, config, data, choose_precision(config.precision, device))
+        directory = ModelDirectory.planned(config.model, about)
+    _check_sampling(config, data)
+    board_class = _tensorboard() if config.tensorboard else None
+    set_threads(config.threads)
+    keep_freed_memory()
+    precision = autocast(device, directory.about["precision"])
+
+    torch.manual_seed(config.seed)
+    model = directory.new_model().to(device)
+    optimizer = torch.optim.Adam(
+        model.parameters(), lr=config.learning_rate, betas=(0.9, config.beta2), eps=1e-8, fused=True
+    )
+    progress = Progress()
+    if resumes and directory.has_last():
+        progress = _progress(directory.load_last(model, optimizer), directory)
+    elif config.init_from:
+        _start_from(model, config.init_from, directory)
+    if resumes:
+        directory.write_about()
+    else:  # everything that can be refused was: only now does anything appear on the disk, or go
+        directory.create(source_model=data.path / "source.model", target_model=data.path / "target.model")
+    batches = TrainingBatches(
+        data.train,
+        data.source_subword,
+        data.target_subword,
+        batch_tokens=config.batch_tokens,
+        seed=config.seed,
+        subword_alpha=config.subword_alpha,
+        workers=config.loader_workers,
+        pin_memory=device.type == "cuda",
+    )
+    validator = Validator(
+        data.valid,
+        data.source_subword,
+        data.target_subword,
+        target_lang=data.target_lang,
+        search=SearchConfig(beam=config.validation_beam),
+        batch_tokens=config.batch_tokens,
+        samples=config.show,
+        device=device,
+        autocast=precision,
+    )
+    _introduce(console, model, data, device, directory.about["precision"], progress)
+    with ExitStack() as stack:
+        bar, signals = stack.enter_context(console.bar("training")), stack.enter_context(_signals())
+        board = stack.enter_context(board_class(config.tensorboard)) if board_class else None
+        trainer = Trainer(
+            model.train(),
+            CrossEntropy(config.label_smoothing),
+            optimizer,
+            batches,
+            validator,
+            directory,
+            config,
+            progress=progress,
+            events=_Reporter(console, bar, board, config),
+            device=device,
+            autocast=precision,
+            signal_seen=lambda: signals[-1] if signals else 0,
+        )
+        reason = trainer.run()
+    console.say(f"Done after {reason}. Translate with: nmt translate --model {config.model} < input.txt")
+
+
+C = TypeVar("C", bound=Config)
+
+
+def merged(stored: C, asked: C, given: frozenset[str]) -> C:
+    """The options of a run that goes on: those it began with, but for those given now that may change.
+
+    Raises:
+        ConfigError: an option that may not change was given another value; all of them are named.
+    """
+    differences = []
+    values = {}
+    for field in dataclasses.fields(stored):  # type: ignore[arg-type]
+        name = field.name
+        old, new = getattr(stored, name), getattr(asked, name)
+        takes_new = name in given or name in ("data", "model", "resume", "overwrite")
+        values[name] = new if takes_new else old
+        if takes_new and new != old and not knob_of(field).may_change:
+            differences.append(f"{option_name(name)} {new} (was {old})")
+    if differences:
+        raise ConfigError(
+            f"--resume goes on with the options the run began with, but now there is {', '.join(differences)}",
+            "Leave them out, or start again with --overwrite",
+        )
+    return type(stored)(**values)
+
+
+def _training_config(directory: ModelDirectory) -> TrainConfig:
+    try:
+        if directory.about["precision"] not in PRECISION_TYPES:
+            raise ConfigError(f"precision is {directory.about['precision']}")
+        return TrainConfig.from_dict(directory.about["training"])
+    except (ConfigError, KeyError, TypeError) as error:
+        raise DirectoryError(f"{directory.path / CONFIG} has no usable training configuration ({error})") from error
+
+
+def _progress(fields: dict[str, Any], directory: ModelDirectory) -> Progress:
+    try:
+        progress = Progress(**fields)
+        if not all(isinstance(number, int) for number in (progress.update, progress.epoch, progress.batch)):
+            raise TypeError("update, epoch and batch must be whole numbers")
+    except TypeError as error:
+        raise DirectoryError(f"{directory.path / STATE} has no usable progress ({error})") from error
+    return progress
+
+
+def _holds_run(path: str) -> bool:
+    return (Path(path) / CONFIG).exists()
+
+
+def _check_room(config: TrainConfig) -> None:
+    """Sees to it that the model directory is absent, empty, or a run that may be replaced."""
+    path = Path(config.model)
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise DirectoryError(f"{path} is a file", "Name another directory with --model")
+    if _holds_run(config.model):
+        if not config.overwrite:
+            raise DirectoryError(f"{path} holds a run", "Go on with --resume, replace it with --overwrite")
+        ModelDirectory.open(config.model)  # refuse to remove what is not ours
+    elif any(path.iterdir()):
+        raise DirectoryError(f"{path} is not empty, and not a model directory", "Name another one with --model")
+
+
+def _check_sampling(config: TrainConfig, data: DataDirectory) -> None:
+    if config.subword_alpha and not {data.source_subword.kind, data.target_subword.kind} <= {"unigram", "bpe"}:
+        raise ConfigError(
+            f"--subword-alpha samples unigram and bpe segmentations, but {config.data} has {data.meta['subword']}",
+            "Use --subword-alpha 0",
+        )
+
+
+def _about(model_config: ModelConfig, config: TrainConfig, data: DataDirectory, precision: str) -> dict[str, Any]:
+    return {
+        "source_lang": data.source_lang,
+        "target_lang": data.target_lang,
+        "subword": data.meta["subword"],
+        "joint": data.joint,
+        "source_size": data.source_subword.size,
+        "target_size": data.target_subword.size,
+        "source_sha256": data.source_subword.sha256,
+        "target_sha256": data.target_subword.sha256,
+        "model": model_config.to_dict(),
+        "training": config.to_dict(),
+        "precision": precision,
+    }
+
+
+def _check_same_subwords(directory: ModelDirectory, data: DataDirectory) -> None:
+    for side, subword in (("source", data.source_subword), ("target", data.target_subword)):
+        if directory.about.get(f"{side}_sha256") != subword.sha256:
+            raise DirectoryError(
+                f"{data.path} has another {side} subword model ({subword.sha256[:12]}) than {directory.path} "
+                f"({str(directory.about.get(f'{side}_sha256'))[:12]})",
+                "Name the data that the model was trained on with --data",
+            )
+
+
+def _start_from(model: Seq2Seq, path: str, directory: ModelDirectory) -> None:
+    """Copies the weights of another model directory, which must have the same vocabularies and shape."""
+    other = ModelDirectory.open(path)
+    for side in ("source", "target"):
+        if other.about.get(f"{side}_sha256") != directory.about[f"{side}_sha256"]:
+            raise DirectoryError(
+                f"--init-from {path} has another {side} subword model than the data",
+                f"Preprocess with --source-model {path}/source.model --target-model {path}/target.model",
+            )
+    weights = unique_state(other.read_model())
+    load_weights(model, weights, other.path)
+
+
+def _introduce(
+    console: Console, model: Seq2Seq, data: DataDirectory, device: torch.device, precision: str, progress: Progress
+) -> None:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    console.say(
+        f"{data.source_lang} to {data.target_lang}, {len(data.train):,} training pairs, {len(data.valid):,} validation "
+        f"pairs; {parameters:,} parameters, {precision} on {device}, {torch.get_num_threads()} threads"
+    )
+    if progress.update:
+        console.say(f"Going on at update {progress.update:,}, epoch {progress.epoch + 1}")
+
+
+@contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that training can save before it stops; a second one stops at once."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield seen
+        return
+
+    def note(number: int, _: object) -> None:
+        seen.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    before: dict[signal.Signals, Any] = {}
+    for one in (signal.SIGINT, signal.SIGTERM):
+        before[one] = signal.signal(one, note)
+    try:
+        yield seen
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _tensorboard() -> "type[SummaryWriter]":
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("--tensorboard needs TensorBoard", 'Run pip install "nmtcli[tensorboard]"') from error
+    return SummaryWriter
+
+
+class _Reporter:
+    """Tells console and TensorBoard what the training loop does."""
+
+    def __init__(self, console: Console, bar: Bar, board: "SummaryWriter | None", config: TrainConfig) -> None:
+        self._console = console
+        self._bar = bar
+        self._board = board
+        self._config = config
+        self._facts = ""
+
+    def updated(self, progress: Progress, batches_per_epoch: int) -> None:
+        """Moves the bar."""
+        total = self._total(progress, batches_per_epoch)
+        self._bar.update(completed=progress.update, total=total, facts=f"epoch {progress.epoch + 1}  {self._facts}")
+
+    def logged(self, record: dict[str, Any]) -> None:
+        """A line for the log's reader, and the bar's facts."""
+        self._facts = (
+            f"loss {record['loss']:.3f}  lr {record['learning_rate']:.2g}  {record['tokens_per_second']:,.0f} tokens/s"
+        )
+        self._scalars("train", record, ("loss", "nll", "learning_rate", "gradient_norm", "tokens_per_second"))
+        if not self._console.is_terminal:
+            self._console.say(f"update {record['update']:,}  epoch {record['epoch'] + 1}  {self._facts}")
+
+    def validated(self, record: dict[str, Any], validation: Validation) -> None:
+        """Scores and a few translations."""
+        what = f"average of {len(record['averaged'])} checkpoints" if "averaged" in record else "validation"
+        best = " (best)" if record.get("best") else ""
+        self._console.say(
+            f"{what} at update {record['update']:,}: loss {validation.loss:.3f}, perplexity "
+            f"{validation.perplexity:.2f}, BLEU {validation.bleu.value:.2f}, chrF {validation.chrf.value:.2f}{best}"
+        )
+        for sample in validation.samples:
+            self._console.say(f"    source      {sample.source}")
+            self._console.say(f"    reference   {sample.reference}")
+            self._console.say(f"    hypothesis  {sample.hypothesis}")
+        self._scalars("validation", record, ("loss", "perplexity", "bleu", "chrf"))
+
+    def skipped(self, update: int, norm: float) -> None:
+        """A warning."""
+        self._console.warn(f"update {update:,} was left out: its gradient norm is {norm}")
+
+    def _scalars(self, kind: str, record: dict[str, Any], names: tuple[str, ...]) -> None:
+        if self._board is not None:
+            for name in names:
+                self._board.add_scalar(f"{kind}/{name}", record[name], record["update"])
+
+    def _total(self, progress: Progress, batches_per_epoch: int) -> int | None:
+        config = self._config
+        per_epoch = -(-batches_per_epoch // config.accumulate)
+        ends = [config.max_updates] if config.max_updates else []
+        if config.max_epochs:
+            ends.append(config.max_epochs * per_epoch)
+        if config.time_limit and progress.update:
+            ends.append(round(progress.update * 60 * config.time_limit / max(progress.seconds, 1e-9)))
+        return min(ends) if ends else None

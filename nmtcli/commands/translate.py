@@ -1,0 +1,136 @@
+"""`nmt translate`: lines in, as many lines out, in order, as it goes.
+
+Output, by option:
+
+    (none)       one line a line: the best translation; a blank line comes out empty
+    --nbest N    Moses' format, `index ||| text ||| log-probability ||| score`, index from 0 [lines], log-probability
+                 in nats, best first; one line with empty text for a blank line
+    --alignments FILE
+        pharaoh  one line a line: `s-t` for each target piece t, s the source piece it attends to most, both from 0,
+                 EOS left out
+        json     one object a line: `source`, `target` (pieces, EOS last), `weights` (target by source, rows sum to 1)
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import islice
+from typing import BinaryIO, TextIO
+
+import torch
+
+from nmtcli.commands.machine import PRECISION_TYPES, choose_device, choose_precision, keep_freed_memory, set_threads
+from nmtcli.config import SearchConfig, TranslateConfig
+from nmtcli.console import Console
+from nmtcli.data.subword import EOS, Subword
+from nmtcli.data.text import decode_stream
+from nmtcli.errors import ConfigError, DataError, DirectoryError, WorldError
+from nmtcli.search.translator import Translation, Translator
+from nmtcli.training.checkpoint import ModelDirectory
+
+
+def run(search_config: SearchConfig, config: TranslateConfig, console: Console) -> None:
+    """Translates files or stdin to stdout."""
+    if config.nbest > search_config.beam and not search_config.sample:
+        raise ConfigError(f"--nbest {config.nbest} needs as large a beam", f"Use --beam {config.nbest}")
+    device = choose_device(config.device)
+    set_threads(config.threads)
+    keep_freed_memory()
+    directories = [ModelDirectory.open(path) for path in config.model]
+    source, target = _same_subwords(directories)
+    dtype = PRECISION_TYPES[choose_precision(config.precision, device)]
+    models = [one.read_model(config.checkpoint).eval().to(device, dtype) for one in directories]
+    translator = Translator(
+        models,
+        source,
+        target,
+        search_config,
+        device=device,
+        wanted=max(config.nbest, 1),
+        with_attention=bool(config.alignments),
+    )
+    replaced: list[int] = []
+    number = 0
+    with ExitStack() as stack, torch.inference_mode():
+        alignments = stack.enter_context(_alignment_file(config.alignments))
+        lines = (line for name in config.files or ("-",) for line in _lines(name, replaced.append))
+        while chunk := list(islice(lines, config.buffer_lines)):
+            for translation in translator.translate(chunk, first_line=number):
+                if translation.was_cut:
+                    limit = search_config.max_source_length
+                    console.warn(f"line {number + 1:,} is longer than {limit:,} tokens: its end was cut")
+                sys.stdout.buffer.write(_output(translation, number, config.nbest).encode())
+                if alignments is not None:
+                    alignments.write(_alignment(translation, source, target, config.alignment_format) + "\n")
+                number += 1
+            sys.stdout.buffer.flush()
+    if replaced:
+        console.warn(f"{len(replaced):,} lines were not UTF-8, line {replaced[0]:,} first: bad bytes were replaced")
+
+
+def _same_subwords(directories: list[ModelDirectory]) -> tuple[Subword, Subword]:
+    first = directories[0].subwords()
+    for directory in directories[1:]:
+        for side, ours, theirs in zip(("source", "target"), first, directory.subwords(), strict=True):
+            if ours.sha256 != theirs.sha256:
+                raise DirectoryError(
+                    f"{directory.path} has another {side} subword model ({theirs.sha256[:12]}) than "
+                    f"{directories[0].path} ({ours.sha256[:12]})",
+                    "An ensemble needs models trained on the same data directory",
+                )
+    return first
+
+
+def _lines(name: str, on_replacement: Callable[[int], None]) -> Iterator[str]:
+    if name == "-":
+        yield from decode_stream(sys.stdin.buffer, on_replacement)
+        return
+    try:
+        file: BinaryIO = open(name, "rb")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise DataError(f"{name} cannot be read ({error.strerror})", "Name a text file") from error
+    with file:
+        yield from decode_stream(file, on_replacement)
+
+
+@contextmanager
+def _alignment_file(name: str) -> Iterator[TextIO | None]:
+    if not name:
+        yield None
+        return
+    try:
+        file = open(name, "w", encoding="utf-8", newline="\n")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise WorldError(f"{name} cannot be written ({error.strerror})", "Name another file") from error
+    with file:
+        yield file
+
+
+def _output(translation: Translation, number: int, nbest: int) -> str:
+    if not nbest:
+        return translation.text + "\n"
+    if not translation.candidates:
+        return f"{number} |||  ||| 0.0000 ||| 0.0000\n"
+    return "".join(
+        f"{number} ||| {one.text} ||| {one.hypothesis.log_probability:.4f} ||| {one.hypothesis.score:.4f}\n"
+        for one in translation.candidates
+    )
+
+
+def _alignment(translation: Translation, source: Subword, target: Subword, form: str) -> str:
+    if not translation.candidates:
+        return "" if form == "pharaoh" else json.dumps({"source": [], "target": [], "weights": []})
+    best = translation.candidates[0].hypothesis
+    assert best.attention_TS is not None
+    if form == "json":
+        return json.dumps(
+            {
+                "source": source.pieces(translation.source_ids),
+                "target": target.pieces(best.ids),
+                "weights": [[round(weight, 4) for weight in row] for row in best.attention_TS.float().tolist()],
+            },
+            ensure_ascii=False,
+        )
+    strongest = best.attention_TS[:, :-1].argmax(dim=1).tolist()
+    return " ".join(f"{s}-{t}" for t, s in enumerate(strongest) if best.ids[t] != EOS)

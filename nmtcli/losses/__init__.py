@@ -1,0 +1,1 @@
+"""Training losses: sums and counts, never means; the training loop divides."""

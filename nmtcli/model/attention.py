@@ -1,0 +1,76 @@
+"""Attention of the decoder over the memory: dot, general and additive scores."""
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class Memory(NamedTuple):
+    """The source as the decoder sees it; made once for a batch.
+
+    Attributes:
+        values_BSH: outputs of the encoder.
+        keys_BSD: what queries are compared with: `values_BSH`, projected once.
+        mask_BS: True on real tokens.
+    """
+
+    values_BSH: Tensor
+    keys_BSD: Tensor
+    mask_BS: Tensor
+
+    def select(self, sentences_B: Tensor) -> Self:
+        """The memory of these sentences, in this order."""
+        return self._replace(
+            values_BSH=self.values_BSH[sentences_B],
+            keys_BSD=self.keys_BSD[sentences_B],
+            mask_BS=self.mask_BS[sentences_B],
+        )
+
+
+class Attention(nn.Module):
+    """Weights over the source for each query, and the sum of the values under them.
+
+        dot        q . m
+        general    q . W m
+        additive   v . tanh(U q + W m)
+
+    Args:
+        score: dot, general or additive.
+        query_size: width of the decoder's layer.
+        value_size: width of the memory; dot needs both equal.
+    Source:
+        dot and general: Luong et al. 2015, eq. 8; additive: Bahdanau et al. 2015, appendix A.1.2.
+    """
+
+    def __init__(self, score: str, query_size: int, value_size: int) -> None:
+        super().__init__()
+        assert score != "dot" or query_size == value_size
+        self.score = score
+        if score != "dot":
+            self.project_keys = nn.Linear(value_size, query_size, bias=False)
+        if score == "additive":
+            self.project_query = nn.Linear(query_size, query_size)
+            self.combine = nn.Linear(query_size, 1, bias=False)
+
+    def keys(self, values_BSH: Tensor) -> Tensor:
+        """keys_BSD of a memory."""
+        return values_BSH if self.score == "dot" else self.project_keys(values_BSH)
+
+    def forward(self, query_BTD: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        """Attends, for every query position at once.
+
+        Args:
+            query_BTD: T target positions, or as many hypotheses of each sentence.
+            memory: of the same B sentences.
+        Returns:
+            context_BTH and weights_BTS; weights sum to 1 and are exactly 0 on padding.
+        """
+        if self.score == "additive":
+            joined_BTSD = self.project_query(query_BTD).unsqueeze(2) + memory.keys_BSD.unsqueeze(1)
+            scores_BTS = self.combine(joined_BTSD.tanh()).squeeze(-1)
+        else:
+            scores_BTS = query_BTD @ memory.keys_BSD.transpose(1, 2)
+        full = torch.promote_types(scores_BTS.dtype, torch.float32)
+        weights_BTS = scores_BTS.to(full).masked_fill(~memory.mask_BS.unsqueeze(1), -torch.inf).softmax(dim=-1)
+        return weights_BTS.to(memory.values_BSH.dtype) @ memory.values_BSH, weights_BTS

@@ -1,0 +1,163 @@
+"""Recurrent cells: written gate by gate, as the textbook has them, and as one fused call over a known sequence.
+
+The written cells take one step. They are the oracle of the tests, and what decoding steps with. `RecurrentLayer` runs
+torch's sequence kernels (oneDNN on a CPU, cuDNN on a GPU) over the same parameters.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}  # blocks of H rows in the weight matrices
+
+
+class CellState(NamedTuple):
+    """What one recurrent layer carries from step to step.
+
+    Attributes:
+        hidden_NH: the output of the last step.
+        cell_NH: the LSTM's cell state, in fp32 where the weights are bf16; of width 0 for GRU and RNN.
+    """
+
+    hidden_NH: Tensor
+    cell_NH: Tensor
+
+
+class Weights(NamedTuple):
+    """The parameters of one cell, gates stacked as torch stacks them: i f g o (LSTM), r z n (GRU)."""
+
+    input_GE: Tensor
+    recurrent_GH: Tensor
+    input_bias_G: Tensor
+    recurrent_bias_G: Tensor
+
+
+class LSTMGates(NamedTuple):
+    """The gates of one LSTM step, each in (0, 1), and the candidate in (-1, 1)."""
+
+    input_NH: Tensor
+    forget_NH: Tensor
+    candidate_NH: Tensor
+    output_NH: Tensor
+
+
+def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[CellState, LSTMGates]:
+    """One step of the LSTM with forget gate, without peepholes.
+
+        i = sigmoid(W_i x + U_i h + b_i)        input gate: how much of the candidate is written
+        f = sigmoid(W_f x + U_f h + b_f)        forget gate: how much of the cell is kept
+        o = sigmoid(W_o x + U_o h + b_o)        output gate: how much of the cell is shown
+        g = tanh(W_g x + U_g h + b_g)           candidate
+        c' = f * c + i * g
+        h' = o * tanh(c')
+
+    Args:
+        input_NE: x.
+        state: h and c.
+        weights: W, U and their two biases, G = 4 H.
+    Returns:
+        h' and c', and the gates. Equal to torch's kernels to rounding, in value and gradient.
+    Source:
+        Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000.
+    """
+    sums_NG = _affine(input_NE, state.hidden_NH, weights).to(state.cell_NH.dtype)
+    i_NH, f_NH, g_NH, o_NH = sums_NG.chunk(4, dim=-1)
+    gates = LSTMGates(i_NH.sigmoid(), f_NH.sigmoid(), g_NH.tanh(), o_NH.sigmoid())
+    cell_NH = gates.forget_NH * state.cell_NH + gates.input_NH * gates.candidate_NH
+    hidden_NH = gates.output_NH * cell_NH.tanh()
+    return CellState(hidden_NH.to(state.hidden_NH.dtype), cell_NH), gates
+
+
+def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
+    """One step of the GRU, with the reset gate after the recurrent product, as cuDNN has it.
+
+        r = sigmoid(W_r x + U_r h + b_r)        reset gate
+        z = sigmoid(W_z x + U_z h + b_z)        update gate: how much of the old state is kept
+        n = tanh(W_n x + b_n + r * (U_n h + c_n))
+        h' = (1 - z) * n + z * h
+
+    Args and Returns as `lstm_cell`, G = 3 H, no gates.
+    Source:
+        Cho et al. 2014.
+    """
+    from_input_NG = F.linear(input_NE, weights.input_GE, weights.input_bias_G)
+    from_hidden_NG = F.linear(state.hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G)
+    input_r_NH, input_z_NH, input_n_NH = from_input_NG.chunk(3, dim=-1)
+    hidden_r_NH, hidden_z_NH, hidden_n_NH = from_hidden_NG.chunk(3, dim=-1)
+    reset_NH = (input_r_NH + hidden_r_NH).sigmoid()
+    update_NH = (input_z_NH + hidden_z_NH).sigmoid()
+    candidate_NH = (input_n_NH + reset_NH * hidden_n_NH).tanh()
+    hidden_NH = (1 - update_NH) * candidate_NH + update_NH * state.hidden_NH
+    return CellState(hidden_NH.to(state.hidden_NH.dtype), state.cell_NH)
+
+
+def rnn_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
+    """One step of the plain RNN: h' = tanh(W x + U h + b). G = H.
+
+    Source:
+        Elman 1990.
+    """
+    hidden_NH = _affine(input_NE, state.hidden_NH, weights).tanh()
+    return CellState(hidden_NH.to(state.hidden_NH.dtype), state.cell_NH)
+
+
+def _affine(input_NE: Tensor, hidden_NH: Tensor, weights: Weights) -> Tensor:
+    return F.linear(input_NE, weights.input_GE, weights.input_bias_G) + F.linear(
+        hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G
+    )
+
+
+class RecurrentLayer(nn.Module):
+    """One recurrent layer in one direction, with a fused call over time and a written step.
+
+    Args:
+        cell: lstm, gru or rnn.
+        input_size: E.
+        hidden_size: H.
+    """
+
+    def __init__(self, cell: str, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.cell = cell
+        kernel = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[cell]
+        self.kernel = kernel(input_size, hidden_size, batch_first=True)
+
+    def forward(self, input_BTE: Tensor, state: CellState | None = None) -> Tensor:
+        """All positions at once.
+
+        Args:
+            input_BTE: the sequence; what stands in padding on the right touches no position before it.
+            state: where it starts; zeros where absent.
+        Returns:
+            hidden_BTH, equal to T calls of `step` to rounding.
+        """
+        if state is None:
+            output_BTH, _ = self.kernel(input_BTE)
+        elif self.cell == "lstm":
+            hidden_BH = state.hidden_NH.to(input_BTE.dtype)
+            cell_BH = state.cell_NH.to(input_BTE.dtype)
+            output_BTH, _ = self.kernel(input_BTE, (hidden_BH.unsqueeze(0), cell_BH.unsqueeze(0)))
+        else:
+            output_BTH, _ = self.kernel(input_BTE, state.hidden_NH.to(input_BTE.dtype).unsqueeze(0))
+        assert isinstance(output_BTH, Tensor)
+        return output_BTH
+
+    def step(self, input_NE: Tensor, state: CellState) -> CellState:
+        """One position, gate by gate."""
+        weights = self.weights()
+        if self.cell == "lstm":
+            return lstm_cell(input_NE, state, weights)[0]
+        return gru_cell(input_NE, state, weights) if self.cell == "gru" else rnn_cell(input_NE, state, weights)
+
+    def weights(self) -> Weights:
+        """The parameters, as the written cells take them."""
+        kernel = self.kernel
+        return Weights(kernel.weight_ih_l0, kernel.weight_hh_l0, kernel.bias_ih_l0, kernel.bias_hh_l0)
+
+
+def zero_state(like_NH: Tensor, cell: str) -> CellState:
+    """A state of zeros with the shape, type and device of a hidden state."""
+    width = like_NH.shape[-1] if cell == "lstm" else 0
+    return CellState(torch.zeros_like(like_NH), like_NH.new_zeros(*like_NH.shape[:-1], width))

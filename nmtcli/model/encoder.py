@@ -1,0 +1,84 @@
+"""The stacked bidirectional encoder, without packed sequences.
+
+Sentences are padded on the right. The forward direction runs as it is: padding comes after every real position. The
+backward direction runs over each sentence reversed within its length, so that padding comes after again; one gather
+before, one after. Every direction of every layer is one fused call, and no length travels to the host.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from nmtcli.model.cells import RecurrentLayer
+from nmtcli.model.dropout import dropout
+
+
+def reversal(lengths_B: Tensor, size: int) -> Tensor:
+    """Where each position stands when a sentence is reversed within its length; padding stays where it is.
+
+    Its own inverse: reversing twice gives the sentence back.
+
+    Args:
+        lengths_B: [tokens].
+        size: S, with padding.
+    Returns:
+        index_BS.
+
+    >>> reversal(torch.tensor([3, 1]), 4).tolist()
+    [[2, 1, 0, 3], [0, 1, 2, 3]]
+    """
+    position_S = torch.arange(size, device=lengths_B.device)
+    mirrored_BS = lengths_B.unsqueeze(1) - 1 - position_S
+    return torch.where(mirrored_BS >= 0, mirrored_BS, position_S)
+
+
+def gather_positions(values_BSE: Tensor, index_BS: Tensor) -> Tensor:
+    """`values_BSE[b, index_BS[b, s]]` for every b and s."""
+    return values_BSE.gather(1, index_BS.unsqueeze(-1).expand(-1, -1, values_BSE.shape[-1]))
+
+
+class Encoder(nn.Module):
+    """Stacked recurrent layers over the source, with residuals between layers of equal width.
+
+    Args:
+        cell: lstm, gru or rnn.
+        layers: L.
+        input_size: width of the embeddings.
+        hidden_size: H, both directions together.
+        bidirectional: half of H reads from the right.
+        dropout: probability, on the input of each layer above the first.
+    """
+
+    def __init__(
+        self, cell: str, *, layers: int, input_size: int, hidden_size: int, bidirectional: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        width = hidden_size // 2 if bidirectional else hidden_size
+        sizes = [input_size] + [hidden_size] * (layers - 1)
+        self.forward_layers = nn.ModuleList(RecurrentLayer(cell, size, width) for size in sizes)
+        self.backward_layers = nn.ModuleList(RecurrentLayer(cell, size, width) for size in sizes if bidirectional)
+        self.dropout = dropout
+
+    def forward(self, embedded_BSE: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
+        """Reads the source.
+
+        Args:
+            embedded_BSE: embedded source; padding on the right.
+            lengths_B: [tokens], at least 1.
+        Returns:
+            memory_BSH, whose real positions do not depend on padding, and last_BH: what the forward direction says at
+            the last real position and the backward direction at the first.
+        """
+        index_BS = reversal(lengths_B, embedded_BSE.shape[1])
+        layer_BSH = embedded_BSE
+        for number, forward_layer in enumerate(self.forward_layers):
+            input_BSH = dropout(layer_BSH, self.dropout, self.training) if number else layer_BSH
+            output_BSH = forward_layer(input_BSH)
+            if self.backward_layers:
+                from_right_BSH = self.backward_layers[number](gather_positions(input_BSH, index_BS))
+                output_BSH = torch.cat([output_BSH, gather_positions(from_right_BSH, index_BS)], dim=-1)
+            layer_BSH = output_BSH + layer_BSH if number else output_BSH
+        width = layer_BSH.shape[-1] // 2 if self.backward_layers else layer_BSH.shape[-1]
+        last_B = lengths_B - 1
+        rows_B = torch.arange(len(last_B), device=last_B.device)
+        last_BH = torch.cat([layer_BSH[rows_B, last_B, :width], layer_BSH[:, 0, width:]], dim=-1)
+        return layer_BSH, last_BH

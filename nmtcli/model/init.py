@@ -1,0 +1,45 @@
+"""How parameters start."""
+
+import torch
+from torch import nn
+
+from nmtcli.model.cells import GATES, RecurrentLayer
+
+
+def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float) -> None:
+    """Sets every parameter of a model, from torch's random numbers: matrices by rule, biases 0 but the forget gate's.
+
+    Args:
+        model: its matrices are embeddings, linear maps and recurrent layers, one block a gate.
+        init: `uniform` in +-scale; `truncated-normal` with deviation scale, cut at two; `xavier`: Glorot's uniform,
+            each gate for itself; `orthogonal`: recurrent matrices orthogonal, each gate for itself, the rest xavier.
+        scale: of uniform and truncated-normal.
+        forget_bias: of the LSTM's forget gate.
+    Source:
+        uniform +-0.08: Sutskever et al. 2014; xavier: Glorot and Bengio 2010; orthogonal: Saxe et al. 2014; forget
+        bias: Jozefowicz et al. 2015.
+    """
+    blocks = {
+        id(parameter): GATES[module.cell]
+        for module in model.modules()
+        if isinstance(module, RecurrentLayer)
+        for parameter in module.parameters()
+    }
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() < 2:
+                parameter.zero_()
+                continue
+            for block in parameter.chunk(blocks.get(id(parameter), 1)):
+                if init == "uniform":
+                    nn.init.uniform_(block, -scale, scale)
+                elif init == "truncated-normal":
+                    nn.init.trunc_normal_(block, std=scale, a=-2 * scale, b=2 * scale)
+                elif init == "orthogonal" and "weight_hh" in name:
+                    nn.init.orthogonal_(block)
+                else:
+                    nn.init.xavier_uniform_(block)
+        for module in model.modules():
+            if isinstance(module, RecurrentLayer) and module.cell == "lstm":
+                hidden = module.kernel.hidden_size
+                module.weights().input_bias_G[hidden : 2 * hidden] = forget_bias

@@ -1,0 +1,119 @@
+"""The encoder-decoder: embeddings, encoder, decoder and output projection."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from nmtcli.config import ModelConfig
+from nmtcli.errors import ConfigError
+from nmtcli.model.attention import Memory
+from nmtcli.model.decoder import Decoder, State
+from nmtcli.model.dropout import dropout
+from nmtcli.model.encoder import Encoder
+from nmtcli.model.init import initialise
+
+
+class Seq2Seq(nn.Module):
+    """A translation model. `decode` over T positions and T calls of `step` agree to rounding.
+
+    Args:
+        config: the shape.
+        source_size: V of the source.
+        target_size: V of the target.
+        joint: both sides have one vocabulary.
+    Raises:
+        ConfigError: a shape that cannot be.
+    """
+
+    def __init__(self, config: ModelConfig, *, source_size: int, target_size: int, joint: bool) -> None:
+        super().__init__()
+        tie = config.tie_embeddings
+        if tie == "auto":
+            tie = "all" if joint else "target"
+        if tie == "all" and not joint:
+            raise ConfigError("--tie-embeddings all needs one vocabulary, but the data has two", "Use target")
+        embedding, hidden = config.embedding_size, config.hidden_size
+        self.source_embedding = nn.Embedding(source_size, embedding)
+        self.target_embedding = nn.Embedding(target_size, embedding) if tie != "all" else None
+        self.projection = nn.Linear(embedding, target_size, bias=False) if tie == "none" else None
+        self.projection_bias_V = nn.Parameter(torch.empty(target_size))
+        self.encoder = Encoder(
+            config.cell,
+            layers=config.encoder_layers,
+            input_size=embedding,
+            hidden_size=hidden,
+            bidirectional=config.bidirectional,
+            dropout=config.dropout,
+        )
+        self.decoder = Decoder(
+            config.cell,
+            layers=config.decoder_layers,
+            input_size=embedding,
+            hidden_size=hidden,
+            memory_size=hidden,
+            attention=config.attention,
+            dropout=config.dropout,
+        )
+        self.dropout = config.dropout
+        initialise(self, init=config.init, scale=config.init_scale, forget_bias=config.forget_bias)
+
+    @property
+    def target_embedding_VE(self) -> Tensor:
+        """The target's embeddings, whichever module holds them."""
+        return (self.target_embedding or self.source_embedding).weight
+
+    @property
+    def projection_VE(self) -> Tensor:
+        """The output projection's matrix: the target's embeddings where tied."""
+        return self.projection.weight if self.projection is not None else self.target_embedding_VE
+
+    def encode(self, source_BS: Tensor, mask_BS: Tensor) -> tuple[Memory, State]:
+        """Reads the source.
+
+        Args:
+            source_BS: ids, EOS at the end, padding on the right.
+            mask_BS: True on real tokens; at least one a sentence.
+        Returns:
+            the memory, and the decoder's first state with one hypothesis a sentence.
+        """
+        embedded_BSE = self._drop(self.source_embedding(source_BS))
+        values_BSH, last_BH = self.encoder(embedded_BSE, mask_BS.sum(dim=1))
+        memory = Memory(values_BSH, self.decoder.attention.keys(values_BSH), mask_BS)
+        return memory, self.decoder.first_state(last_BH)
+
+    def decode(self, memory: Memory, state: State, target_BT: Tensor) -> Tensor:
+        """The whole target, each position given the tokens before it.
+
+        Args:
+            memory, state: from `encode`.
+            target_BT: ids, BOS first.
+        Returns:
+            readout_BTE; `logits` or a loss takes it from there.
+        """
+        embedded_BTE = self._drop(F.embedding(target_BT, self.target_embedding_VE))
+        readout_BTE, _ = self.decoder(embedded_BTE, memory, state)
+        assert isinstance(readout_BTE, Tensor)
+        return readout_BTE
+
+    def step(self, memory: Memory, state: State, tokens_BK: Tensor) -> tuple[Tensor, Tensor, State]:
+        """One token of K hypotheses for each sentence.
+
+        Args:
+            memory: of B sentences.
+            state: of B * K hypotheses.
+            tokens_BK: the ids said last; BOS at first.
+        Returns:
+            logits_BKV of the next token, attention weights_BKS, and the next state.
+        """
+        embedded_BKE = self._drop(F.embedding(tokens_BK, self.target_embedding_VE))
+        readout_BKE, weights_BKS, state = self.decoder.step(embedded_BKE, memory, state)
+        return self.logits(readout_BKE), weights_BKS, state
+
+    def logits(self, readout_BTE: Tensor) -> Tensor:
+        """logits_BTV, in fp32 or better."""
+        logits_BTV = F.linear(readout_BTE, self.projection_VE)
+        full = torch.promote_types(logits_BTV.dtype, torch.float32)
+        return logits_BTV.to(full) + self.projection_bias_V.to(full)
+
+    def _drop(self, values: Tensor) -> Tensor:
+        return dropout(values, self.dropout, self.training)

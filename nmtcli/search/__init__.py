@@ -1,0 +1,1 @@
+"""Decoding: search over step functions, and the translator that turns lines into lines."""

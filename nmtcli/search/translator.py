@@ -1,0 +1,202 @@
+"""From lines to translations: encode, sort by length, batch, search, decode, and back in the order that came in.
+
+The only place that sorts by length. What a line becomes depends on that line alone, never on its neighbours.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nmtcli.config import SearchConfig
+from nmtcli.data.batches import padded
+from nmtcli.data.subword import BOS, EOS, Subword
+from nmtcli.data.text import is_blank
+from nmtcli.model.attention import Memory
+from nmtcli.model.decoder import State
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.search.beam import Hypothesis, beam_search
+from nmtcli.search.sampling import step_by_step
+
+EXTRA_LENGTH = 10  # what every output may have beyond its multiple of the source [tokens]
+
+
+class Candidate(NamedTuple):
+    """One translation of a line.
+
+    Attributes:
+        text: detokenised.
+        hypothesis: its ids, log-probability [nats] and score.
+    """
+
+    text: str
+    hypothesis: Hypothesis
+
+
+class Translation(NamedTuple):
+    """What became of one line.
+
+    Attributes:
+        candidates: best first; none for a blank line.
+        source_ids: EOS at the end.
+        was_cut: the line was longer than the longest source.
+    """
+
+    candidates: list[Candidate]
+    source_ids: list[int]
+    was_cut: bool
+
+    @property
+    def text(self) -> str:
+        """The best translation; empty for a blank line."""
+        return self.candidates[0].text if self.candidates else ""
+
+
+class EnsembleState(NamedTuple):
+    """Memory and state of each model."""
+
+    memories: tuple[Memory, ...]
+    states: tuple[State, ...]
+
+    def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> Self:
+        """See `search.beam.SearchState`."""
+        memories = self.memories
+        offset_B = torch.arange(len(parents_BK), device=parents_BK.device)
+        if sentences_B is not None:
+            memories = tuple(memory.select(sentences_B) for memory in memories)
+            offset_B = sentences_B
+        rows_N = (offset_B.unsqueeze(1) * parents_BK.shape[1] + parents_BK).flatten()
+        return self._replace(memories=memories, states=tuple(state.select(rows_N) for state in self.states))
+
+
+class Translator:
+    """Translates lines with one model, or with the mean of several.
+
+    Args:
+        models: in eval mode, all on one device, with the same vocabularies.
+        source, target: subword models.
+        config: how to search.
+        device: where the models are.
+        wanted: hypotheses of each line: the n best, or n samples.
+        with_attention: keep attention weights.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[Seq2Seq],
+        source: Subword,
+        target: Subword,
+        config: SearchConfig,
+        *,
+        device: torch.device,
+        wanted: int = 1,
+        with_attention: bool = False,
+    ) -> None:
+        self._models = models
+        self._source = source
+        self._target = target
+        self._config = config
+        self._device = device
+        self._wanted = wanted
+        self._with_attention = with_attention
+        self._forbidden = torch.tensor(target.forbidden_ids, device=device)
+
+    def translate(self, lines: Sequence[str], first_line: int = 0) -> list[Translation]:
+        """As many translations as lines, in their order.
+
+        Args:
+            lines: text, without line ends.
+            first_line: number of the first one in its stream; sampling depends on it.
+        """
+        limit = self._config.max_source_length
+        encoded = self._source.encode_many(["" if is_blank(line) else line for line in lines])
+        sources = [ids if len(ids) <= limit + 1 else [*ids[:limit], EOS] for ids in encoded]
+        found: list[list[Hypothesis]] = [[] for _ in lines]
+        # a line of white space only, or whose characters the subword model drops, is EOS alone
+        order = sorted((n for n, ids in enumerate(sources) if len(ids) > 1), key=lambda n: (len(sources[n]), n))
+        for batch in self._batches(order, sources):
+            hypotheses = self._search([sources[n] for n in batch], [first_line + n for n in batch])
+            for number, candidates in zip(batch, hypotheses, strict=True):
+                found[number] = candidates[: self._wanted]
+        return [
+            Translation(
+                candidates=[Candidate(self._target.decode(one.ids), one) for one in candidates],
+                source_ids=ids,
+                was_cut=len(whole) > len(ids),
+            )
+            for candidates, ids, whole in zip(found, sources, encoded, strict=True)
+        ]
+
+    def _batches(self, order: list[int], sources: list[list[int]]) -> list[list[int]]:
+        rows = self._wanted if self._config.sample else self._config.beam
+        batches: list[list[int]] = []
+        for number in order:  # rising lengths: the last one of a batch is its longest
+            if not batches or (len(batches[-1]) + 1) * rows * len(sources[number]) > self._config.batch_tokens:
+                batches.append([])
+            batches[-1].append(number)
+        return batches
+
+    @torch.inference_mode()
+    def _search(self, sources: list[list[int]], line_numbers: list[int]) -> list[list[Hypothesis]]:
+        config = self._config
+        source_BS, mask_BS = (values.to(self._device) for values in padded(sources))
+        max_lengths = [math.floor(config.max_length * len(source)) + EXTRA_LENGTH for source in sources]
+        memories, states = zip(*(model.encode(source_BS, mask_BS) for model in self._models), strict=True)
+        rows = self._wanted if config.sample else config.beam
+        rows_N = torch.arange(len(sources), device=self._device).repeat_interleave(rows)
+        state = EnsembleState(memories, tuple(one.select(rows_N) for one in states))
+        max_lengths_B = torch.tensor(max_lengths, device=self._device)
+        if config.sample or config.beam == 1:
+            return step_by_step(
+                self._step,
+                state,
+                source_mask_BS=mask_BS,
+                max_lengths_B=max_lengths_B,
+                bos=BOS,
+                eos=EOS,
+                forbidden=self._forbidden,
+                alpha=config.length_penalty,
+                uniform_BKT=self._uniform(line_numbers, max(max_lengths)) if config.sample else None,
+                top_k=config.top_k,
+                top_p=config.top_p,
+                temperature=config.temperature,
+                with_attention=self._with_attention,
+            )
+        return beam_search(
+            self._step,
+            state,
+            source_mask_BS=mask_BS,
+            max_lengths_B=max_lengths_B,
+            beam=config.beam,
+            bos=BOS,
+            eos=EOS,
+            forbidden=self._forbidden,
+            alpha=config.length_penalty,
+            beta=config.coverage_penalty,
+            best=self._wanted,
+            with_attention=self._with_attention,
+        )
+
+    def _step(self, tokens_BK: Tensor, state: EnsembleState) -> tuple[Tensor, Tensor, EnsembleState]:
+        """One step of every model; an ensemble's probability is the mean of theirs."""
+        steps = [
+            model.step(memory, one, tokens_BK)
+            for model, memory, one in zip(self._models, state.memories, state.states, strict=True)
+        ]
+        log_probs_BKV = torch.stack([logits_BKV.log_softmax(dim=-1) for logits_BKV, _, _ in steps])
+        weights_BKS = torch.stack([weights_BKS for _, weights_BKS, _ in steps]).mean(dim=0)
+        mean_BKV = log_probs_BKV[0] if len(steps) == 1 else log_probs_BKV.logsumexp(dim=0) - math.log(len(steps))
+        return mean_BKV, weights_BKS, state._replace(states=tuple(after for _, _, after in steps))
+
+    def _uniform(self, line_numbers: list[int], longest: int) -> Tensor:
+        """Random numbers of each line: a function of seed and line number, whatever else is in the batch."""
+        rows = []
+        for number in line_numbers:
+            key = hashlib.blake2b(f"{self._config.seed} {number}".encode(), digest_size=8).digest()
+            random = np.random.default_rng(int.from_bytes(key, "little"))
+            rows.append(random.random((longest, self._wanted), dtype=np.float32).T)  # by step: any length begins alike
+        return torch.from_numpy(np.stack(rows)).to(self._device)

@@ -1,0 +1,312 @@
+"""The model directory: all that translation needs, and all that an exact resume needs.
+
+    model/
+      config.json              below
+      source.model             SentencePiece, as in the data directory
+      target.model
+      model.safetensors        what translate uses: the best by the validation metric, or, with --average, the average
+      best.safetensors         the best, where model.safetensors is an average
+      log.jsonl                one JSON object a line (see training/loop.py)
+      last/state.safetensors   all that a resumed run needs
+      checkpoints/update-00001000/model.safetensors
+
+`config.json`: `format` "nmtcli-model", `version` 1, `source_lang`, `target_lang`, `subword`, `joint`, `source_size`,
+`target_size` [pieces], `source_sha256`, `target_sha256` (of the SentencePiece files), `model` (ModelConfig), `training`
+(TrainConfig), `precision` (what `auto` came to).
+
+Weights are safetensors files whose keys are the parameters' names; tied parameters are there once. `state.safetensors`
+holds `model.<parameter>`, `optimizer.<parameter>.<key>` and `random.<device>` (the generators' states, bytes), and, as
+the metadata `progress`, a JSON object: the fields of `training.loop.Progress`.
+
+Every file is written under a temporary name, flushed to the disk and renamed, so that a name stands for a whole file.
+Nothing is pickled.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nmtcli.config import ModelConfig
+from nmtcli.data.subword import Subword
+from nmtcli.errors import ConfigError, DirectoryError
+from nmtcli.model.seq2seq import Seq2Seq
+
+FORMAT, VERSION = "nmtcli-model", 1
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+BEST = "best.safetensors"
+STATE = "last/state.safetensors"
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Puts a file there whole or not at all, and on the disk before this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+class ModelDirectory:
+    """A model directory: one that is there (`open`), or will be (`planned`)."""
+
+    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+        self.path = path
+        self.about = about
+
+    @classmethod
+    def planned(cls, path: str, about: dict[str, Any]) -> "ModelDirectory":
+        """A directory that is not there yet; `create` makes it.
+
+        Args:
+            path: where it will be.
+            about: the content of config.json but for format and version.
+        """
+        return cls(Path(path), {"format": FORMAT, "version": VERSION, **about})
+
+    def create(self, *, source_model: Path, target_model: Path) -> None:
+        """Makes the directory, with its configuration and subword models but no weights yet, in the place of a run
+        that may be there.
+
+        Args:
+            source_model, target_model: SentencePiece files to copy.
+        """
+        if self.path.exists():
+            shutil.rmtree(self.path)
+        write_whole(self.path / "source.model", source_model.read_bytes())
+        write_whole(self.path / "target.model", target_model.read_bytes())
+        self.write_about()
+
+    @classmethod
+    def open(cls, path: str) -> "ModelDirectory":
+        """A directory that `create` made, here or elsewhere.
+
+        Raises:
+            DirectoryError: it is not there, or not a model directory of a version that is known here.
+        """
+        file = Path(path) / CONFIG
+        if not file.exists():
+            raise DirectoryError(f"{path} is not a model directory: it has no {CONFIG}", "Run nmt train first")
+        try:
+            about = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise DirectoryError(f"{file} cannot be read ({error})", "Copy it again") from error
+        if not isinstance(about, dict) or about.get("format") != FORMAT:
+            raise DirectoryError(f"{file} is not the configuration of a model", "Name a directory that nmt train made")
+        if about.get("version") != VERSION:
+            raise DirectoryError(
+                f"{path} has version {about.get('version')} of the model format, but this nmt knows {VERSION}",
+                "Use the nmt that made it",
+            )
+        return cls(Path(path), about)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model's shape."""
+        try:
+            return ModelConfig.from_dict(self.about["model"])
+        except (ConfigError, KeyError, TypeError) as error:
+            raise DirectoryError(f"{self.path / CONFIG} has no usable model configuration ({error})") from error
+
+    def subwords(self) -> tuple[Subword, Subword]:
+        """The subword models of source and target, which must be those that the model was trained with."""
+        both = []
+        for side in ("source", "target"):
+            subword = Subword.load(self.path / f"{side}.model")
+            if subword.sha256 != self.about.get(f"{side}_sha256"):
+                raise DirectoryError(
+                    f"{self.path / side}.model has sha256 {subword.sha256[:12]}, but the model was trained with "
+                    f"{str(self.about.get(f'{side}_sha256'))[:12]}",
+                    "Copy it again",
+                )
+            both.append(subword)
+        return both[0], both[1]
+
+    def write_about(self) -> None:
+        """Writes config.json."""
+        write_whole(self.path / CONFIG, json.dumps(self.about, indent=2).encode() + b"\n")
+
+    def new_model(self) -> Seq2Seq:
+        """A model of this directory's shape, its parameters drawn from torch's random numbers."""
+        about = self.about
+        try:
+            sizes = {"source_size": int(about["source_size"]), "target_size": int(about["target_size"])}
+            joint = bool(about["joint"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DirectoryError(f"{self.path / CONFIG} lacks the sizes of its vocabularies ({error})") from error
+        return Seq2Seq(self.model_config, **sizes, joint=joint)
+
+    def read_model(self, checkpoint: str = "") -> Seq2Seq:
+        """The model with the weights of a checkpoint.
+
+        Args:
+            checkpoint: "" for what translate uses; last, best, or a name under checkpoints/.
+        Raises:
+            DirectoryError: no such checkpoint, or weights that are damaged or of another shape.
+        """
+        model = self.new_model()
+        load_weights(model, *self._weights_of(checkpoint))
+        return model
+
+    def _weights_of(self, checkpoint: str) -> tuple[dict[str, Tensor], Path]:
+        if checkpoint == "last":
+            tensors, _ = read_tensors(self.path / STATE)
+            return {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}, self.path / STATE
+        if checkpoint in ("", "best"):
+            best = self.path / BEST
+            path = best if checkpoint and best.exists() else self.path / WEIGHTS
+        elif re.fullmatch(r"update-\d+", checkpoint):
+            path = self.path / "checkpoints" / checkpoint / WEIGHTS
+        else:
+            raise ConfigError(f"--checkpoint must be last, best or update-<number>, but is {checkpoint}")
+        if not path.exists():
+            kept = ", ".join(["last"] * (self.path / STATE).exists() + [f"update-{n:08d}" for n in self.checkpoints()])
+            raise DirectoryError(f"{path} is not there", f"There is {kept}" if kept else "Train the model first")
+        return read_tensors(path)[0], path
+
+    def checkpoints(self) -> list[int]:
+        """The updates whose checkpoints are kept, in order."""
+        folders = (self.path / "checkpoints").glob("update-*")
+        return sorted(int(folder.name[7:]) for folder in folders if folder.name[7:].isdecimal())
+
+    def save_checkpoint(self, update: int, model: Seq2Seq) -> None:
+        """Keeps the weights of an update under checkpoints/."""
+        write_whole(self.path / f"checkpoints/update-{update:08d}" / WEIGHTS, weights_bytes(model))
+
+    def keep_checkpoints(self, updates: set[int]) -> None:
+        """Removes all checkpoints but these."""
+        for update in set(self.checkpoints()) - updates:
+            shutil.rmtree(self.path / f"checkpoints/update-{update:08d}")
+
+    def save_best(self, model: Seq2Seq) -> None:
+        """Makes these weights what translate uses."""
+        write_whole(self.path / WEIGHTS, weights_bytes(model))
+        (self.path / BEST).unlink(missing_ok=True)
+
+    def save_average(self, model: Seq2Seq) -> None:
+        """Makes these weights what translate uses, and keeps the best beside them."""
+        best = self.path / BEST
+        if not best.exists():
+            write_whole(best, (self.path / WEIGHTS).read_bytes())
+        write_whole(self.path / WEIGHTS, weights_bytes(model))
+
+    def average(self, updates: Sequence[int]) -> Seq2Seq:
+        """A model whose every weight is the mean over these checkpoints."""
+        sums: dict[str, Tensor] = {}
+        for update in updates:
+            tensors, _ = self._weights_of(f"update-{update:08d}")
+            for name, value in tensors.items():
+                sums[name] = sums[name] + value.double() if name in sums else value.double()
+        model = self.new_model()
+        means = {name: (value / len(updates)).float() for name, value in sums.items()}
+        load_weights(model, means, self.path / "checkpoints")
+        return model
+
+    def save_last(self, model: Seq2Seq, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
+        """Keeps all that a resumed run needs."""
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        tensors = {f"model.{name}": value for name, value in unique_state(model).items()}
+        for parameter, values in optimizer.state.items():
+            for key, value in values.items():
+                tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value
+        tensors["random.cpu"] = torch.get_rng_state()
+        if torch.cuda.is_available():
+            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        content = safetensors.torch.save(contiguous, {"progress": json.dumps(progress)})
+        write_whole(self.path / STATE, content)
+
+    def has_last(self) -> bool:
+        """Something was saved to resume from."""
+        return (self.path / STATE).exists()
+
+    def load_last(self, model: Seq2Seq, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """Brings model, optimiser and torch's random numbers to where `save_last` left them.
+
+        Returns:
+            the progress that was saved.
+        """
+        tensors, metadata = read_tensors(self.path / STATE)
+        path = self.path / STATE
+        weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
+        load_weights(model, weights, path)
+        try:
+            progress = json.loads(metadata["progress"])
+            states: dict[int, dict[str, Tensor]] = {}
+            for number, (name, _) in enumerate(model.named_parameters()):
+                prefix = f"optimizer.{name}."
+                values = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+                if values:
+                    states[number] = values
+            optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+            torch.set_rng_state(tensors["random.cpu"])
+            if torch.cuda.is_available() and "random.cuda" in tensors:
+                torch.cuda.set_rng_state(tensors["random.cuda"])
+        except (KeyError, ValueError, RuntimeError, TypeError) as error:
+            raise DirectoryError(f"{path} is not a training state ({error})", "Start again with --overwrite") from error
+        if not isinstance(progress, dict):
+            raise DirectoryError(f"{path} has no usable progress", "Start again with --overwrite")
+        return progress
+
+
+def unique_state(model: Seq2Seq) -> dict[str, Tensor]:
+    """Each parameter once, by name."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def weights_bytes(model: Seq2Seq) -> bytes:
+    """The content of a weights file."""
+    tensors = {name: value.cpu().contiguous() for name, value in unique_state(model).items()}
+    return bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Raises:
+        DirectoryError: missing, cut short, or not such a file.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, dict(file.metadata() or {})
+    except FileNotFoundError as error:
+        raise DirectoryError(f"{path} is not there", "Train the model first") from error
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise DirectoryError(f"{path} is damaged or cut short ({error})", "Copy it again") from error
+
+
+def load_weights(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None:
+    """Copies weights into a model whose parameters have just these names and shapes."""
+    parameters = dict(model.named_parameters())
+    if missing := sorted(set(parameters) ^ set(weights)):
+        raise DirectoryError(f"{path} does not fit the model: `{missing[0]}` is on one side only", "Copy it again")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if parameter.shape != weights[name].shape:
+                raise DirectoryError(
+                    f"{path} does not fit the model: `{name}` is {tuple(weights[name].shape)}, "
+                    f"not {tuple(parameter.shape)}",
+                    "Use data with the same vocabulary and the same model options",
+                )
+            parameter.copy_(weights[name])

@@ -1,0 +1,343 @@
+"""The training loop: batches in, updates, validations, saves, until there is a reason to stop.
+
+`log.jsonl` has one object a line. All have `kind`, `update` [updates] and `epoch`.
+
+    kind "train": `loss` (with smoothing) and `nll` [nats/token], `learning_rate`, `gradient_norm` (before clipping, of
+        the last update), `tokens_per_second` (source and target), `skipped` (updates so far whose gradient was not
+        finite), `seconds` (of training so far, validations apart)
+    kind "validation": `loss` [nats/token], `perplexity`, `bleu`, `bleu_signature`, `chrf`, `chrf_signature`, `best` (it
+        is the best so far), `seconds` (it took)
+    kind "average": as validation, and `averaged` (the updates)
+"""
+
+import dataclasses
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from nmtcli.config import TrainConfig
+from nmtcli.data.batches import Batch, TrainingBatches
+from nmtcli.errors import Stopped, TrainingError
+from nmtcli.losses.cross_entropy import LossSums
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.training.schedule import learning_rate
+from nmtcli.training.validation import Validation
+
+MOST_SKIPS = 10  # updates in a row whose gradient is not finite before training gives up
+
+
+@dataclass
+class Progress:
+    """Where a run stands: with weights, optimiser and random numbers all that the next update depends on.
+
+    Attributes:
+        update: updates done.
+        epoch: epochs done; the next batch is of this one, counted from 0.
+        batch: batches of this epoch done.
+        seconds: spent on training, validations apart.
+        best: the best value of the validation metric.
+        stalled: validations since the best.
+        plateau_stalled: validations since the best or the last cut of the rate.
+        cuts: cuts of the rate.
+        validations: [update, value of the metric] of each checkpoint.
+        skipped: updates whose gradient was not finite.
+        log_bytes: length of log.jsonl.
+        loss, nll, tokens, source_tokens, logged_seconds: sums since the last line of log.
+    """
+
+    update: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    stalled: int = 0
+    plateau_stalled: int = 0
+    cuts: int = 0
+    validations: list[tuple[int, float]] = field(default_factory=list)
+    skipped: int = 0
+    log_bytes: int = 0
+    loss: float = 0.0
+    nll: float = 0.0
+    tokens: int = 0
+    source_tokens: int = 0
+    logged_seconds: float = 0.0
+
+
+class Events(Protocol):
+    """What the loop tells whoever runs it."""
+
+    def updated(self, progress: Progress, batches_per_epoch: int) -> None:
+        """An update was done."""
+
+    def logged(self, record: dict[str, Any]) -> None:
+        """A line of log was written."""
+
+    def validated(self, record: dict[str, Any], validation: Validation) -> None:
+        """A validation was done."""
+
+    def skipped(self, update: int, norm: float) -> None:
+        """An update was left out: its gradient was not finite."""
+
+
+class Trainer:
+    """Trains a model from where its progress stands.
+
+    Args:
+        model: on its device, in training mode.
+        loss: sums over a batch.
+        optimizer: of the model's parameters.
+        batches: the training corpus.
+        validate: measures a model.
+        directory: where checkpoints go.
+        config: lengths, rates and rules.
+        progress: where to begin.
+        events: who is told.
+        device: where the model is.
+        autocast: the precision to compute in.
+        signal_seen: the number of a signal that asks to stop, or 0.
+    """
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        loss: Callable[[Seq2Seq, Batch], LossSums],
+        optimizer: torch.optim.Optimizer,
+        batches: TrainingBatches,
+        validate: Callable[[Seq2Seq], Validation],
+        directory: ModelDirectory,
+        config: TrainConfig,
+        *,
+        progress: Progress,
+        events: Events,
+        device: torch.device,
+        autocast: Callable[[], AbstractContextManager[object]],
+        signal_seen: Callable[[], int],
+    ) -> None:
+        self._model = model
+        self._loss = loss
+        self._optimizer = optimizer
+        self._batches = batches
+        self._validate = validate
+        self._directory = directory
+        self._config = config
+        self._progress = progress
+        self._events = events
+        self._device = device
+        self._autocast = autocast
+        self._signal_seen = signal_seen
+        self._parameters = list(model.parameters())
+        self._started = time.monotonic()
+        self._skips_in_a_row = 0
+        self._norm = 0.0
+        self._validated_at = progress.validations[-1][0] if progress.validations else 0
+
+    def run(self) -> str:
+        """Trains until there is a reason to stop, then validates once more and averages if asked to.
+
+        Returns:
+            the reason, as a phrase.
+        Raises:
+            Stopped: a signal came; all is saved.
+            TrainingError: too many updates in a row were not finite.
+        """
+        self._cut_log()
+        stream = self._batches.stream(self._progress.epoch, self._progress.batch)
+        reason = self._reason_to_stop()
+        while not reason:
+            reason = self._advance(stream)
+        self._save()
+        if self._validated_at != self._progress.update:
+            self._check_model()
+        if self._config.average:
+            self._average()
+        return reason
+
+    def _advance(self, stream: Iterator[Batch]) -> str:
+        """One update and what is due after it; gives a reason to stop, if there is one."""
+        config, progress = self._config, self._progress
+        began = time.monotonic()
+        count = len(self._batches.plan(progress.epoch))
+        group = list(itertools.islice(stream, min(config.accumulate, count - progress.batch)))
+        was_done = self._update(group)
+        progress.seconds += time.monotonic() - began
+        progress.batch += len(group)
+        epoch_ended = progress.batch == count
+        if epoch_ended:
+            progress.epoch, progress.batch = progress.epoch + 1, 0
+        self._events.updated(progress, count)
+        if was_done and progress.update % config.log_every == 0:
+            self._log_training()
+        every = config.validate_every
+        validated = was_done and progress.update % every == 0 if every else epoch_ended
+        if validated:
+            self._check_model()
+        if validated or (was_done and config.save_every and progress.update % config.save_every == 0):
+            self._save()
+        if signal_number := self._signal_seen():
+            self._save()
+            raise Stopped(signal_number, f"Stopped at update {progress.update:,}; go on with nmt train --resume")
+        return self._reason_to_stop()
+
+    def _update(self, group: list[Batch]) -> bool:
+        """One update from a group of batches; False where its gradient was not finite and it was left out."""
+        config, progress = self._config, self._progress
+        tokens = sum(batch.target_tokens for batch in group)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = nll = 0.0
+        for batch in group:
+            with self._autocast():
+                sums = self._loss(self._model, batch.to(self._device))
+            (sums.loss / tokens).backward()  # type: ignore[no-untyped-call]
+            loss += float(sums.loss.detach())
+            nll += float(sums.nll)
+        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
+        if not math.isfinite(norm):
+            self._skip(norm)
+            return False
+        if config.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, config.clip_norm, torch.tensor(norm))
+        progress.update += 1
+        for settings in self._optimizer.param_groups:
+            settings["lr"] = self._learning_rate()
+        self._optimizer.step()
+        self._skips_in_a_row = 0
+        self._norm = norm
+        progress.loss += loss
+        progress.nll += nll
+        progress.tokens += tokens
+        progress.source_tokens += sum(batch.source_tokens for batch in group)
+        return True
+
+    def _skip(self, norm: float) -> None:
+        self._progress.skipped += 1
+        self._skips_in_a_row += 1
+        self._events.skipped(self._progress.update + 1, norm)
+        if self._skips_in_a_row == MOST_SKIPS:
+            raise TrainingError(
+                f"{MOST_SKIPS} updates in a row were not finite, the last {self._progress.update + 1:,} "
+                f"(lr {self._learning_rate():g}, gradient norm {norm:g})",
+                f"The last good state is in {self._directory.path}/last; try a lower --learning-rate",
+            )
+
+    def _learning_rate(self) -> float:
+        config = self._config
+        return learning_rate(
+            max(self._progress.update, 1),
+            peak=config.learning_rate,
+            warmup=config.warmup,
+            decay=config.decay,
+            max_updates=config.max_updates,
+            cuts=self._progress.cuts,
+            factor=config.decay_factor,
+        )
+
+    def _check_model(self) -> None:
+        """Validates, keeps a checkpoint, and lets best, patience and plateau know."""
+        config, progress = self._config, self._progress
+        began = time.monotonic()
+        validation = self._validate(self._model)
+        is_best = validation.better_than(progress.best, config.validation_metric)
+        self._directory.save_checkpoint(progress.update, self._model)
+        progress.validations.append((progress.update, validation.value(config.validation_metric)))
+        self._validated_at = progress.update
+        if is_best:
+            progress.best = progress.validations[-1][1]
+            progress.stalled = progress.plateau_stalled = 0
+            self._directory.save_best(self._model)
+        else:
+            progress.stalled += 1
+            progress.plateau_stalled += 1
+            if config.decay == "plateau" and progress.plateau_stalled >= config.decay_patience:
+                progress.cuts += 1
+                progress.plateau_stalled = 0
+        latest = [update for update, _ in progress.validations]
+        self._directory.keep_checkpoints({*latest[max(0, len(latest) - config.keep) :], *self._averaged()})
+        record = {**_validation_record(validation), "best": is_best, "seconds": time.monotonic() - began}
+        self._log("validation", record)
+        self._events.validated({"update": progress.update, "epoch": progress.epoch, **record}, validation)
+
+    def _averaged(self) -> list[int]:
+        """The updates whose checkpoints make the average, if training ended now."""
+        config = self._config
+        there = set(self._directory.checkpoints())
+        validations = [one for one in self._progress.validations if one[0] in there]
+        if config.average_of == "best":
+            sign = 1 if config.validation_metric == "loss" else -1
+            validations = sorted(validations, key=lambda one: (sign * one[1], one[0]))
+            return sorted(update for update, _ in validations[: config.average])
+        return [update for update, _ in validations[max(0, len(validations) - config.average) :]]
+
+    def _average(self) -> None:
+        updates = self._averaged()
+        began = time.monotonic()
+        model = self._directory.average(updates).to(self._device)
+        validation = self._validate(model)
+        self._directory.save_average(model)
+        record = {**_validation_record(validation), "averaged": updates, "seconds": time.monotonic() - began}
+        self._log("average", record)
+        self._events.validated({"update": self._progress.update, "epoch": self._progress.epoch, **record}, validation)
+
+    def _reason_to_stop(self) -> str:
+        config, progress = self._config, self._progress
+        if config.max_updates and progress.update >= config.max_updates:
+            return f"{progress.update:,} updates"
+        if config.max_epochs and progress.epoch >= config.max_epochs:
+            return f"{progress.epoch:,} epochs"
+        if config.patience and progress.stalled >= config.patience:
+            return f"{progress.stalled} validations without a better {config.validation_metric}"
+        if config.time_limit and time.monotonic() - self._started >= 60 * config.time_limit:
+            return f"the time limit of {config.time_limit:g} minutes"
+        return ""
+
+    def _log_training(self) -> None:
+        progress = self._progress
+        seconds = progress.seconds - progress.logged_seconds
+        tokens = max(progress.tokens, 1)
+        record = {
+            "loss": progress.loss / tokens,
+            "nll": progress.nll / tokens,
+            "learning_rate": self._learning_rate(),
+            "gradient_norm": self._norm,
+            "tokens_per_second": (progress.tokens + progress.source_tokens) / max(seconds, 1e-9),
+            "skipped": progress.skipped,
+            "seconds": progress.seconds,
+        }
+        progress.loss = progress.nll = 0.0
+        progress.tokens = progress.source_tokens = 0
+        progress.logged_seconds = progress.seconds
+        self._log("train", record)
+        self._events.logged({"update": progress.update, "epoch": progress.epoch, **record})
+
+    def _log(self, kind: str, record: dict[str, Any]) -> None:
+        progress = self._progress
+        line = json.dumps({"kind": kind, "update": progress.update, "epoch": progress.epoch, **record})
+        with (self._directory.path / "log.jsonl").open("ab") as file:
+            progress.log_bytes += file.write(line.encode() + b"\n")
+
+    def _cut_log(self) -> None:
+        """Lines past the last save are cut: their updates are done again."""
+        with (self._directory.path / "log.jsonl").open("ab") as file:
+            self._progress.log_bytes = min(self._progress.log_bytes, file.tell())
+            file.truncate(self._progress.log_bytes)
+
+    def _save(self) -> None:
+        self._directory.save_last(self._model, self._optimizer, dataclasses.asdict(self._progress))
+
+
+def _validation_record(validation: Validation) -> dict[str, Any]:
+    return {
+        "loss": validation.loss,
+        "perplexity": validation.perplexity,
+        "bleu": validation.bleu.value,
+        "bleu_signature": validation.bleu.signature,
+        "chrf": validation.chrf.value,
+        "chrf_signature": validation.chrf.signature,
+    }
