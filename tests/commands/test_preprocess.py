@@ -1,0 +1,384 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from nmtcli.cli import run
+from nmtcli.commands import preprocess
+from nmtcli.data.corpus import DataDirectory
+from nmtcli.data.subword import UNK, Subword, learn
+
+WORDS = "the a old young man woman dog sea house of in sees goes and , . station car red blue".split()  # noqa: SIM905
+
+
+def sentences(count: int, seed: int, words: list[str] = WORDS) -> list[str]:
+    generator = random.Random(seed)
+    return [" ".join(generator.choices(words, k=generator.randint(1, 12))) for _ in range(count)]
+
+
+def write(prefix: Path, source: list[str], target: list[str]) -> str:
+    for lang, lines in (("de", source), ("en", target)):
+        prefix.with_name(f"{prefix.name}.{lang}").write_bytes("".join(f"{line}\n" for line in lines).encode())
+    return str(prefix)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("model") / "bpe.model"
+    learn(sentences(200, 0), path, kind="bpe", vocab_size=300, normalization="identity", character_coverage=1.0)
+    return str(path)
+
+
+class Place:
+    """A folder with a small parallel corpus, and `nmt preprocess` on it with a model at hand (learning takes time)."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder, self.model = folder, model
+        self.data = folder / "data-bin"
+        self.source, self.target = sentences(300, 1), sentences(300, 2)
+        write(folder / "train", self.source, self.target)
+        write(folder / "valid", ["", "the  old man ", "\u2028"], ["the dog", "", " "])
+
+    def train(self, source: list[str], target: list[str]) -> None:
+        self.source, self.target = source, target
+        write(self.folder / "train", source, target)
+
+    def arguments(self, *more: str, learn: bool = False) -> list[str]:
+        folder = self.folder
+        given = [] if learn else ["--source-model", self.model, "--target-model", self.model]
+        places = ["--train", f"{folder}/train", "--valid", f"{folder}/valid", "--data", f"{self.data}"]
+        return ["preprocess", "-s", "de", "-t", "en", *places, *given, *more]
+
+    def run(self, *more: str, learn: bool = False) -> int:
+        return run(self.arguments(*more, learn=learn))
+
+    def texts(self) -> list[tuple[str, str]]:
+        opened = DataDirectory.open(self.data)
+        return [
+            (opened.source_subword.decode(source), opened.target_subword.decode(target))
+            for source, target in (opened.train[index] for index in range(len(opened.train)))
+        ]
+
+    def cleaning(self) -> dict[str, int]:
+        counts: dict[str, int] = DataDirectory.open(self.data).meta["cleaning"]
+        return counts
+
+
+@pytest.fixture
+def place(tmp_path: Path, model: str) -> Place:
+    return Place(tmp_path, model)
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def test_raw_text_becomes_a_data_directory(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    write(place.folder / "test", ["ä"], ["a"])
+    assert place.run("--test", f"{place.folder}/test", "--test", f"{place.folder}/valid", learn=True) == 0
+    opened = DataDirectory.open(place.data)
+    assert place.texts() == list(zip(place.source, place.target, strict=True))
+    assert opened.joint
+    assert opened.source_subword.kind == opened.meta["subword"] == "unigram"
+    assert opened.valid == [("", "the dog"), ("the  old man ", ""), ("\u2028", " ")] == opened.test(2)
+    assert opened.test(1) == [("ä", "a")]
+    assert opened.meta["vocabulary_sizes"] == dict.fromkeys(("source", "target"), opened.source_subword.size)
+    assert opened.meta["tokens"]["source"] == opened.train.source_lengths.sum()
+    assert opened.meta["config"]["train"] == [f"{place.folder}/train"]
+    assert os.listdir(place.folder).count("data-bin") == 1
+    assert not list(place.folder.glob("data-bin.*"))
+    out, err = capfd.readouterr()
+    assert out == ""
+    sizes = f"{opened.source_subword.size:,} pieces instead of 8,000"
+    assert f"Note: the vocabulary of de and en has {sizes}: the text holds no more" in err
+    assert "pairs read             300" in err
+    assert "kept                   300" in err
+
+
+def test_learning_again_with_other_workers_gives_the_same_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preprocess, "CHUNK", 40)
+    found = []
+    for workers in ("1", "2"):
+        options = ["--workers", workers, "--overwrite", "--dedup", "--max-length", "9", "--max-ratio", "2.5"]
+        assert place.run(*options, "--vocab-size", "300", learn=True) == 0
+        found.append(files(place.data))
+    assert found[0] == found[1]
+    assert 0 < place.cleaning()["too_long"] < 300
+
+
+def test_each_language_may_have_its_vocabulary(place: Place) -> None:
+    place.train(sentences(300, 1, ["rot", "blau"]), sentences(300, 2, ["red", "blue", "green"]))
+    assert place.run("--subword", "none", "--separate", learn=True) == 0
+    opened = DataDirectory.open(place.data)
+    assert not opened.joint
+    assert set(opened.source_subword.pieces(range(4, opened.source_subword.size))) == {"▁rot", "▁blau"}
+    assert set(opened.target_subword.pieces(range(4, opened.target_subword.size))) == {"▁red", "▁blue", "▁green"}
+
+
+def test_the_vocabulary_does_not_depend_on_the_order_or_the_repetition_of_pairs(place: Place) -> None:
+    options = ["--sentences-for-vocab", "100", "--vocab-size", "300", "--overwrite", "--subword", "bpe"]
+    assert place.run(*options, learn=True) == 0
+    first = (place.data / "source.model").read_bytes()
+    pairs = list(zip(place.source, place.target, strict=True)) * 2
+    random.Random(1).shuffle(pairs)
+    place.train([source for source, _ in pairs], [target for _, target in pairs])
+    assert place.run(*options, learn=True) == 0
+    assert (place.data / "source.model").read_bytes() == first
+
+
+def test_several_training_texts_are_one_after_the_other(place: Place) -> None:
+    write(place.folder / "more", ["the sea"], ["a dog"])
+    (place.folder / "last.tsv").write_text("the old\tman\n")
+    assert place.run("--train", f"{place.folder}/more", "--train", f"{place.folder}/last.tsv") == 0
+    assert place.texts()[-2:] == [("the sea", "a dog"), ("the old", "man")]
+    assert len(place.texts()) == 302
+
+
+def test_empty_sides_are_dropped_and_never_shift_pairs(place: Place) -> None:
+    place.train(
+        ["one", "", "three", " \u2028", "five", "▁", "\u200b", "nul \0"], ["1", "2", "\x85", "4", "5", "6", "7", "8"]
+    )
+    assert place.run() == 0
+    assert place.texts() == [("one", "1"), ("five", "5"), ("\u200b", "7"), ("nul \0", "8")]
+    assert place.cleaning() == {"read": 8, "empty": 4, "duplicate": 0, "too_long": 0, "ratio": 0, "kept": 4}
+
+
+def test_only_a_line_feed_ends_a_line_of_training_text(place: Place) -> None:
+    lines = ["a\u2028b", "c\x85d", "e\x0bf\x0cg", "h\0i", "j k"]
+    place.folder.joinpath("train.de").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines).encode())
+    place.folder.joinpath("train.en").write_bytes("\n".join(lines).encode() + b"\n")
+    assert place.run() == 0
+    assert place.texts() == [(line, line) for line in lines]
+
+
+def test_duplicates_are_those_of_a_naive_loop(place: Place) -> None:
+    place.train(random.Random(1).choices(["a", "b c", "d e", "", "f"], k=200), random.Random(2).choices("xyz", k=200))
+    assert place.run("--dedup") == 0
+    distinct = [pair for pair in dict.fromkeys(zip(place.source, place.target, strict=True)) if pair[0]]
+    assert place.texts() == distinct
+    report = place.cleaning()
+    assert report["kept"] == len(distinct)
+    assert report["empty"] == place.source.count("")
+    assert report["read"] == 200 == report["kept"] + report["empty"] + report["duplicate"]
+    assert place.run("--overwrite") == 0
+    assert len(place.texts()) == 200 - place.source.count("")
+
+
+def test_limits_count_tokens_without_eos(place: Place) -> None:
+    place.train(["a b c d", "a b c d e", "a", "a b"], ["a", "a", "a b c d", "a b c d"])
+    options = ["--subword", "none", "--overwrite", "--max-length", "4"]
+    assert place.run(*options, learn=True) == 0
+    assert place.cleaning() == {"read": 4, "empty": 0, "duplicate": 0, "too_long": 1, "ratio": 0, "kept": 3}
+    assert place.run(*options, "--max-ratio", "2", learn=True) == 0
+    assert place.cleaning() == {"read": 4, "empty": 0, "duplicate": 0, "too_long": 1, "ratio": 2, "kept": 1}
+    assert place.texts() == [("a b", "a b c d")]
+
+
+def test_unknown_words_are_kept_as_unk_and_said(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.train(["a a b", "a c"], ["a b a", "b"])
+    write(place.folder / "valid", ["a z"], ["a b"])
+    assert place.run("--subword", "none", "--vocab-size", "6", learn=True) == 0
+    opened = DataDirectory.open(place.data)
+    assert opened.train[1][0].tolist().count(UNK) == 1
+    assert f"Note: 50.0% of the words of {place.folder}/valid.de are not in the vocabulary" in capsys.readouterr().err
+
+
+def test_given_models_are_copied(place: Place, tmp_path: Path) -> None:
+    assert place.run() == 0
+    opened = DataDirectory.open(place.data)
+    assert opened.joint
+    assert opened.meta["subword"] == "bpe"
+    assert (place.data / "target.model").read_bytes() == Path(place.model).read_bytes()
+    words = tmp_path / "words.model"
+    learn(place.target, words, kind="none", vocab_size=0, normalization="identity", character_coverage=1.0)
+    assert place.run("--target-model", str(words), "--overwrite") == 0
+    opened = DataDirectory.open(place.data)
+    assert not opened.joint
+    assert (opened.source_subword.kind, opened.target_subword.kind) == ("bpe", "word")
+
+
+def test_quiet_says_nothing(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    assert place.run("-q") == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_data_directory_is_replaced_only_with_overwrite(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.run() == 0
+    before = files(place.data)
+    assert place.run() == 4
+    assert "is there already. Use --overwrite, or name another one with --data." in capsys.readouterr().err
+    place.folder.joinpath("train.de").unlink()
+    assert place.run("--overwrite") == 3
+    assert files(place.data) == before
+
+
+def test_another_folder_is_never_replaced(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.data.mkdir()
+    (place.data / "thesis.tex").write_text("mine")
+    assert place.run("--overwrite") == 4
+    assert "is there and is not a data directory" in capsys.readouterr().err
+    assert files(place.data) == {"thesis.tex": b"mine"}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--train", "-"], 2, "the text cannot come from stdin: it is read twice. Name files."),
+        (["--train", "nothing"], 3, "nothing.de is not there (nor with .gz .bz2 .xz .zst)."),
+        (["--valid", "nothing"], 3, "nothing.de is not there"),
+        (["--test", "nothing"], 3, "nothing.de is not there"),
+        (["--source-model", "nothing.model"], 4, "nothing.model is not there."),
+        (["-t", "de"], 2, "source and target language are both `de`."),
+        (["--max-ratio", "0.5"], 2, "--max-ratio must be 0 (off) or at least 1, but is 0.5."),
+        (["--max-length", "-1"], 2, "--max-length must be at least 0, but is -1."),
+        (["--subword", "words"], 2, "Invalid value for '--subword'"),
+        (["--vocab-size", "0"], 2, "--vocab-size 0 needs --subword word or none, but it is unigram."),
+        (["--no-drop-empty"], 2, "--drop-empty cannot be turned off"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    place: Place, capsys: pytest.CaptureFixture[str], options: list[str], code: int, message: str
+) -> None:
+    before = sorted(os.listdir(place.folder))
+    assert place.run(*options) == code
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("Error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert sorted(os.listdir(place.folder)) == before
+
+
+@pytest.mark.parametrize("name", ["train", "valid", "test"])
+def test_unequal_files_are_refused_with_both_counts(
+    place: Place, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    prefix = write(place.folder / name, ["a"] * 1200, ["b"] * 1199)
+    assert place.run("--test", f"{place.folder}/{name}") == 3
+    said = f"Error: {prefix}.de has 1,200 lines, {prefix}.en 1,199. Parallel files need one line for each line.\n"
+    assert capsys.readouterr().err == said
+    assert not place.data.exists()
+
+
+def test_bad_utf_8_is_refused_with_its_place(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.folder / "train.en").write_bytes(b"good\nb\xe4d\n")
+    (place.folder / "train.de").write_bytes(b"good\nbad\n")
+    assert place.run() == 3
+    assert f"{place.folder}/train.en, line 2: byte 2 (0xE4) is not UTF-8." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "options", "message"),
+    [
+        ([], [], [], "the training text has no lines. Check --train."),
+        (["", "a"], ["b", " "], [], "none of 2 training pairs is left (empty 2)."),
+        (["a b c d"] * 2, ["b"] * 2, ["--max-length", "2", "--dedup"], "(duplicate 1, too_long 1)"),
+        (["a b c d"], ["b"], ["--max-ratio", "1.5"], "none of 1 training pairs is left (ratio 1)."),
+    ],
+)
+def test_a_corpus_of_which_nothing_is_left_is_refused(
+    place: Place,
+    capsys: pytest.CaptureFixture[str],
+    source: list[str],
+    target: list[str],
+    options: list[str],
+    message: str,
+) -> None:
+    place.train(source, target)
+    assert place.run(*options) == 3
+    assert message in capsys.readouterr().err
+    assert not list(place.folder.glob("data-bin*"))
+
+
+def test_an_empty_validation_text_is_refused(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    write(place.folder / "valid", [], [])
+    assert place.run() == 3
+    assert f"{place.folder}/valid has no lines." in capsys.readouterr().err
+
+
+def test_what_is_wrong_while_learning_is_said_as_anywhere(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    assert place.run("--vocab-size", "262", learn=True) == 2
+    assert "--vocab-size 262 is too small: characters, bytes and special pieces are" in capsys.readouterr().err
+    assert not list(place.folder.glob("data-bin*"))
+
+
+def test_text_that_changes_between_the_passes_is_refused(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_pass = preprocess._first_pass
+
+    def then_change(*arguments: object) -> object:
+        result = first_pass(*arguments)  # type: ignore[arg-type]
+        place.train(place.source[:10], place.target[:10])
+        return result
+
+    monkeypatch.setattr(preprocess, "_first_pass", then_change)
+    assert place.run() == 3
+    assert "the training text had 300 pairs, then 10." in capsys.readouterr().err
+
+
+def test_a_dead_worker_is_said(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocess, "CHUNK", 100)
+    monkeypatch.setattr(preprocess, "Encoder", lambda *_, **__: os._exit)  # which cannot exit with a list of pairs
+    assert place.run("--workers", "2") == 6
+    assert (
+        "Error: a worker process died. It may have run out of memory: use fewer --workers." in capsys.readouterr().err
+    )
+    assert not list(place.folder.glob("data-bin*"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_killed_run_leaves_no_data_directory_and_no_process(place: Place, number: int, code: int) -> None:
+    place.train(place.source * 200, place.target * 200)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "nmtcli", *place.arguments("--workers", "2")],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    partial = place.folder / "data-bin.partial" / "train.target.offsets.npy"
+    while not (partial.exists() and partial.stat().st_size > 1000):
+        assert running.poll() is None
+        time.sleep(0.01)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=60)
+    assert running.returncode == code
+    assert not place.data.exists()
+    if number != signal.SIGKILL:
+        assert err in ("Error: Interrupted.\n", "Terminated; nothing was written.\n")
+        assert not list(place.folder.glob("data-bin*"))
+    deadline = time.monotonic() + 30
+    while _processes_of_group(running.pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    place.train(place.source[:10], place.target[:10])
+    assert place.run() == 0
+    assert not list(place.folder.glob("data-bin.*"))
+
+
+def _processes_of_group(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_the_directory_says_how_it_was_made(place: Place) -> None:
+    assert place.run("--max-length", "77", "--workers", "1") == 0
+    config = json.loads((place.data / "meta.json").read_text())["config"]
+    assert config["max_length"] == 77
+    assert not {"workers", "overwrite", "data"} & set(config)
+
+
+def test_a_model_is_the_one_that_encoded(place: Place) -> None:
+    assert place.run() == 0
+    assert DataDirectory.open(place.data).source_subword.sha256 == Subword.load(place.model).sha256

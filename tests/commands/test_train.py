@@ -1,0 +1,501 @@
+"""`nmt train`: exact resumes, directories that are respected, signals, and what its options promise."""
+
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+
+from nmtcli import cli
+from nmtcli.training.checkpoint import read_tensors
+from nmtcli.training.schedule import learning_rate
+from tests.conftest import TINY, Nmt, Result, digits_and_words, log_of, make_data, write_pairs
+
+VOLATILE = {"seconds", "logged_seconds", "tokens_per_second", "log_bytes"}  # what a clock decides
+
+# Everything that a resume must bring back: dropout, sampled segmentations, accumulated batches, sums of the log, a
+# plateau's cuts, checkpoints for the average. 18 batches are an epoch: 7 updates of 2 batches end within one.
+EVENTFUL = (
+    *("--subword-alpha", "0.2", "--accumulate", "2", "--learning-rate", "0.05", "--log-every", "2"),
+    *("--validate-every", "3", "--validation-metric", "bleu", "--decay", "plateau", "--patience", "0"),
+    *("--average", "2", "--average-of", "last", "--keep", "3"),
+)
+
+
+def train(nmt: Nmt, data: Path, model: Path, *options: str | Path, shape: tuple[str, ...] = TINY) -> Result:
+    return nmt("train", "--data", data, "--model", model, *shape, *options)
+
+
+def trained_well(nmt: Nmt, data: Path, model: Path, *options: str | Path) -> Path:
+    result = train(nmt, data, model, *options)
+    assert result.code == 0, result.err
+    assert result.out == b""
+    return model
+
+
+def steady(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key not in VOLATILE}
+
+
+def progress_of(model: Path) -> dict[str, Any]:
+    progress = json.loads(read_tensors(model / "last/state.safetensors")[1]["progress"])
+    assert isinstance(progress, dict)
+    return progress
+
+
+def tree(path: Path) -> dict[str, bytes]:
+    """Every file of a directory, by its name."""
+    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def assert_same_run(ours: Path, theirs: Path) -> None:
+    """Two runs ended alike, bit for bit, but for what a clock decides."""
+    our_files, their_files = tree(ours), tree(theirs)
+    assert set(our_files) == set(their_files)
+    for name in our_files:
+        if name.endswith((".safetensors", ".model")) and not name.startswith("last/"):
+            assert our_files[name] == their_files[name], name
+    our_state, _ = read_tensors(ours / "last/state.safetensors")
+    their_state, _ = read_tensors(theirs / "last/state.safetensors")
+    assert set(our_state) == set(their_state)
+    assert {name.split(".")[0] for name in our_state} >= {"model", "optimizer", "random"}
+    for name, value in our_state.items():
+        assert torch.equal(value, their_state[name]), name
+    assert steady(progress_of(ours)) == steady(progress_of(theirs))
+    assert [steady(record) for record in log_of(ours)] == [steady(record) for record in log_of(theirs)]
+
+
+# resume
+
+
+@pytest.fixture(scope="module")
+def undisturbed(nmt: Nmt, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 14 updates that nothing disturbed."""
+    return trained_well(nmt, data, tmp_path_factory.mktemp("run") / "model", *EVENTFUL, "--max-updates", "14")
+
+
+@pytest.mark.parametrize(("first", "second"), [("0", "0"), ("1", "1"), ("1", "0")], ids=lambda value: value)
+def test_7_updates_and_7_more_are_14_bit_for_bit(
+    first: str, second: str, undisturbed: Path, nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    trained_well(nmt, data, model, *EVENTFUL, "--max-updates", "7", "--loader-workers", first)
+    halfway = progress_of(model)
+    assert halfway["update"] == 7
+    assert halfway["batch"] > 0  # in the middle of an epoch
+    assert halfway["tokens"]  # and between two lines of log
+    trained_well(nmt, data, model, "--resume", "--max-updates", "14", "--loader-workers", second)
+    assert_same_run(model, undisturbed)
+    assert progress_of(model)["epoch"] == 1
+    assert progress_of(model)["cuts"] > 0
+
+
+def test_a_run_cut_into_single_updates_is_the_same_run(undisturbed: Path, nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    for last in range(1, 15):
+        trained_well(nmt, data, model, *EVENTFUL, "--max-updates", str(last), "--resume")
+    assert_same_run(model, undisturbed)
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty directory", "a run that saved nothing yet"])
+def test_resume_where_nothing_was_saved_starts_afresh(
+    there: str, undisturbed: Path, nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    if there == "an empty directory":
+        model.mkdir()
+    elif there == "a run that saved nothing yet":
+        trained_well(nmt, data, model, *EVENTFUL, "--max-updates", "14")
+        for name in ("last", "checkpoints"):
+            shutil.rmtree(model / name)
+        for name in ("model.safetensors", "best.safetensors"):
+            (model / name).unlink()
+    trained_well(nmt, data, model, *EVENTFUL, "--max-updates", "14", "--resume")
+    assert_same_run(model, undisturbed)
+
+
+def test_resume_of_a_run_that_ended_changes_nothing(undisturbed: Path, nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(undisturbed, tmp_path / "model"))
+    result = train(nmt, data, model, "--resume")
+    assert result.code == 0
+    assert "14 updates" in result.err
+    assert_same_run(model, undisturbed)
+
+
+def test_resume_refuses_what_may_not_change_and_names_each_difference(
+    undisturbed: Path, nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(undisturbed, tmp_path / "model"))
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[model]\nembedding_size = 12\n[train]\nseed = 7\nbatch_tokens = 256\n", encoding="utf-8")
+    options = ["--hidden-size", "24", "--dropout", "0.25", "--learning-rate", "0.5", "--accumulate", "2"]
+    said = nmt("train", "--data", data, "--model", model, "--resume", "--config", recipe, *options).refusal(2)
+    for difference in (
+        "--hidden-size 24 (was 16)",
+        "--embedding-size 12 (was 8)",
+        "--dropout 0.25 (was 0.3)",
+        "--learning-rate 0.5 (was 0.05)",
+        "--seed 7 (was 1)",
+    ):
+        assert difference in said
+    assert said.count("(was ") == 5  # what is said again without a change is no difference
+    assert tree(model) == tree(undisturbed)
+
+
+def test_on_resume_what_may_change_does_and_all_else_stays(
+    undisturbed: Path, nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(undisturbed, tmp_path / "model"))
+    before = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    options = {"max_updates": 15, "patience": 40, "keep": 2, "log_every": 1, "save_every": 5, "show": 0, "average": 0}
+    flags = [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
+    result = nmt("train", "--data", data, "--model", model, "--resume", *flags)
+    assert result.code == 0
+    assert "Going on at update 14" in result.err
+    after = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    for part in (before, after):
+        del part["training"]["model"]  # where it was is not where it is
+    assert after == {**before, "training": {**before["training"], **options, "resume": True}}
+    assert progress_of(model)["update"] == 15
+    assert [record["update"] for record in log_of(model, "train")][-2:] == [14, 15]
+
+
+def test_resume_with_the_data_of_another_vocabulary_is_refused(
+    undisturbed: Path, nmt: Nmt, other_data: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(undisturbed, tmp_path / "model"))
+    said = nmt("train", "--data", other_data, "--model", model, "--resume").refusal(4)
+    assert str(other_data) in said
+    assert "subword model" in said
+    assert tree(model) == tree(undisturbed)
+
+
+def test_resume_with_other_text_of_the_same_vocabulary_is_refused(
+    undisturbed: Path, nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    write_pairs(tmp_path / "corpus/train", digits_and_words(20, seed=5))
+    write_pairs(tmp_path / "corpus/valid", digits_and_words(5, seed=6))
+    models = ["--source-model", str(data / "source.model"), "--target-model", str(data / "target.model")]
+    smaller = make_data(tmp_path / "data-bin", tmp_path / "corpus", *models)
+    model = Path(shutil.copytree(undisturbed, tmp_path / "model"))
+    said = nmt("train", "--data", smaller, "--model", model, "--resume", "--max-updates", "20").refusal(4)
+    assert str(smaller) in said
+    assert "--init-from" in said
+    assert tree(model) == tree(undisturbed)
+
+
+# the model directory
+
+
+def test_a_directory_that_holds_a_run_is_refused_without_resume_or_overwrite(
+    undisturbed: Path, nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(undisturbed, tmp_path / "model"))
+    said = train(nmt, data, model, "--max-updates", "1").refusal(4)
+    assert "--resume" in said
+    assert "--overwrite" in said
+    assert tree(model) == tree(undisturbed)
+
+
+def test_overwrite_replaces_a_run(undisturbed: Path, nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(undisturbed, tmp_path / "model"))
+    trained_well(nmt, data, model, "--overwrite", "--max-updates", "1", "--dropout", "0")
+    alone = trained_well(nmt, data, tmp_path / "alone", "--max-updates", "1", "--dropout", "0")
+    assert_same_run(model, alone)
+
+
+@pytest.mark.parametrize("option", [[], ["--overwrite"], ["--resume"]], ids=lambda option: "".join(option) or "bare")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("thesis.tex", b"years of work"), ("config.json", b'{"model_type": "bert"}'), ("config.json", b"\xff\xfe\0")],
+)
+def test_what_is_not_ours_is_never_removed(
+    name: str, content: bytes, option: list[str], nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    (model / "figures").mkdir(parents=True)
+    (model / name).write_bytes(content)
+    assert str(model) in train(nmt, data, model, *option, "--max-updates", "1").refusal(4)
+    assert tree(model) == {name: content}
+
+
+def test_a_model_directory_that_is_a_file_is_refused(nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "model"
+    path.write_text("text", encoding="utf-8")
+    for option in ([], ["--overwrite"], ["--resume"]):
+        assert "is a file" in train(nmt, data, path, *option).refusal(4)
+    assert path.read_text(encoding="utf-8") == "text"
+
+
+MISTAKES = {
+    "no such data": (["--data", "/nonexistent/data"], 4),
+    "no such device": (["--device", "abacus"], 2),
+    "a shape that the data does not allow": (["--tie-embeddings", "all"], 2),
+    "sampling words": (["--subword-alpha", "0.1"], 2),
+    "no such model to start from": (["--init-from", "/nonexistent/model"], 4),
+    "no TensorBoard": (["--tensorboard", "events"], 2),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize("there", ["nothing", "a run"])
+def test_a_run_that_cannot_start_leaves_the_directory_as_it_was(
+    mistake: str,
+    there: str,
+    undisturbed: Path,
+    nmt: Nmt,
+    other_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options, code = MISTAKES[mistake]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "model"
+    if there == "a run":
+        shutil.copytree(undisturbed, model)
+        options = [*options, "--overwrite"]
+    said = train(nmt, other_data, model, "--max-updates", "1", *options).refusal(code)
+    assert "Traceback" not in said
+    assert (tree(model) == tree(undisturbed)) if there == "a run" else not model.exists()
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["model"])
+
+
+# starting from another model
+
+
+def test_init_from_starts_from_the_other_models_weights(trained: Path, nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    """With a learning rate of 0 they are what the run ends with."""
+    options = ["--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--max-updates", "2"]
+    model = trained_well(nmt, data, tmp_path / "model", *options, "--learning-rate", "0")
+    assert (model / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    assert progress_of(model)["update"] == 2
+
+
+def test_init_from_refuses_another_vocabulary_and_another_shape(
+    trained: Path, nmt: Nmt, data: Path, other_data: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    said = train(nmt, other_data, model, "--init-from", trained).refusal(4)
+    assert f"--source-model {trained}/source.model" in said
+    said = train(nmt, data, model, "--init-from", trained).refusal(4)  # hidden size 16, not 32
+    assert str(trained) in said
+    assert not model.exists()
+
+
+def test_a_run_may_start_from_the_one_that_it_replaces(model: Path, trained: Path, nmt: Nmt, data: Path) -> None:
+    options = ["--init-from", model, "--overwrite", "--hidden-size", "32", "--embedding-size", "16"]
+    trained_well(nmt, data, model, *options, "--max-updates", "1", "--learning-rate", "0")
+    assert (model / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_a_resumed_run_does_not_start_again_from_the_other_model(
+    trained: Path, nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    options = ["--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--resume"]  # as a requeue does
+    whole = trained_well(nmt, data, tmp_path / "whole", *options, "--max-updates", "4")
+    trained_well(nmt, data, tmp_path / "model", *options, "--max-updates", "2")
+    trained_well(nmt, data, tmp_path / "model", *options, "--max-updates", "4")
+    assert_same_run(tmp_path / "model", whole)
+
+
+# what else its options promise
+
+
+def test_max_epochs_and_time_limit_and_rates_hold_on_the_command_line(nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    result = train(nmt, data, tmp_path / "epochs", "--max-epochs", "1", "--warmup", "5", "--decay", "inverse-sqrt")
+    assert "Done after 1 epochs" in result.err
+    assert progress_of(tmp_path / "epochs")["epoch"] == 1
+    result = train(nmt, data, tmp_path / "time", "--time-limit", "0.0001", "--save-every", "0")
+    assert "Done after the time limit" in result.err
+    assert progress_of(tmp_path / "time")["update"] == 1
+    assert (tmp_path / "time/model.safetensors").exists()
+    options = ["--warmup", "3", "--decay", "linear", "--max-updates", "6", "--log-every", "1"]
+    model = trained_well(nmt, data, tmp_path / "linear", *options)
+    rates = [learning_rate(n, peak=0.001, warmup=3, decay="linear", max_updates=6) for n in range(1, 7)]
+    assert [record["learning_rate"] for record in log_of(model, "train")] == rates
+
+
+def test_training_that_diverges_ends_with_one_error_and_exit_5(nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    options = ["--learning-rate", "1e38", "--decay", "none", "--max-updates", "30", "--clip-norm", "0"]
+    result = train(nmt, data, tmp_path / "model", *options)
+    assert result.code == 5
+    *warnings, error = result.err.splitlines()[1:]
+    assert all(line.startswith("Warning: update ") for line in warnings)
+    assert error.startswith("Error: 10 updates in a row were not finite")
+
+
+def test_quiet_training_says_nothing(nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    assert train(nmt, data, tmp_path / "model", "-q", "--max-updates", "2", "--log-every", "1") == (0, b"", "")
+
+
+def test_a_run_tells_how_it_goes_and_shows_translations(nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    result = train(nmt, data, tmp_path / "model", "--max-updates", "4", "--log-every", "2", "--show", "2")
+    said = result.err.splitlines()
+    assert "600 training pairs, 40 validation pairs" in said[0]
+    assert [line.split("  ")[0] for line in said if line.startswith("update ")] == ["update 2", "update 4"]
+    assert sum(line.startswith("    hypothesis  ") for line in said) == 2
+    assert any(line.startswith("validation at update 4: loss ") and "BLEU" in line for line in said)
+    assert said[-1].endswith(f"nmt translate --model {tmp_path / 'model'} < input.txt")
+
+
+def test_on_a_terminal_there_is_a_bar(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    options = ["--max-updates", "4", "--log-every", "1", "--time-limit", "9"]
+    assert cli.run(["train", "--data", str(data), "--model", str(tmp_path / "model"), *TINY, *options]) == 0
+    said = terminal.getvalue()
+    assert "training" in said
+    assert "\x1b[" in said
+    assert "tokens/s" in said
+    assert "\nupdate 1 " not in said  # lines of log are for files
+
+
+def test_tensorboard_without_its_package_costs_one_line(
+    nmt: Nmt, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    said = train(nmt, data, tmp_path / "model", "--tensorboard", tmp_path / "events").refusal(2)
+    assert "nmtcli[tensorboard]" in said
+
+
+def test_tensorboard_gets_the_numbers_of_the_log(nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    model = tmp_path / "model"
+    options = ["--max-updates", "4", "--log-every", "2", "--tensorboard", tmp_path / "events"]
+    trained_well(nmt, data, model, *options)
+    (file,) = (tmp_path / "events").iterdir()
+    found = {}
+    for event in EventFileLoader(str(file)).Load():
+        for value in event.summary.value:
+            found[value.tag, event.step] = value.tensor.float_val[0] if value.tensor.float_val else value.simple_value
+    expected = {}
+    for record in log_of(model):
+        for name in ("loss", "nll", "learning_rate", "gradient_norm", "perplexity", "bleu", "chrf"):
+            if name in record:
+                expected[f"{record['kind']}/{name}", record["update"]] = record[name]
+    rates = {key: value for key, value in found.items() if key[0] == "train/tokens_per_second"}
+    assert len(rates) == 2
+    assert {key: value for key, value in found.items() if key not in rates} == pytest.approx(expected, rel=1e-5)
+
+
+def test_it_learns_to_say_numbers_in_words(nmt: Nmt, data: Path, corpus: Path, tmp_path: Path) -> None:
+    """From 600 pairs, in seconds; the test sentences are none of them."""
+    model = tmp_path / "model"
+    options = ["--hidden-size", "48", "--embedding-size", "32", "--learning-rate", "0.01", "--dropout", "0.1"]
+    limits = ["--max-updates", "700", "--max-epochs", "0", "--patience", "0", "--validate-every", "100"]
+    trained_well(nmt, data, model, *options, *limits, "--batch-tokens", "512", "--show", "0")
+    losses = [record["nll"] for record in log_of(model, "train")]
+    assert losses[-1] < 0.2 < 1.0 < losses[0]
+    text = (corpus / "test.num").read_bytes()
+    translated = nmt("translate", "--model", model, "--threads", "1", stdin=text)
+    scored = nmt("score", "--ref", corpus / "test.en", "--json", stdin=translated.out)
+    assert json.loads(scored.out)["systems"][0]["scores"]["BLEU"]["score"] > 95
+
+
+# what interrupts it
+
+
+def started(data: Path, model: Path, *options: str) -> "subprocess.Popen[str]":
+    """A real training, in a process group of its own, that has done five updates."""
+    command = [sys.executable, "-m", "nmtcli", "train", "--data", str(data), "--model", str(model), *TINY]
+    process = subprocess.Popen(
+        [*command, "--log-every", "1", "--validate-every", "100000", "--max-epochs", "0", *options],
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("update 5 "):
+            break
+    return process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_a_signal_ends_it_saved_and_resume_goes_on_as_if_nothing_had_been(
+    number: signal.Signals, code: int, nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    process = started(data, model, "--loader-workers", "1", "--subword-alpha", "0.2")
+    os.killpg(process.pid, number)  # a terminal and a scheduler tell the whole group, loader workers too
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    last = said.splitlines()[-1]
+    update = progress_of(model)["update"]
+    assert update >= 5
+    assert f"Stopped at update {update:,}" in last
+    assert "nmt train --resume" in last
+    assert "Traceback" not in said
+    assert not list((model / "last").glob("*.tmp"))
+
+    more = ["--max-updates", str(update + 3)]
+    trained_well(nmt, data, model, "--resume", *more)
+    common = ["--subword-alpha", "0.2", "--log-every", "1", "--validate-every", "100000", "--max-epochs", "0"]
+    assert_same_run(model, trained_well(nmt, data, tmp_path / "undisturbed", *common, *more))
+
+
+def test_a_loader_that_dies_ends_it_with_one_line_and_exit_6(data: Path, tmp_path: Path) -> None:
+    process = started(data, tmp_path / "model", "--loader-workers", "1", "--save-every", "1")
+    (worker,) = (child for child in psutil.Process(process.pid).children() if child.name() != "resource_tracker")
+    worker.kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 6, said
+    assert said.splitlines()[-1].startswith("Error: a process that prepares batches died")
+    assert "Traceback" not in said
+
+
+def test_a_killed_run_leaves_no_process_and_goes_on_from_its_last_save(nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    process = started(data, model, "--save-every", "2", "--loader-workers", "2")
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert len(children) >= 2
+    process.kill()
+    process.communicate(timeout=60)
+    _, alive = psutil.wait_procs(children, timeout=60)
+    assert alive == []
+    update = progress_of(model)["update"]
+    assert update >= 4
+    assert update % 2 == 0
+    more = ["--max-updates", str(update + 2)]
+    trained_well(nmt, data, model, "--resume", *more)
+    common = ["--log-every", "1", "--validate-every", "100000", "--max-epochs", "0"]
+    assert_same_run(model, trained_well(nmt, data, tmp_path / "undisturbed", *common, *more))
+
+
+def test_a_disk_that_fills_up_ends_it_with_one_line_and_exit_6(
+    nmt: Nmt, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model"
+    trained_well(nmt, data, model, "--max-updates", "2")
+    before = tree(model)
+
+    def full(_: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = nmt("train", "--data", data, "--model", model, "--resume", "--max-updates", "4")
+    assert result.code == 6
+    assert result.err.splitlines()[-1].startswith("Error: ")
+    assert "No space left on device" in result.err.splitlines()[-1]
+    monkeypatch.undo()
+    after = tree(model)
+    assert {name: after[name] for name in before if name != "log.jsonl"} == {
+        name: before[name] for name in before if name != "log.jsonl"
+    }

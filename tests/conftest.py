@@ -1,0 +1,179 @@
+"""What the tests of several rooms share: a tiny parallel text, what the commands make of it, and a command line run in
+process."""
+
+import contextlib
+import io
+import json
+import random
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pytest
+from hypothesis import settings
+
+from nmtcli import cli
+
+settings.register_profile("shared machine", deadline=None)  # the machines of the tests are shared and small
+settings.load_profile("shared machine")
+
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+# Everything that makes a training small, and the same on every machine.
+TINY = (
+    *("--hidden-size", "16", "--embedding-size", "8", "--batch-tokens", "256"),
+    *("--device", "cpu", "--precision", "fp32", "--threads", "1", "--loader-workers", "0", "--show", "1"),
+)
+
+
+class Result(NamedTuple):
+    """What a command did.
+
+    Attributes:
+        code: its exit code.
+        out: its stdout.
+        err: its stderr.
+    """
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The lines of stdout; each must be ended by "\\n"."""
+        assert self.out == b"" or self.out.endswith(b"\n")
+        return self.out.decode().split("\n")[:-1]
+
+    def refusal(self, code: int) -> str:
+        """The one line with which the command was refused; nothing else was said."""
+        assert self.code == code, self.err
+        assert self.out == b""
+        assert self.err.startswith("Error: ")
+        assert self.err.endswith("\n")
+        assert self.err.count("\n") == 1
+        return self.err.strip()
+
+
+class Nmt(Protocol):
+    """A command line run in process, as `nmt("translate", "--beam", "1", stdin=b"...")`."""
+
+    def __call__(self, *arguments: str | Path, stdin: bytes = b"") -> Result:
+        """Its exit code and what it wrote; a bug of ours is raised."""
+
+
+def run_in_process(*arguments: str | Path, stdin: bytes = b"") -> Result:
+    """See `Nmt`."""
+    streams = [io.TextIOWrapper(io.BytesIO(content), encoding="utf-8") for content in (stdin, b"", b"")]
+    before = sys.stdin, sys.stdout, sys.stderr
+    sys.stdin, sys.stdout, sys.stderr = streams
+    try:
+        code = cli.run([str(argument) for argument in arguments])
+    finally:
+        sys.stdin, sys.stdout, sys.stderr = before
+        for stream in streams[1:]:
+            stream.flush()
+    out, err = (stream.buffer.getvalue() for stream in streams[1:])  # type: ignore[attr-defined]
+    return Result(code, out, err.decode())
+
+
+@pytest.fixture(scope="session")
+def nmt() -> Nmt:
+    return run_in_process
+
+
+def digits_and_words(count: int, seed: int) -> list[tuple[str, str]]:
+    """Distinct pairs like ("3 1 4", "three one four")."""
+    generator = random.Random(seed)
+    pairs: dict[str, str] = {}
+    while len(pairs) < count:
+        digits = [generator.randrange(10) for _ in range(generator.randint(2, 7))]
+        pairs[" ".join(map(str, digits))] = " ".join(WORDS[digit] for digit in digits)
+    return list(pairs.items())
+
+
+def write_pairs(prefix: Path, pairs: Sequence[tuple[str, str]]) -> None:
+    """Writes PREFIX.num and PREFIX.en."""
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    for column, language in enumerate(("num", "en")):
+        Path(f"{prefix}.{language}").write_text("".join(f"{pair[column]}\n" for pair in pairs), encoding="utf-8")
+
+
+def make_data(directory: Path, corpus: Path, *options: str) -> Path:
+    """A data directory of the tiny corpus."""
+    result = run_in_process(
+        *("preprocess", "-s", "num", "-t", "en", "--train", corpus / "train", "--valid", corpus / "valid"),
+        *("--data", directory, "--workers", "1", *options),
+    )
+    assert result.code == 0, result.err
+    return directory
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with train, valid and test, .num and .en: 600, 40 and 40 pairs, all distinct."""
+    directory = tmp_path_factory.mktemp("corpus")
+    pairs = digits_and_words(680, seed=1)
+    for name, part in (("train", pairs[:600]), ("valid", pairs[600:640]), ("test", pairs[640:])):
+        write_pairs(directory / name, part)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus's data directory: one vocabulary of about 300 pieces, bytes among them. Do not write here."""
+    return make_data(tmp_path_factory.mktemp("data") / "data-bin", corpus, "--vocab-size", "400")
+
+
+@pytest.fixture(scope="session")
+def other_data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same text with two vocabularies of words."""
+    options = ("--subword", "word", "--vocab-size", "0", "--separate")
+    return make_data(tmp_path_factory.mktemp("data") / "data-words", corpus, *options)
+
+
+@pytest.fixture(scope="session")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory that `nmt train` made, good enough to say most words. Do not write here; see `model`."""
+    directory = tmp_path_factory.mktemp("model") / "model"
+    result = run_in_process(
+        *("train", "--data", data, "--model", directory, *TINY, "--hidden-size", "32", "--embedding-size", "16"),
+        *(
+            "--learning-rate",
+            "0.005",
+            "--init-scale",
+            "0.3",
+            "--dropout",
+            "0",
+            "--batch-tokens",
+            "512",
+            "--patience",
+            "0",
+        ),
+        *("--max-updates", "150", "--validate-every", "50", "--keep", "3"),
+    )
+    assert result.code == 0, result.err
+    return directory
+
+
+@pytest.fixture
+def model(trained: Path, tmp_path: Path) -> Path:
+    """A copy of the trained model directory, to do with as one likes."""
+    return Path(shutil.copytree(trained, tmp_path / "model"))
+
+
+def log_of(model: Path, kind: str = "") -> list[dict[str, Any]]:
+    """The records of a run's log, of one kind or all."""
+    records = [json.loads(line) for line in (model / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [record for record in records if kind in ("", record["kind"])]
+
+
+@contextlib.contextmanager
+def edited_json(path: Path) -> Iterator[dict[str, Any]]:
+    """The object in a JSON file; what is done to it is written back."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    yield content
+    path.write_text(json.dumps(content), encoding="utf-8")
+

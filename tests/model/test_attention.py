@@ -1,0 +1,45 @@
+"""Attention equals a double loop over target and source positions."""
+
+import pytest
+import torch
+
+from nmtcli.model.attention import Attention, Memory
+
+
+@pytest.mark.parametrize("score", ["dot", "general", "additive"])
+def test_attention_equals_a_double_loop(score: str) -> None:
+    torch.manual_seed(4)
+    attention = Attention(score, 6, 6).double()
+    values_BSH = torch.randn(2, 5, 6, dtype=torch.float64)
+    query_BTD = torch.randn(2, 3, 6, dtype=torch.float64)
+    lengths = [5, 2]
+    mask_BS = torch.arange(5) < torch.tensor(lengths).unsqueeze(1)
+    memory = Memory(values_BSH, attention.keys(values_BSH), mask_BS)
+    context_BTH, weights_BTS = attention(query_BTD, memory)
+    for b in range(2):
+        for t in range(3):
+            query = query_BTD[b, t]
+            scores = []
+            for s in range(lengths[b]):
+                value = values_BSH[b, s]
+                if score == "dot":
+                    scores.append(query @ value)
+                elif score == "general":
+                    scores.append(query @ attention.project_keys.weight @ value)
+                else:
+                    inner = attention.project_query(query) + attention.project_keys.weight @ value
+                    scores.append(attention.combine.weight[0] @ inner.tanh())
+            exps = [float(one.detach().exp()) for one in scores]
+            weights = [one / sum(exps) for one in exps]
+            context = sum(weight * values_BSH[b, s] for s, weight in enumerate(weights))
+            assert weights_BTS[b, t, : lengths[b]].tolist() == pytest.approx(weights, abs=1e-12)
+            assert context_BTH[b, t].tolist() == pytest.approx(context.tolist(), abs=1e-12)
+
+
+def test_weights_on_padding_are_exactly_zero_and_the_others_sum_to_one() -> None:
+    attention = Attention("general", 4, 4)
+    values_BSH = torch.randn(1, 4, 4) * 50
+    memory = Memory(values_BSH, attention.keys(values_BSH), torch.tensor([[True, True, False, False]]))
+    _, weights_BTS = attention(torch.randn(1, 2, 4), memory)
+    assert (weights_BTS[..., 2:] == 0).all()
+    torch.testing.assert_close(weights_BTS.sum(dim=-1), torch.ones(1, 2))

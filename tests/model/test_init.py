@@ -1,0 +1,58 @@
+"""Parameters start as the option says."""
+
+import pytest
+import torch
+
+from nmtcli.config import ModelConfig
+from nmtcli.model.cells import RecurrentLayer
+from nmtcli.model.seq2seq import Seq2Seq
+
+
+def start(**options: object) -> Seq2Seq:
+    torch.manual_seed(6)
+    config = ModelConfig(**{"hidden_size": 32, "embedding_size": 24, **options})
+    return Seq2Seq(config, source_size=50, target_size=50, joint=True)
+
+
+def matrices(model: Seq2Seq) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters() if parameter.dim() > 1])
+
+
+def test_uniform_fills_the_interval_and_stays_in_it() -> None:
+    values = matrices(start(init="uniform", init_scale=0.08))
+    assert values.abs().max() <= 0.08
+    assert float(values.std()) == pytest.approx(0.08 / 3**0.5, rel=0.02)
+
+
+def test_truncated_normal_is_cut_at_two_deviations() -> None:
+    values = matrices(start(init="truncated-normal", init_scale=0.05))
+    assert 0.0999 < values.abs().max() <= 0.1
+    assert float(values.std()) == pytest.approx(0.05 * 0.8796, rel=0.02)  # deviation of a normal cut at two
+
+
+def test_orthogonal_makes_each_recurrent_gate_a_rotation() -> None:
+    for layer in start(init="orthogonal").modules():
+        if isinstance(layer, RecurrentLayer):
+            for gate in layer.weights().recurrent_GH.chunk(4):
+                torch.testing.assert_close(gate @ gate.T, torch.eye(len(gate)), atol=1e-5, rtol=0)
+
+
+def test_xavier_bounds_each_gate_by_its_own_fans() -> None:
+    layer = start(init="xavier").decoder.layers[0]
+    gate = layer.weights().input_GE[:32]
+    bound = (6 / (32 + 24)) ** 0.5
+    assert 0.95 * bound < gate.abs().max() <= bound
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_biases_are_zero_but_the_forget_gates(cell: str) -> None:
+    model = start(cell=cell, forget_bias=1.5)
+    for layer in model.modules():
+        if isinstance(layer, RecurrentLayer):
+            weights = layer.weights()
+            bias_G = (weights.input_bias_G + weights.recurrent_bias_G).detach()
+            hidden = layer.kernel.hidden_size
+            expected_G = torch.zeros_like(bias_G)
+            if cell == "lstm":
+                expected_G[hidden : 2 * hidden] = 1.5
+            assert torch.equal(bias_G, expected_G)

@@ -1,0 +1,184 @@
+"""Beam search equals exhaustive enumeration on tiny models, and plain beam search one sentence at a time."""
+
+import itertools
+import math
+from typing import NamedTuple, Self
+
+import pytest
+import torch
+from torch import Tensor
+
+from nmtcli.search.beam import Hypothesis, beam_search, coverage_penalty, length_penalty
+from nmtcli.search.sampling import step_by_step
+
+BOS, EOS, V = 0, 1, 4
+S = 3
+
+
+class Prefixes(NamedTuple):
+    """State of the toy model: every hypothesis's sentence and prefix, as numbers."""
+
+    sentence_BK: Tensor
+    prefix_BKT: Tensor
+
+    def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> Self:
+        sentence_BK, prefix_BKT = self
+        if sentences_B is not None:
+            sentence_BK, prefix_BKT = sentence_BK[sentences_B], prefix_BKT[sentences_B]
+        row_B1 = torch.arange(len(parents_BK)).unsqueeze(1)
+        return self._replace(sentence_BK=sentence_BK[row_B1, parents_BK], prefix_BKT=prefix_BKT[row_B1, parents_BK])
+
+
+def distribution(sentence: int, prefix: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """log_probs_V and attention weights_S of a toy model in which everything depends on everything before."""
+    seed = hash((sentence, *prefix)) % 2**31
+    generator = torch.Generator().manual_seed(seed)
+    log_probs_V = (2 * torch.randn(V, generator=generator, dtype=torch.float64)).log_softmax(0)
+    return log_probs_V, torch.rand(S, generator=generator, dtype=torch.float64).softmax(0)
+
+
+def step(tokens_BK: Tensor, state: Prefixes) -> tuple[Tensor, Tensor, Prefixes]:
+    prefix_BKT = torch.cat([state.prefix_BKT, tokens_BK.unsqueeze(-1)], dim=2)
+    answers = [
+        [distribution(sentence, tuple(prefix)) for sentence, prefix in zip(sentences, prefixes, strict=True)]
+        for sentences, prefixes in zip(state.sentence_BK.tolist(), prefix_BKT.tolist(), strict=True)
+    ]
+    log_probs_BKV = torch.stack([torch.stack([one for one, _ in row]) for row in answers])
+    weights_BKS = torch.stack([torch.stack([one for _, one in row]) for row in answers])
+    return log_probs_BKV, weights_BKS, state._replace(prefix_BKT=prefix_BKT)
+
+
+def start(sentences: list[int], beam: int) -> Prefixes:
+    sentence_BK = torch.tensor(sentences).unsqueeze(1).expand(-1, beam)
+    return Prefixes(sentence_BK, torch.empty(len(sentences), beam, 0, dtype=torch.long))
+
+
+def enumerate_all(sentence: int, longest: int, alpha: float, beta: float, forbidden: set[int]) -> list[Hypothesis]:
+    """Every sequence that ends in EOS within the limit, with its score by the formulas, best first."""
+    words = [token for token in range(V) if token not in {EOS, *forbidden}]
+    found = []
+    for length in range(1, longest + 1):
+        for body in itertools.product(words, repeat=length - 1):
+            ids = [*body, EOS]
+            total, coverage = 0.0, [0.0] * S
+            for t, token in enumerate(ids):
+                log_probs_V, weights_S = distribution(sentence, (BOS, *ids[:t]))
+                total += float(log_probs_V[token])
+                coverage = [have + float(more) for have, more in zip(coverage, weights_S, strict=True)]
+            score = total / ((5 + length) / 6) ** alpha + beta * sum(math.log(min(one, 1.0)) for one in coverage)
+            found.append(Hypothesis(ids, total, score, None))
+    return sorted(found, key=lambda one: -one.score)
+
+
+def search(sentences: list[int], beam: int, longest: list[int], **options: object) -> list[list[Hypothesis]]:
+    defaults = {"forbidden": torch.tensor([BOS])}
+    return beam_search(
+        step,
+        start(sentences, beam),
+        source_mask_BS=torch.ones(len(sentences), S, dtype=torch.bool),
+        max_lengths_B=torch.tensor(longest),
+        beam=beam,
+        bos=BOS,
+        eos=EOS,
+        **{**defaults, **options},
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0, 2.0])
+@pytest.mark.parametrize("beta", [0.0, 0.4])
+@pytest.mark.parametrize("longest", [1, 2, 4])
+def test_a_beam_that_holds_every_prefix_is_exhaustive_search(alpha: float, beta: float, longest: int) -> None:
+    for sentence in range(8):
+        expected = enumerate_all(sentence, longest, alpha, beta, {BOS})
+        wanted = min(3, len(expected))
+        (found,) = search([sentence], 64, [longest], alpha=alpha, beta=beta, best=wanted)
+        for one, other in zip(found[:wanted], expected[:wanted], strict=True):
+            assert one.ids == other.ids
+            assert one.log_probability == pytest.approx(other.log_probability, abs=1e-5)
+            assert one.score == pytest.approx(other.score, abs=1e-5)
+
+
+def test_forbidden_ids_are_never_said_and_their_probability_goes_to_nobody() -> None:
+    for sentence in range(8):
+        expected = enumerate_all(sentence, 4, 0.6, 0.0, {BOS, 3})
+        (found,) = search([sentence], 64, [4], alpha=0.6, forbidden=torch.tensor([BOS, 3]))
+        assert found[0].ids == expected[0].ids
+        assert found[0].log_probability == pytest.approx(expected[0].log_probability, abs=1e-5)
+
+
+def naive_beam_search(sentence: int, beam: int, longest: int, alpha: float) -> list[Hypothesis]:
+    """The rules of beam search for one sentence with lists: what the tensor program must do."""
+    live: list[tuple[float, list[int]]] = [(0.0, [])]
+    finished: list[Hypothesis] = []
+    for length in range(1, longest + 1):
+        grown = []
+        for total, ids in live:
+            log_probs = distribution(sentence, (BOS, *ids))[0].tolist()
+            tokens = [EOS] if length == longest else [token for token in range(V) if token != BOS]
+            grown += [(total + log_probs[token], [*ids, token]) for token in tokens]
+        grown.sort(key=lambda one: -one[0])
+        finished += [
+            Hypothesis(ids, total, total / length_penalty(length, alpha), None)
+            for total, ids in grown[:beam]
+            if ids[-1] == EOS
+        ]
+        finished.sort(key=lambda one: -one.score)
+        live = [one for one in grown if one[1][-1] != EOS][:beam]
+        if len(finished) >= beam or not live:
+            break
+        if finished and finished[0].score >= live[0][0] / length_penalty(longest, alpha):
+            break
+    return finished[:beam]
+
+
+@pytest.mark.parametrize("beam", [1, 2, 3, 5])
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_a_batch_of_sentences_equals_naive_beam_search_of_each(beam: int, alpha: float) -> None:
+    sentences, longest = list(range(20)), [3 + number % 5 for number in range(20)]
+    found = search(sentences, beam, longest, alpha=alpha)
+    for sentence, limit, hypotheses in zip(sentences, longest, found, strict=True):
+        expected = naive_beam_search(sentence, beam, limit, alpha)
+        assert [one.ids for one in hypotheses] == [one.ids for one in expected]
+        for one, other in zip(hypotheses, expected, strict=True):
+            assert one.score == pytest.approx(other.score, abs=1e-5)
+
+
+def test_beam_one_equals_greedy_search() -> None:
+    sentences, longest = list(range(30)), [2 + number % 6 for number in range(30)]
+    by_beam = search(sentences, 1, longest, alpha=0.7, with_attention=True)
+    greedy = step_by_step(
+        step,
+        start(sentences, 1),
+        source_mask_BS=torch.ones(30, S, dtype=torch.bool),
+        max_lengths_B=torch.tensor(longest),
+        bos=BOS,
+        eos=EOS,
+        forbidden=torch.tensor([BOS]),
+        alpha=0.7,
+        with_attention=True,
+    )
+    for (one,), (other,) in zip(by_beam, greedy, strict=True):
+        assert one.ids == other.ids
+        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-5)
+        assert one.score == pytest.approx(other.score, abs=1e-5)
+        torch.testing.assert_close(one.attention_TS, other.attention_TS, check_dtype=False)
+
+
+def test_attention_is_that_of_the_hypothesis_and_not_of_its_neighbours() -> None:
+    for (best, *_), sentence in zip(search(list(range(6)), 3, [5] * 6, with_attention=True), range(6), strict=True):
+        expected_TS = torch.stack([distribution(sentence, (BOS, *best.ids[:t]))[1] for t in range(len(best.ids))])
+        torch.testing.assert_close(best.attention_TS, expected_TS, check_dtype=False)
+
+
+def test_length_limit_is_each_sentences_own() -> None:
+    found = search([1, 1, 1], 2, [1, 3, 6])
+    assert [
+        max(len(one.ids) for one in hypotheses) <= limit for hypotheses, limit in zip(found, [1, 3, 6], strict=True)
+    ]
+    assert found[0][0].ids == [EOS]
+
+
+def test_coverage_penalty_does_not_count_padding() -> None:
+    coverage_BKS = torch.tensor([[[0.5, 2.0, 0.0]]])
+    mask_BS = torch.tensor([[True, True, False]])
+    assert float(coverage_penalty(coverage_BKS, mask_BS, 0.2)) == pytest.approx(0.2 * math.log(0.5))

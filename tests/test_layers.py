@@ -1,0 +1,100 @@
+"""The house rules of the design that a parser can hold: imports go down only, and only the verbs talk."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "nmtcli"
+PAGES = sorted(PACKAGE.rglob("*.py"))
+
+# from the top down; a room may import what stands in its own row or below it
+FLOORS = [
+    {"__main__"},
+    {"cli", "options"},
+    {"commands"},
+    {"training"},
+    {"losses"},
+    {"search"},
+    {"scoring"},
+    {"model"},
+    {"data"},
+    {"console", "config", "errors", "__init__"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+VERBS = {"preprocess", "train", "translate", "score"}
+NAMES_THAT_SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "base", "constants"}
+
+
+def room_of(page: Path) -> str:
+    """`nmtcli/data/text.py` is in the room `data`, `nmtcli/cli.py` is its own room."""
+    return page.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def nodes_of(page: Path) -> Iterator[ast.stmt | ast.expr]:
+    nodes = ast.walk(ast.parse(page.read_text(encoding="utf-8"), filename=str(page)))
+    return (node for node in nodes if isinstance(node, ast.stmt | ast.expr))
+
+
+def our_imports(page: Path) -> Iterator[tuple[int, list[str]]]:
+    """(line, path below nmtcli) of each import of ours, also inside functions and under TYPE_CHECKING."""
+    for node in nodes_of(page):
+        modules = []
+        if isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{page}:{node.lineno}: an import is absolute"
+            modules = [f"{node.module}.{alias.name}" for alias in node.names]
+        for module in modules:
+            package, *path = module.split(".")
+            if package == "nmtcli":
+                yield node.lineno, [path[0] if path and path[0] in FLOOR_OF else "__init__", *path[1:]]
+
+
+def names(pages: list[Path]) -> list[str]:
+    return [str(page.relative_to(PACKAGE)) for page in pages]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_imports_go_down_only(page: Path) -> None:
+    room = room_of(page)
+    for line, (imported, *rest) in our_imports(page):
+        place = f"{page}:{line}: {room} imports {imported}"
+        assert FLOOR_OF[imported] >= FLOOR_OF[room], f"{place}, which stands above it"
+        if room == imported == "commands":
+            assert not VERBS & set(rest), f"{place}.{rest[0]}: verbs never import verbs"
+        if room == "model":
+            assert imported in ("model", "config", "errors"), f"{place}: the model knows tensors only"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_only_the_verbs_and_the_console_print(page: Path) -> None:
+    if room_of(page) in ("cli", "commands", "console"):
+        return
+    for node in nodes_of(page):
+        match node:
+            case ast.Call(func=ast.Name(id="print")):
+                pytest.fail(f"{page}:{node.lineno} prints: give it back, or tell the verb's events object")
+            case ast.Attribute(value=ast.Name(id="sys"), attr="stdout" | "stderr"):
+                pytest.fail(f"{page}:{node.lineno} uses sys.{node.attr}: only the verbs and the console do")
+            case ast.ImportFrom(module="sys", names=imported):
+                assert not {alias.name for alias in imported} & {"stdout", "stderr"}, f"{page}:{node.lineno}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_only_the_verbs_choose_a_device_and_a_precision(page: Path) -> None:
+    if room_of(page) == "commands":
+        return
+    for node in nodes_of(page):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="device" | "autocast" as chosen)):
+                pytest.fail(f"{page}:{node.lineno} calls torch.{chosen}: take what the verb chose")
+
+
+def test_every_page_stands_in_a_room_of_the_table() -> None:
+    assert {room_of(page) for page in PAGES} == set(FLOOR_OF)
+
+
+def test_names_of_pages_say_what_they_hold() -> None:
+    assert not {name for page in PAGES for name in page.with_suffix("").parts} & NAMES_THAT_SAY_NOTHING

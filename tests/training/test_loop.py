@@ -1,0 +1,411 @@
+"""The training loop: when it stops, what it keeps, what it leaves out; with validations that a test decides."""
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.numpy
+import torch
+
+from nmtcli.config import ModelConfig, TrainConfig
+from nmtcli.data.batches import Batch, TrainingBatches
+from nmtcli.data.corpus import DataDirectory
+from nmtcli.errors import Stopped, TrainingError
+from nmtcli.losses.cross_entropy import CrossEntropy, LossSums
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.scoring.metrics import Score
+from nmtcli.training.checkpoint import ModelDirectory, read_tensors
+from nmtcli.training.loop import MOST_SKIPS, Progress, Trainer
+from nmtcli.training.schedule import learning_rate
+from nmtcli.training.validation import Validation
+from tests.conftest import log_of
+
+
+class Events:
+    """Remembers what the loop tells."""
+
+    def __init__(self) -> None:
+        self.updates = 0
+        self.logs: list[dict[str, Any]] = []
+        self.validations: list[dict[str, Any]] = []
+        self.skips: list[tuple[int, float]] = []
+
+    def updated(self, progress: Progress, batches_per_epoch: int) -> None:
+        assert 0 <= progress.batch < batches_per_epoch
+        self.updates += 1
+
+    def logged(self, record: dict[str, Any]) -> None:
+        self.logs.append(record)
+
+    def validated(self, record: dict[str, Any], validation: Validation) -> None:
+        assert record["bleu"] == validation.bleu.value
+        self.validations.append(record)
+
+    def skipped(self, update: int, norm: float) -> None:
+        self.skips.append((update, norm))
+
+
+def scripted(values: list[float]) -> Callable[[Seq2Seq], Validation]:
+    """Validations with these BLEU scores, one after the other, and a loss that is 100 less the score."""
+    script = iter(values)
+
+    def validate(_: Seq2Seq) -> Validation:
+        bleu = next(script)
+        scores = {name: Score(name=name, value=bleu, signature="scripted") for name in ("bleu", "chrf")}
+        return Validation(loss=100 - bleu, perplexity=1.0, samples=[], **scores)
+
+    return validate
+
+
+class Run:
+    """Training of a very small model, with scripted validations; a second one in its directory goes on with it."""
+
+    def __init__(
+        self,
+        path: Path,
+        data: Path,
+        scores: list[float],
+        *,
+        loss: Callable[[Seq2Seq, Batch], LossSums] | None = None,
+        signal_seen: Callable[[], int] = lambda: 0,
+        optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
+        **options: Any,
+    ) -> None:
+        opened = DataDirectory.open(data)
+        chosen = {"max_epochs": 0, "patience": 0, "validate_every": 2, "batch_tokens": 200, "loader_workers": 0}
+        self.config = TrainConfig(data=str(data), model=str(path), **{**chosen, **options})
+        if path.exists():
+            self.directory = ModelDirectory.open(str(path))
+        else:
+            shape = ModelConfig(hidden_size=4, embedding_size=4, encoder_layers=1, decoder_layers=1, dropout=0.0)
+            about = {
+                "source_size": opened.source_subword.size,
+                "target_size": opened.target_subword.size,
+                "joint": True,
+                "model": shape.to_dict(),
+            }
+            models = {f"{side}_model": data / f"{side}.model" for side in ("source", "target")}
+            self.directory = ModelDirectory.planned(str(path), about)
+            self.directory.create(**models)
+        torch.set_num_threads(1)
+        torch.manual_seed(self.config.seed)
+        self.model = self.directory.new_model()
+        self.optimizer = optimizer(self.model.parameters(), lr=self.config.learning_rate)  # type: ignore[call-arg]
+        self.progress = Progress()
+        if self.directory.has_last():
+            self.progress = Progress(**self.directory.load_last(self.model, self.optimizer))
+        self.batches = TrainingBatches(
+            opened.train,
+            opened.source_subword,
+            opened.target_subword,
+            batch_tokens=self.config.batch_tokens,
+            seed=self.config.seed,
+            subword_alpha=0.0,
+            workers=0,
+            pin_memory=False,
+        )
+        self.events = Events()
+        self.trainer = Trainer(
+            self.model.train(),
+            loss or CrossEntropy(0.0),
+            self.optimizer,
+            self.batches,
+            scripted(scores),
+            self.directory,
+            self.config,
+            progress=self.progress,
+            events=self.events,
+            device=torch.device("cpu"),
+            autocast=contextlib.nullcontext,
+            signal_seen=signal_seen,
+        )
+
+    def to_the_end(self) -> str:
+        return self.trainer.run()
+
+    def checkpoint(self, update: int) -> bytes:
+        return (self.directory.path / f"checkpoints/update-{update:08d}/model.safetensors").read_bytes()
+
+    def weights(self, name: str = "model") -> bytes:
+        return (self.directory.path / f"{name}.safetensors").read_bytes()
+
+
+# when it stops
+
+
+def test_it_stops_after_max_updates(tmp_path: Path, data: Path) -> None:
+    run = Run(tmp_path / "model", data, [1.0], max_updates=3, validate_every=0)
+    assert run.to_the_end() == "3 updates"
+    assert run.events.updates == 3
+    assert [record["update"] for record in run.events.validations] == [3]  # once more, because nothing was validated
+
+
+def test_it_stops_after_max_epochs_and_validates_after_each(tmp_path: Path, data: Path) -> None:
+    run = Run(tmp_path / "model", data, [1.0, 2.0], max_epochs=2, validate_every=0, batch_tokens=600)
+    assert run.to_the_end() == "2 epochs"
+    ends = [len(run.batches.plan(0)), len(run.batches.plan(0)) + len(run.batches.plan(1))]
+    assert [record["update"] for record in run.events.validations] == ends
+    assert run.progress.epoch == 2
+    assert run.progress.batch == 0
+
+
+def test_an_epochs_last_update_takes_the_batches_that_are_left(tmp_path: Path, data: Path) -> None:
+    run = Run(tmp_path / "model", data, [1.0, 2.0], max_epochs=2, validate_every=0, batch_tokens=600, accumulate=4)
+    run.to_the_end()
+    counts = [len(run.batches.plan(epoch)) for epoch in range(2)]
+    assert any(count % 4 for count in counts)
+    assert run.progress.update == sum(-(-count // 4) for count in counts)
+
+
+def test_patience_counts_validations_without_a_better_one(tmp_path: Path, data: Path) -> None:
+    run = Run(tmp_path / "model", data, [1.0, 3.0, 2.0, 3.0, 4.0, 4.0, 1.0, 3.9], patience=3)
+    assert run.to_the_end() == "3 validations without a better bleu"
+    assert run.progress.update == 16
+    assert run.progress.best == 4.0
+
+
+def test_of_losses_the_lowest_is_best(tmp_path: Path, data: Path) -> None:
+    run = Run(tmp_path / "model", data, [5.0, 3.0, 7.0, 6.0, 6.5], patience=2, validation_metric="loss", keep=9)
+    assert run.to_the_end() == "2 validations without a better loss"
+    assert run.progress.best == 93.0
+    assert run.weights() == run.checkpoint(6)
+
+
+def test_a_time_limit_ends_it_saved(tmp_path: Path, data: Path) -> None:
+    run = Run(tmp_path / "model", data, [1.0], time_limit=1e-6, validate_every=1000)
+    assert run.to_the_end() == "the time limit of 1e-06 minutes"
+    assert run.progress.update == 1
+    _, metadata = read_tensors(tmp_path / "model/last/state.safetensors")
+    assert json.loads(metadata["progress"])["update"] == 1
+
+
+def test_a_signal_ends_it_saved(tmp_path: Path, data: Path) -> None:
+    signals = iter([0, 0, 15])
+    run = Run(tmp_path / "model", data, [], validate_every=1000, signal_seen=lambda: next(signals))
+    with pytest.raises(Stopped, match="update 3") as stopped:
+        run.to_the_end()
+    assert stopped.value.exit_code == 143
+    _, metadata = read_tensors(tmp_path / "model/last/state.safetensors")
+    assert json.loads(metadata["progress"])["update"] == 3
+
+
+def test_a_run_at_its_end_learns_nothing_more(tmp_path: Path, data: Path) -> None:
+    Run(tmp_path / "model", data, [1.0, 2.0], max_updates=4).to_the_end()
+    before = (tmp_path / "model/model.safetensors").read_bytes()
+    again = Run(tmp_path / "model", data, [], max_updates=4)
+    assert again.to_the_end() == "4 updates"
+    assert again.events.updates == 0
+    assert again.weights() == before
+
+
+# what it keeps
+
+
+def test_the_model_is_that_of_the_best_validation(tmp_path: Path, data: Path) -> None:
+    run = Run(tmp_path / "model", data, [1.0, 5.0, 3.0, 5.0], max_updates=8, keep=4)
+    run.to_the_end()
+    assert run.directory.checkpoints() == [2, 4, 6, 8]
+    assert run.weights() == run.checkpoint(4)
+    assert not (tmp_path / "model/best.safetensors").exists()
+    assert [record["best"] for record in log_of(tmp_path / "model", "validation")] == [True, True, False, False]
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2])
+def test_the_latest_checkpoints_are_kept(tmp_path: Path, data: Path, keep: int) -> None:
+    run = Run(tmp_path / "model", data, [1.0, 5.0, 3.0, 2.0], max_updates=8, keep=keep)
+    run.to_the_end()
+    assert run.directory.checkpoints() == [2, 4, 6, 8][4 - keep :]
+
+
+@pytest.mark.parametrize(
+    ("options", "averaged"),
+    [
+        ({"average": 3, "average_of": "last"}, [8, 10, 12]),
+        ({"average": 3, "average_of": "best"}, [4, 8, 10]),
+        ({"average": 2, "average_of": "best", "validation_metric": "loss"}, [4, 10]),
+        ({"average": 1, "average_of": "best"}, [4]),
+        ({"average": 99, "average_of": "best"}, [2, 4, 6, 8, 10, 12]),
+    ],
+)
+def test_the_average_of_the_last_or_the_best_becomes_the_model_and_the_best_stays_beside_it(
+    tmp_path: Path, data: Path, options: dict[str, Any], averaged: list[int]
+) -> None:
+    run = Run(tmp_path / "model", data, [1.0, 9.0, 2.0, 7.0, 8.0, 3.0, 6.0], max_updates=12, keep=0, **options)
+    run.to_the_end()
+    assert run.directory.checkpoints() == averaged
+    parts = [safetensors.numpy.load(run.checkpoint(update)) for update in averaged]
+    for name, mean in safetensors.numpy.load(run.weights()).items():
+        by_hand = sum(part[name].astype("float64") for part in parts) / len(parts)
+        assert mean == pytest.approx(by_hand, rel=1e-6, abs=1e-9)
+    assert run.weights("best") == run.checkpoint(4)
+    (record,) = log_of(tmp_path / "model", "average")
+    assert record["averaged"] == averaged
+    assert record["bleu"] == 6.0
+
+
+def test_a_run_that_goes_on_averages_anew_and_the_best_stays_the_best(tmp_path: Path, data: Path) -> None:
+    options: dict[str, Any] = {"average": 2, "average_of": "last", "keep": 4}
+    Run(tmp_path / "model", data, [1.0, 5.0, 4.0], max_updates=4, **options).to_the_end()
+    run = Run(tmp_path / "model", data, [3.0, 6.0, 2.0, 7.0], max_updates=10, **options)
+    run.to_the_end()
+    assert run.directory.checkpoints() == [4, 6, 8, 10]
+    assert run.weights("best") == run.checkpoint(8)
+    (record,) = log_of(tmp_path / "model", "average")
+    assert record["averaged"] == [8, 10]
+
+
+# rates
+
+
+def test_a_plateau_cuts_the_rate_after_so_many_validations_without_a_better_one(tmp_path: Path, data: Path) -> None:
+    scores = [5.0, 4.0, 4.0, 4.0, 4.0, 6.0, 5.0, 5.0]
+    options: dict[str, Any] = {"decay": "plateau", "decay_factor": 0.1, "decay_patience": 2, "learning_rate": 0.5}
+    run = Run(tmp_path / "model", data, scores, max_updates=17, log_every=1, **options, show=0)
+    scores.append(0.0)  # the last update is validated too
+    run.to_the_end()
+    rates = {record["update"]: record["learning_rate"] for record in log_of(tmp_path / "model", "train")}
+    cuts_after = {6, 10, 16}  # validations: 2 best; 4, 6 worse: cut; 8, 10: cut; 12 best; 14, 16: cut
+    for update, rate in rates.items():
+        assert rate == pytest.approx(0.5 * 0.1 ** sum(cut < update for cut in cuts_after))
+    assert len(rates) == 17
+
+
+@pytest.mark.parametrize("decay", ["none", "inverse-sqrt", "linear"])
+def test_every_update_has_the_rate_of_the_schedule(tmp_path: Path, data: Path, decay: str) -> None:
+    options: dict[str, Any] = {"decay": decay, "warmup": 4, "learning_rate": 0.25}
+    run = Run(tmp_path / "model", data, [1.0], max_updates=9, validate_every=100, log_every=1, **options)
+    used: list[float] = []
+    run.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    run.to_the_end()
+    expected = [learning_rate(n, peak=0.25, warmup=4, decay=decay, max_updates=9) for n in range(1, 10)]
+    assert used == expected
+    assert [record["learning_rate"] for record in run.events.logs] == expected
+
+
+# updates
+
+
+def gradients(model: Seq2Seq, batches: list[Batch]) -> dict[str, torch.Tensor]:
+    """Of the mean loss over all target tokens of these batches."""
+    loss = CrossEntropy(0.0)
+    model.zero_grad()
+    total = sum(loss(model, batch).loss for batch in batches)
+    (total / sum(batch.target_tokens for batch in batches)).backward()  # type: ignore[union-attr]
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}  # type: ignore[union-attr]
+
+
+def first_batches(run: Run, count: int) -> list[Batch]:
+    return [batch for batch, _ in zip(run.batches.stream(0, 0), range(count), strict=False)]
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1e-3])
+def test_accumulated_batches_make_the_update_of_one_large_batch_with_its_norm_cut(
+    tmp_path: Path, data: Path, clip_norm: float
+) -> None:
+    """Oracle: the gradient of the mean over all tokens of the three batches, cut by hand, and one step down it."""
+    options: dict[str, Any] = {"accumulate": 3, "clip_norm": clip_norm, "decay": "none", "log_every": 1}
+    run = Run(tmp_path / "model", data, [1.0], max_updates=1, learning_rate=10.0, optimizer=torch.optim.SGD, **options)
+    before = {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
+    found = gradients(run.model, first_batches(run, 3))
+    norm = math.sqrt(sum(float(gradient.double().pow(2).sum()) for gradient in found.values()))
+    assert norm > 1e-3
+    run.to_the_end()
+    assert run.events.logs[0]["gradient_norm"] == pytest.approx(norm, rel=1e-5)
+    factor = clip_norm / norm if clip_norm else 1.0
+    for name, parameter in run.model.named_parameters():
+        assert torch.allclose(parameter, before[name] - 10.0 * factor * found[name], rtol=1e-4, atol=1e-6)
+
+
+def broken_at(calls: set[int]) -> Callable[[Seq2Seq, Batch], LossSums]:
+    """A loss that is not a number at these calls, counted from 1."""
+    loss, count = CrossEntropy(0.0), 0
+
+    def compute(model: Seq2Seq, batch: Batch) -> LossSums:
+        nonlocal count
+        count += 1
+        sums = loss(model, batch)
+        return sums._replace(loss=sums.loss * math.nan) if count in calls else sums
+
+    return compute
+
+
+def test_an_update_whose_gradient_is_not_finite_is_left_out(tmp_path: Path, data: Path) -> None:
+    run = Run(tmp_path / "model", data, [1.0, 2.0], loss=broken_at({2, 4, 5}), max_updates=4, log_every=1)
+    run.to_the_end()
+    assert [update for update, _ in run.events.skips] == [2, 3, 3]
+    assert run.events.updates == 7  # seven groups of batches for four updates
+    assert run.progress.skipped == 3
+    assert [record["skipped"] for record in run.events.logs] == [0, 1, 3, 3]
+    assert all(parameter.isfinite().all() for parameter in run.model.parameters())
+    assert len(run.events.validations) == 2  # at updates 2 and 4, and not again where an update was left out
+
+
+def test_training_gives_up_when_many_updates_in_a_row_are_not_finite(tmp_path: Path, data: Path) -> None:
+    calls = set(range(3, 100)) - {3 + MOST_SKIPS - 1}  # one that is finite just in time, and then no more
+    run = Run(tmp_path / "model", data, [1.0], loss=broken_at(calls), max_updates=50, learning_rate=0.25)
+    with pytest.raises(TrainingError, match=rf"{MOST_SKIPS} updates in a row.*0\.25.*{tmp_path}/model/last"):
+        run.to_the_end()
+    assert len(run.events.skips) == 2 * MOST_SKIPS - 1
+    _, metadata = read_tensors(tmp_path / "model/last/state.safetensors")
+    assert json.loads(metadata["progress"])["update"] == 2
+
+
+# the log
+
+
+def test_the_log_means_what_it_says(tmp_path: Path, data: Path) -> None:
+    """Oracle: the losses that the loop was given, summed by hand."""
+    given: list[tuple[float, int, int]] = []
+    inner = CrossEntropy(0.1)
+
+    def loss(model: Seq2Seq, batch: Batch) -> LossSums:
+        sums = inner(model, batch)
+        given.append((float(sums.loss), float(sums.nll), batch.target_tokens))  # type: ignore[arg-type]
+        return sums
+
+    run = Run(tmp_path / "model", data, [1.0], loss=loss, max_updates=6, log_every=2, accumulate=2, validate_every=9)
+    run.to_the_end()
+    records = log_of(tmp_path / "model", "train")
+    assert [record["update"] for record in records] == [2, 4, 6]
+    for number, record in enumerate(records):
+        part = given[4 * number : 4 * number + 4]
+        tokens = sum(count for *_, count in part)
+        assert record["loss"] == pytest.approx(sum(one for one, *_ in part) / tokens)
+        assert record["nll"] == pytest.approx(sum(one for _, one, _ in part) / tokens)
+    seconds = [record["seconds"] for record in records]
+    assert seconds == sorted(seconds)
+    assert all(record["tokens_per_second"] > 0 for record in records)
+
+
+def test_the_log_of_a_run_that_goes_on_has_each_update_once(tmp_path: Path, data: Path) -> None:
+    signals: Iterator[int] = iter([0, 0, 0, 0, 2])
+    options: dict[str, Any] = {"log_every": 1, "save_every": 2}
+    run = Run(tmp_path / "model", data, [1.0, 2.0], signal_seen=lambda: next(signals), **options)
+    with pytest.raises(Stopped):
+        run.to_the_end()
+    state = (tmp_path / "model/last/state.safetensors").read_bytes()
+    Run(tmp_path / "model", data, [3.0, 4.0], max_updates=8, **options).to_the_end()
+    (tmp_path / "model/last/state.safetensors").write_bytes(state)  # as if it had been killed, and not saved
+    Run(tmp_path / "model", data, [3.0, 4.0], max_updates=8, **options).to_the_end()
+    assert [record["update"] for record in log_of(tmp_path / "model", "train")] == list(range(1, 9))
+    assert [record["update"] for record in log_of(tmp_path / "model", "validation")] == [2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("left", [0, 100, None])
+def test_a_log_that_lost_lines_is_not_filled_with_zeros(tmp_path: Path, data: Path, left: int | None) -> None:
+    """The machine may have lost power when the log was not yet on the disk, or somebody removed it."""
+    Run(tmp_path / "model", data, [1.0, 2.0], max_updates=4, log_every=1).to_the_end()
+    log = tmp_path / "model/log.jsonl"
+    if left is None:
+        log.unlink()
+    else:
+        log.write_bytes(log.read_bytes()[:left])
+    for last in (6, 8):
+        Run(tmp_path / "model", data, [3.0], max_updates=last, log_every=1).to_the_end()
+    assert b"\0" not in log.read_bytes()
+    records = [json.loads(line) for line in log.read_bytes().splitlines() if line.endswith(b"}")]
+    assert [record["update"] for record in records if record["kind"] == "train"][-4:] == [5, 6, 7, 8]
