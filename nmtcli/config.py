@@ -188,9 +188,12 @@ class ModelConfig(Config):
         "output projection = target embedding (target), = source embedding too (all); auto: all where joint",
         choices=("auto", "all", "target", "none"),
     )
+    scale_embeddings: bool = opt(
+        True, "inputs are embeddings times the square root of their width (Vaswani et al. 2017)"
+    )
     dropout: float = opt(0.3, "on embeddings, between layers and on the readout", at_least=0.0, below=1.0)
     init: str = opt(
-        "uniform",
+        "xavier",
         "how parameters start (Glorot 2010: xavier; Saxe 2014: orthogonal)",
         choices=("uniform", "truncated-normal", "xavier", "orthogonal"),
     )
@@ -252,7 +255,7 @@ class TrainConfig(Config):
     average_of: str = opt("best", "which are averaged: the best or the last", choices=("best", "last"), may_change=True)
     # machine
     device: str = opt("auto", DEVICES_HELP, may_change=True)
-    precision: str = opt("auto", "auto: bf16 where the hardware has it", choices=PRECISIONS)
+    precision: str = opt("auto", "auto: bf16 where it is faster", choices=PRECISIONS)
     threads: int = opt(0, "CPU threads; 0: one for each core", at_least=0, may_change=True)
     seed: int = opt(1, "fixes parameters, order of the data, dropout and sampling", at_least=0)
     log_every: int = opt(100, "a line of log every so many updates [updates]", at_least=1, may_change=True)
@@ -302,7 +305,7 @@ class TranslateConfig(Config):
     alignment_format: str = opt("pharaoh", "pharaoh: 0-0 1-2; json: all weights", choices=("pharaoh", "json"))
     buffer_lines: int = opt(2000, "lines read and sorted by length at a time [lines]", at_least=1)
     device: str = opt("auto", DEVICES_HELP)
-    precision: str = opt("fp32", "auto: bf16 where the hardware has it", choices=PRECISIONS)
+    precision: str = opt("fp32", "auto: bf16 where it is faster", choices=PRECISIONS)
     threads: int = opt(0, "CPU threads; 0: one for each core", at_least=0)
 
 
@@ -326,7 +329,7 @@ class ScoreConfig(Config):
     source: str = opt("", "source text of --model")
     batch_tokens: int = opt(4096, "of --model: sentences times longest side [tokens/batch]", at_least=1)
     device: str = opt("auto", f"of --model: {DEVICES_HELP}")
-    precision: str = opt("fp32", "of --model: auto: bf16 where the hardware has it", choices=PRECISIONS)
+    precision: str = opt("fp32", "of --model: auto: bf16 where it is faster", choices=PRECISIONS)
     threads: int = opt(0, "of --model: CPU threads; 0: one for each core", at_least=0)
 
     def __post_init__(self) -> None:

@@ -176,4 +176,3 @@ def edited_json(path: Path) -> Iterator[dict[str, Any]]:
     content = json.loads(path.read_text(encoding="utf-8"))
     yield content
     path.write_text(json.dumps(content), encoding="utf-8")
-

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +20,7 @@ from nmtcli.commands.machine import (
 )
 from nmtcli.config import Config, ModelConfig, SearchConfig, TrainConfig, knob_of, option_name
 from nmtcli.console import Bar, Console
-from nmtcli.data.batches import TrainingBatches
+from nmtcli.data.batches import TrainingBatches, loader_deaths
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.losses.cross_entropy import CrossEntropy
@@ -43,20 +43,21 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
     """
     data = DataDirectory.open(config.data)
     device = choose_device(config.device)
+    set_threads(config.threads)
     resumes = config.resume and _holds_run(config.model)
     if resumes:
         directory = ModelDirectory.open(config.model)
-        model_config = merged(directory.model_config, model_config, given)
-        config = merged(_training_config(directory), config, given)
+        model_config, config = merged(
+            (directory.model_config, _training_config(directory)), (model_config, config), given
+        )
         directory.about.update(training=config.to_dict())
-        _check_same_subwords(directory, data)
+        _check_same_data(directory, data)
     else:
         _check_room(config)
         about = _about(model_config, config, data, choose_precision(config.precision, device))
         directory = ModelDirectory.planned(config.model, about)
     _check_sampling(config, data)
     board_class = _tensorboard() if config.tensorboard else None
-    set_threads(config.threads)
     keep_freed_memory()
     precision = autocast(device, directory.about["precision"])
 
@@ -113,20 +114,30 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             autocast=precision,
             signal_seen=lambda: signals[-1] if signals else 0,
         )
-        reason = trainer.run()
+        with loader_deaths():
+            reason = trainer.run()
     console.say(f"Done after {reason}. Translate with: nmt translate --model {config.model} < input.txt")
 
 
-C = TypeVar("C", bound=Config)
-
-
-def merged(stored: C, asked: C, given: frozenset[str]) -> C:
+def merged(
+    stored: tuple[ModelConfig, TrainConfig], asked: tuple[ModelConfig, TrainConfig], given: frozenset[str]
+) -> tuple[ModelConfig, TrainConfig]:
     """The options of a run that goes on: those it began with, but for those given now that may change.
 
     Raises:
         ConfigError: an option that may not change was given another value; all of them are named.
     """
-    differences = []
+    differences: list[str] = []
+    both = [_merged(old, new, given, differences) for old, new in zip(stored, asked, strict=True)]
+    if differences:
+        raise ConfigError(
+            f"--resume goes on with the options the run began with, but now there is {', '.join(differences)}",
+            "Leave them out, or start again with --overwrite",
+        )
+    return both[0], both[1]
+
+
+def _merged(stored: Config, asked: Config, given: frozenset[str], differences: list[str]) -> Any:
     values = {}
     for field in dataclasses.fields(stored):  # type: ignore[arg-type]
         name = field.name
@@ -135,11 +146,6 @@ def merged(stored: C, asked: C, given: frozenset[str]) -> C:
         values[name] = new if takes_new else old
         if takes_new and new != old and not knob_of(field).may_change:
             differences.append(f"{option_name(name)} {new} (was {old})")
-    if differences:
-        raise ConfigError(
-            f"--resume goes on with the options the run began with, but now there is {', '.join(differences)}",
-            "Leave them out, or start again with --overwrite",
-        )
     return type(stored)(**values)
 
 
@@ -199,13 +205,15 @@ def _about(model_config: ModelConfig, config: TrainConfig, data: DataDirectory, 
         "target_size": data.target_subword.size,
         "source_sha256": data.source_subword.sha256,
         "target_sha256": data.target_subword.sha256,
+        "training_sha256": data.training_sha256,
         "model": model_config.to_dict(),
         "training": config.to_dict(),
         "precision": precision,
     }
 
 
-def _check_same_subwords(directory: ModelDirectory, data: DataDirectory) -> None:
+def _check_same_data(directory: ModelDirectory, data: DataDirectory) -> None:
+    """A run goes on with the vocabularies and the training pairs that it began with."""
     for side, subword in (("source", data.source_subword), ("target", data.target_subword)):
         if directory.about.get(f"{side}_sha256") != subword.sha256:
             raise DirectoryError(
@@ -213,6 +221,11 @@ def _check_same_subwords(directory: ModelDirectory, data: DataDirectory) -> None
                 f"({str(directory.about.get(f'{side}_sha256'))[:12]})",
                 "Name the data that the model was trained on with --data",
             )
+    if directory.about.get("training_sha256") != data.training_sha256:
+        raise DirectoryError(
+            f"{data.path} has other training pairs than those that {directory.path} was trained on",
+            f"To train its model on other text, start another with --init-from {directory.path}",
+        )
 
 
 def _start_from(model: Seq2Seq, path: str, directory: ModelDirectory) -> None:

@@ -10,6 +10,7 @@ import hashlib
 import itertools
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
@@ -21,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nmtcli.data.corpus import Corpus
 from nmtcli.data.subword import BOS, EOS, PAD, Subword
+from nmtcli.errors import WorldError
 
 WINDOW = 1 << 17  # pairs sorted by length together [pairs]
 
@@ -214,6 +216,24 @@ class TrainingBatches:
         for number in itertools.count(epoch):
             for pairs in self.plan(number)[start if number == epoch else 0 :]:
                 yield number, pairs
+
+
+@contextmanager
+def loader_deaths() -> Iterator[None]:
+    """Says in one line that a process which prepares batches died; torch says it wherever the main process just is.
+
+    Raises:
+        WorldError: a worker of a stream died.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        raise WorldError(
+            f"a process that prepares batches died ({str(error).splitlines()[0].strip()})",
+            "It may have run out of memory; go on with --resume",
+        ) from error
 
 
 class _Batches(Dataset[Batch]):

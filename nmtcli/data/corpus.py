@@ -150,6 +150,15 @@ class DataDirectory:
         except (KeyError, TypeError) as error:
             raise DirectoryError(f"{path / META} is not whole ({error})", AGAIN) from error
 
+    @property
+    def training_sha256(self) -> str:
+        """What the training pairs are known by: a hash over the hashes of their files that meta.json has."""
+        names = [f"train.{side}.{part}.npy" for side in SIDES for part in ("tokens", "offsets")]
+        try:
+            return hashlib.sha256("".join(self.meta["sha256"][name] for name in names).encode()).hexdigest()
+        except (KeyError, TypeError) as error:
+            raise DirectoryError(f"{self.path / META} is not whole ({error})", AGAIN) from error
+
     @functools.cached_property
     def valid(self) -> list[tuple[str, str]]:
         """The validation pairs, raw text."""

@@ -12,7 +12,8 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
     Args:
         model: its matrices are embeddings, linear maps and recurrent layers, one block a gate.
         init: `uniform` in +-scale; `truncated-normal` with deviation scale, cut at two; `xavier`: Glorot's uniform,
-            each gate for itself; `orthogonal`: recurrent matrices orthogonal, each gate for itself, the rest xavier.
+            each gate for itself, and embeddings uniform with variance 1/E, so that scaled ones have variance 1;
+            `orthogonal`: recurrent matrices orthogonal, each gate for itself, the rest as xavier.
         scale: of uniform and truncated-normal.
         forget_bias: of the LSTM's forget gate.
     Source:
@@ -25,6 +26,7 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
         if isinstance(module, RecurrentLayer)
         for parameter in module.parameters()
     }
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2:
@@ -37,6 +39,9 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
                     nn.init.trunc_normal_(block, std=scale, a=-2 * scale, b=2 * scale)
                 elif init == "orthogonal" and "weight_hh" in name:
                     nn.init.orthogonal_(block)
+                elif id(parameter) in embeddings:
+                    bound = (3 / parameter.shape[1]) ** 0.5
+                    nn.init.uniform_(block, -bound, bound)
                 else:
                     nn.init.xavier_uniform_(block)
         for module in model.modules():

@@ -55,6 +55,7 @@ class Seq2Seq(nn.Module):
             dropout=config.dropout,
         )
         self.dropout = config.dropout
+        self.embedding_scale = embedding**0.5 if config.scale_embeddings else 1.0
         initialise(self, init=config.init, scale=config.init_scale, forget_bias=config.forget_bias)
 
     @property
@@ -76,7 +77,7 @@ class Seq2Seq(nn.Module):
         Returns:
             the memory, and the decoder's first state with one hypothesis a sentence.
         """
-        embedded_BSE = self._drop(self.source_embedding(source_BS))
+        embedded_BSE = self._embed(source_BS, self.source_embedding.weight)
         values_BSH, last_BH = self.encoder(embedded_BSE, mask_BS.sum(dim=1))
         memory = Memory(values_BSH, self.decoder.attention.keys(values_BSH), mask_BS)
         return memory, self.decoder.first_state(last_BH)
@@ -90,7 +91,7 @@ class Seq2Seq(nn.Module):
         Returns:
             readout_BTE; `logits` or a loss takes it from there.
         """
-        embedded_BTE = self._drop(F.embedding(target_BT, self.target_embedding_VE))
+        embedded_BTE = self._embed(target_BT, self.target_embedding_VE)
         readout_BTE, _ = self.decoder(embedded_BTE, memory, state)
         assert isinstance(readout_BTE, Tensor)
         return readout_BTE
@@ -105,7 +106,7 @@ class Seq2Seq(nn.Module):
         Returns:
             logits_BKV of the next token, attention weights_BKS, and the next state.
         """
-        embedded_BKE = self._drop(F.embedding(tokens_BK, self.target_embedding_VE))
+        embedded_BKE = self._embed(tokens_BK, self.target_embedding_VE)
         readout_BKE, weights_BKS, state = self.decoder.step(embedded_BKE, memory, state)
         return self.logits(readout_BKE), weights_BKS, state
 
@@ -115,5 +116,8 @@ class Seq2Seq(nn.Module):
         full = torch.promote_types(logits_BTV.dtype, torch.float32)
         return logits_BTV.to(full) + self.projection_bias_V.to(full)
 
-    def _drop(self, values: Tensor) -> Tensor:
-        return dropout(values, self.dropout, self.training)
+    def _embed(self, ids_BT: Tensor, matrix_VE: Tensor) -> Tensor:
+        """What the recurrent layers read. Scaled, an entry is of the size of their states, however wide the embedding;
+        the matrix itself stays small, as the output projection that is tied to it must.
+        """
+        return dropout(F.embedding(ids_BT, matrix_VE) * self.embedding_scale, self.dropout, self.training)

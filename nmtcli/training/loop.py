@@ -184,7 +184,7 @@ class Trainer:
         if signal_number := self._signal_seen():
             self._save()
             raise Stopped(signal_number, f"Stopped at update {progress.update:,}; go on with nmt train --resume")
-        return self._reason_to_stop()
+        return self._reason_to_stop() or self._out_of_time()
 
     def _update(self, group: list[Batch]) -> bool:
         """One update from a group of batches; False where its gradient was not finite and it was left out."""
@@ -293,9 +293,12 @@ class Trainer:
             return f"{progress.epoch:,} epochs"
         if config.patience and progress.stalled >= config.patience:
             return f"{progress.stalled} validations without a better {config.validation_metric}"
-        if config.time_limit and time.monotonic() - self._started >= 60 * config.time_limit:
-            return f"the time limit of {config.time_limit:g} minutes"
         return ""
+
+    def _out_of_time(self) -> str:
+        limit = self._config.time_limit
+        is_over = limit and time.monotonic() - self._started >= 60 * limit
+        return f"the time limit of {limit:g} minutes" if is_over else ""
 
     def _log_training(self) -> None:
         progress = self._progress
@@ -323,9 +326,11 @@ class Trainer:
             progress.log_bytes += file.write(line.encode() + b"\n")
 
     def _cut_log(self) -> None:
-        """Lines past the last save are cut: their updates are done again."""
-        with (self._directory.path / "log.jsonl").open("ab") as file:
-            self._progress.log_bytes = min(self._progress.log_bytes, file.tell())
+        """Lines past the last save are cut, for their updates are done again; so is a line that is not whole."""
+        with (self._directory.path / "log.jsonl").open("a+b") as file:
+            file.seek(0)
+            known = file.read(self._progress.log_bytes)
+            self._progress.log_bytes = known.rfind(b"\n") + 1
             file.truncate(self._progress.log_bytes)
 
     def _save(self) -> None:

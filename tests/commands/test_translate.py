@@ -485,7 +485,8 @@ def test_an_ensemble_of_one_model_twice_is_the_model(trained: Path, nmt: Nmt, te
         [said for said, *_ in candidates] for candidates in alone
     ]
     for ours, theirs in zip(twice, alone, strict=True):
-        assert [one[1:] for one in ours] == pytest.approx([one[1:] for one in theirs], abs=2e-4)
+        for one, other in zip(ours, theirs, strict=True):
+            assert one[1:] == pytest.approx(other[1:], abs=2e-4)
 
 
 def test_an_ensemble_of_other_vocabularies_is_refused(

@@ -44,6 +44,24 @@ def test_xavier_bounds_each_gate_by_its_own_fans() -> None:
     assert 0.95 * bound < gate.abs().max() <= bound
 
 
+@pytest.mark.parametrize("init", ["xavier", "orthogonal"])
+def test_what_the_layers_read_starts_with_variance_1(init: str) -> None:
+    model = start(init=init, dropout=0.0)
+    seen: list[torch.Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    model.encode(torch.arange(50).unsqueeze(0), torch.ones(1, 50, dtype=torch.bool))
+    assert float(seen[0].std()) == pytest.approx(1.0, rel=0.05)
+
+
+def test_embeddings_are_read_as_they_are_where_asked_for() -> None:
+    for scaled, factor in ((True, 24**0.5), (False, 1.0)):
+        model = start(scale_embeddings=scaled, dropout=0.0)
+        seen: list[torch.Tensor] = []
+        model.encoder.register_forward_pre_hook(lambda _, arguments, seen=seen: seen.append(arguments[0]))
+        model.encode(torch.tensor([[7, 3]]), torch.ones(1, 2, dtype=torch.bool))
+        torch.testing.assert_close(seen[0][0], model.source_embedding.weight[[7, 3]] * factor)
+
+
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_biases_are_zero_but_the_forget_gates(cell: str) -> None:
     model = start(cell=cell, forget_bias=1.5)

@@ -182,6 +182,19 @@ def test_a_script_takes_its_corpus_from_data_and_works_in_work_from_any_director
     assert lines == expected * 2
 
 
+def test_the_benchmark_of_memory_gives_a_row_for_each_size() -> None:
+    script = RECIPES / "benchmarks/preprocess_memory.py"
+    command = [sys.executable, script, "--pairs", "300", "3000", "--", "--dedup", "--vocab-size", "1200"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    _, _, *rows = done.stdout.splitlines()
+    for row, pairs in zip(rows, ("300", "3,000"), strict=True):
+        _, count, *peaks, seconds, _ = row.split("|")
+        assert count.strip() == pairs
+        assert all(int(peak) > 10 for peak in peaks[:2])  # a Python that has imported something
+        assert (int(peaks[2]) > 10) == (pairs == "3,000")  # one chunk of pairs needs no worker
+        assert int(seconds) >= 0
+
+
 def test_an_unknown_direction_is_refused(tmp_path: Path) -> None:
     environment = {**os.environ, "DIRECTION": "zh-de", "WORK": str(tmp_path / "work")}
     done = subprocess.run(

@@ -241,7 +241,9 @@ def test_the_average_of_the_last_or_the_best_becomes_the_model_and_the_best_stay
     for name, mean in safetensors.numpy.load(run.weights()).items():
         by_hand = sum(part[name].astype("float64") for part in parts) / len(parts)
         assert mean == pytest.approx(by_hand, rel=1e-6, abs=1e-9)
-    assert run.weights("best") == run.checkpoint(4)
+    alone = Run(tmp_path / "until the best", data, [1.0, 9.0], max_updates=4)
+    alone.to_the_end()
+    assert run.weights("best") == alone.weights()
     (record,) = log_of(tmp_path / "model", "average")
     assert record["averaged"] == averaged
     assert record["bleu"] == 6.0

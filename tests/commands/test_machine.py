@@ -1,0 +1,35 @@
+"""Which device and precision a command computes with."""
+
+import pytest
+import torch
+
+from nmtcli.commands import machine
+from nmtcli.commands.machine import choose_device, choose_precision
+from nmtcli.errors import ConfigError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(("bf16_seconds", "faster"), [(0.5, "bf16"), (2.0, "fp32")])
+def test_auto_is_bf16_where_a_cpu_has_it_and_is_faster_with_it(
+    native: bool, bf16_seconds: float, faster: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    seconds = {torch.bfloat16: bf16_seconds, torch.float32: 1.0}
+    monkeypatch.setattr(machine, "_product_seconds", seconds.__getitem__)
+    assert choose_precision("auto", CPU) == (faster if native else "fp32")
+    for name in ("fp32", "bf16"):
+        assert choose_precision(name, CPU) == name
+
+
+def test_a_product_takes_time_in_either_precision() -> None:
+    for dtype in machine.PRECISION_TYPES.values():
+        assert 0 < machine._product_seconds(dtype) < 60
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:99", "mps", "cpu:x"])
+def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"--device.*{name}"):
+        choose_device(name)
