@@ -35,7 +35,8 @@ OPTIONS = {
         """,
     "nmt train": """
         --cell --encoder-layers --decoder-layers --hidden-size --embedding-size --bidirectional/--no-bidirectional
-        --attention --tie-embeddings --scale-embeddings/--no-scale-embeddings --dropout --init --init-scale --forget-bias
+        --attention --tie-embeddings --scale-embeddings/--no-scale-embeddings
+        --dropout --init --init-scale --forget-bias
         --data --model --resume/--no-resume --overwrite/--no-overwrite --init-from
         --learning-rate --warmup --decay --decay-factor --decay-patience --beta2 --clip-norm --label-smoothing
         --accumulate

@@ -36,8 +36,8 @@ def choose_device(name: str) -> torch.device:
 def choose_precision(name: str, device: torch.device) -> str:
     """fp32 or bf16; `auto` is bf16 where the hardware multiplies it natively, and on a CPU where that is faster.
 
-    CPUs differ: of two that have AVX512-BF16, one multiplies matrices in bf16 twice as fast as in fp32, the other half as
-    fast. So it is tried, with the threads that are set, in some 50 milliseconds.
+    CPUs differ: of two that have AVX512-BF16, one multiplies matrices in bf16 twice as fast as in fp32, the other half
+    as fast. So it is tried, with the threads that are set, in some 50 milliseconds.
     """
     if name != "auto":
         return name
