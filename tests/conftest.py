@@ -140,18 +140,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("model") / "model"
     result = run_in_process(
         *("train", "--data", data, "--model", directory, *TINY, "--hidden-size", "32", "--embedding-size", "16"),
-        *(
-            "--learning-rate",
-            "0.005",
-            "--init-scale",
-            "0.3",
-            "--dropout",
-            "0",
-            "--batch-tokens",
-            "512",
-            "--patience",
-            "0",
-        ),
+        *("--learning-rate", "0.005", "--dropout", "0", "--batch-tokens", "512", "--patience", "0"),
         *("--max-updates", "150", "--validate-every", "50", "--keep", "3"),
     )
     assert result.code == 0, result.err

@@ -3,8 +3,9 @@
     python recipes/benchmarks/preprocess_memory.py [--pairs N ...] [--workers N] [--work DIR] [-- OPTIONS]
 
 writes, for each size, the demo's sentences over and over, each with a number behind it so that no two pairs are alike,
-runs `nmt preprocess` on them (with OPTIONS), and prints a row of the table in README.md: the highest resident memory of the main
-process, of the one that learns the vocabulary, and of any worker [MB of 10^6 bytes], shared pages counted in each.
+runs `nmt preprocess` on them (with OPTIONS), and prints a row of the table in README.md: the highest resident memory
+of the main process, of the one that learns the vocabulary, and of any worker [MB of 10^6 bytes], shared pages counted
+in each.
 """
 
 import argparse
