@@ -8,13 +8,33 @@ from collections.abc import Sequence
 import click
 
 from nmtcli import __version__
-from nmtcli.config import ModelConfig, PreprocessConfig, ScoreConfig, SearchConfig, TrainConfig, TranslateConfig
+from nmtcli.config import (
+    ARCHITECTURE_SOURCES,
+    ARCHITECTURES,
+    ModelConfig,
+    PreprocessConfig,
+    ScoreConfig,
+    SearchConfig,
+    TrainConfig,
+    TranslateConfig,
+    option_text,
+)
 from nmtcli.console import Console
 from nmtcli.errors import NmtError, Stopped
 from nmtcli.options import Given, command
 
 READER_GONE = 141  # what a shell reports for a filter whose reader went away: 128 + SIGPIPE
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+
+
+def architectures_help() -> str:
+    """What each --arch is and sets, for the end of the help page."""
+    lines = ["\b", "Architectures, and what each sets unless an option or the recipe does:"]
+    for name, source in ARCHITECTURE_SOURCES.items():
+        lines.append(f"  {name:10} {source}")
+        if presets := ARCHITECTURES[name]:
+            lines.append(f"  {'':10}   {' '.join(option_text(field, value) for field, value in presets.items())}")
+    return "\n".join(lines)
 
 
 @click.group(context_settings=SETTINGS)
@@ -43,7 +63,7 @@ def preprocess(console: Console, _: Given, config: PreprocessConfig) -> None:
     verb(config, console)
 
 
-@nmt.command(short_help="Data directory -> model directory.")
+@nmt.command(short_help="Data directory -> model directory.", epilog=architectures_help())
 @command(ModelConfig, TrainConfig)
 def train(console: Console, given: Given, model_config: ModelConfig, config: TrainConfig) -> None:
     """Data directory -> model directory (model).

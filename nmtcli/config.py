@@ -8,7 +8,7 @@ they are checked once, when they are made, and never change. Standard library on
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,6 +62,17 @@ def option_name(field_name: str) -> str:
     return "--" + field_name.replace("_", "-")
 
 
+def option_text(field_name: str, value: Any) -> str:
+    """How a value is given on the command line.
+
+    >>> option_text("bidirectional", False), option_text("encoder_layers", 1)
+    ('--no-bidirectional', '--encoder-layers 1')
+    """
+    if isinstance(value, bool):
+        return option_name(field_name if value else f"no_{field_name}")
+    return f"{option_name(field_name)} {value}"
+
+
 class Config:
     """What all configs share: bounds checked at construction, to and from plain dicts."""
 
@@ -80,6 +91,16 @@ class Config:
             config_field.name: list(value) if isinstance(value := getattr(self, config_field.name), tuple) else value
             for config_field in dataclasses.fields(self)  # type: ignore[arg-type]
         }
+
+    @classmethod
+    def with_presets(cls, values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+        """The values of all fields, where a field that was not given may follow from another's value.
+
+        Args:
+            values: by field, defaults included.
+            given: the fields that the command line, a recipe or the environment set.
+        """
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> typing.Self:
@@ -172,17 +193,47 @@ class PreprocessConfig(Config):
             raise ConfigError("--source-model and --target-model go together", "Name both, the same file where joint")
 
 
+# What --arch sets where neither a flag nor a recipe does; the wirings themselves are in model/decoder.py.
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "gnmt": {},
+    "luong": {"input_feeding": True, "bidirectional": False, "reverse_source": True, "residual": False},
+    "bahdanau": {"cell": "gru", "encoder_layers": 1, "decoder_layers": 1, "attention": "additive"},
+    "sutskever": {"attention": "none", "bidirectional": False, "reverse_source": True, "residual": False},
+    "cho": {"cell": "gru", "encoder_layers": 1, "decoder_layers": 1, "attention": "none", "bidirectional": False},
+}
+ARCHITECTURE_SOURCES = {
+    "gnmt": "attention between the first and the upper layers (Wu et al. 2016; NVIDIA's GNMT v2)",
+    "luong": "attention over the top layer (Luong et al. 2015)",
+    "bahdanau": "attention before the recurrence (Bahdanau et al. 2015)",
+    "sutskever": "the source as one fixed vector that starts the decoder (Sutskever et al. 2014)",
+    "cho": "the source as one fixed vector that is read at every step (Cho et al. 2014)",
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig(Config):
     """The shape of a model and how its parameters start. Vocabulary sizes are not here: the data decides them."""
 
+    arch: str = opt(
+        "gnmt", "wiring of the decoder, and other defaults that go with it: see below", choices=tuple(ARCHITECTURES)
+    )
     cell: str = opt("lstm", "recurrent cell of both sides", choices=("lstm", "gru", "rnn"))
     encoder_layers: int = opt(2, "recurrent layers of the encoder", at_least=1)
     decoder_layers: int = opt(2, "recurrent layers of the decoder", at_least=1)
     hidden_size: int = opt(512, "width of the recurrent layers, both directions together", at_least=1)
     embedding_size: int = opt(256, "width of the embeddings and of the readout", at_least=1)
     bidirectional: bool = opt(True, "the encoder reads in both directions, half the width each")
-    attention: str = opt("general", "score of query and key", choices=("general", "dot", "additive"))
+    reverse_source: bool = opt(False, "an encoder of one direction reads the source from its end")
+    residual: bool = opt(True, "layers above the first add their input to their output")
+    decoder_init: str = opt(
+        "last",
+        "the decoder starts from the encoder's last outputs, their mean, or zero",
+        choices=("last", "mean", "zero"),
+    )
+    attention: str = opt(
+        "general", "score of query and key; none: sutskever and cho", choices=("general", "dot", "additive", "none")
+    )
+    input_feeding: bool = opt(False, "luong's first layer reads the last readout too; training takes a loop over time")
     tie_embeddings: str = opt(
         "auto",
         "output projection = target embedding (target), = source embedding too (all); auto: all where joint",
@@ -192,12 +243,14 @@ class ModelConfig(Config):
         True, "inputs are embeddings times the square root of their width (Vaswani et al. 2017)"
     )
     dropout: float = opt(0.3, "on embeddings, between layers and on the readout", at_least=0.0, below=1.0)
+    variational_dropout: bool = opt(False, "one mask for all positions of a sentence (Gal and Ghahramani 2016)")
+    word_dropout: float = opt(0.0, "leave out whole tokens that are read, on both sides", at_least=0.0, below=1.0)
     init: str = opt(
         "xavier",
         "how parameters start (Glorot 2010: xavier; Saxe 2014: orthogonal)",
-        choices=("uniform", "truncated-normal", "xavier", "orthogonal"),
+        choices=("uniform", "normal", "truncated-normal", "xavier", "orthogonal"),
     )
-    init_scale: float = opt(0.08, "uniform in +-scale, or standard deviation of truncated-normal", at_least=0.0)
+    init_scale: float = opt(0.08, "uniform in +-scale, or standard deviation of the two normals", at_least=0.0)
     forget_bias: float = opt(1.0, "start of the LSTM's forget-gate bias (Jozefowicz et al. 2015)")
 
     def __post_init__(self) -> None:
@@ -207,6 +260,35 @@ class ModelConfig(Config):
                 f"--hidden-size must be even for a bidirectional encoder, but is {self.hidden_size}",
                 "Use an even size or --no-bidirectional",
             )
+        is_fixed_vector = self.arch in ("sutskever", "cho")
+        if is_fixed_vector and self.attention != "none":
+            raise ConfigError(
+                f"--arch {self.arch} reads the source as one fixed vector, but --attention is {self.attention}",
+                "Leave --attention out, or use --arch gnmt, luong or bahdanau",
+            )
+        if not is_fixed_vector and self.attention == "none":
+            raise ConfigError(
+                f"--arch {self.arch} attends to the source, but --attention is none",
+                "For the source as one fixed vector use --arch sutskever or cho",
+            )
+        if self.input_feeding and self.arch != "luong":
+            raise ConfigError(f"--input-feeding is for --arch luong, but that is {self.arch}", "Leave it out")
+        if self.reverse_source and self.bidirectional:
+            raise ConfigError(
+                "--reverse-source and --bidirectional together make no sense: both ends are read from already",
+                "Leave one out (--no-reverse-source, --no-bidirectional)",
+            )
+        if self.arch == "sutskever" and self.decoder_init == "zero":
+            raise ConfigError(
+                "--decoder-init zero hides the source from --arch sutskever, which sees it in the first state only",
+                "Use last or mean",
+            )
+
+    @classmethod
+    def with_presets(cls, values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
+        """See `Config.with_presets`: what --arch sets."""
+        presets = ARCHITECTURES.get(values["arch"], {})
+        return {name: value if name in given else presets.get(name, value) for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

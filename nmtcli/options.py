@@ -63,7 +63,7 @@ def command(*configs: type[Config]) -> Callable[[Callable[..., None]], Callable[
             built = []
             for cls in configs:
                 names = [config_field.name for config_field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-                built.append(cls(**{name: values[name] for name in names}))
+                built.append(cls(**cls.with_presets({name: values[name] for name in names}, given)))
             typed = frozenset(name for name, source in given.items() if source is ParameterSource.COMMANDLINE)
             context.call_on_close(console.close)
             callback(console, Given(names=frozenset(given), command_line=typed), *built)

@@ -34,9 +34,11 @@ OPTIONS = {
         --config -q/--quiet -v/--verbose -h/--help
         """,
     "nmt train": """
-        --cell --encoder-layers --decoder-layers --hidden-size --embedding-size --bidirectional/--no-bidirectional
-        --attention --tie-embeddings --scale-embeddings/--no-scale-embeddings
-        --dropout --init --init-scale --forget-bias
+        --arch --cell --encoder-layers --decoder-layers --hidden-size --embedding-size
+        --bidirectional/--no-bidirectional --reverse-source/--no-reverse-source --residual/--no-residual
+        --decoder-init --attention --input-feeding/--no-input-feeding
+        --tie-embeddings --scale-embeddings/--no-scale-embeddings
+        --dropout --variational-dropout/--no-variational-dropout --word-dropout --init --init-scale --forget-bias
         --data --model --resume/--no-resume --overwrite/--no-overwrite --init-from
         --learning-rate --warmup --decay --decay-factor --decay-patience --beta2 --clip-norm --label-smoothing
         --accumulate

@@ -41,6 +41,10 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
     source, target = _same_subwords(directories)
     dtype = PRECISION_TYPES[choose_precision(config.precision, device)]
     models = [one.read_model(config.checkpoint).eval().to(device, dtype) for one in directories]
+    for path, one in zip(config.model, models, strict=True):
+        if not one.has_attention and (config.alignments or search_config.coverage_penalty):
+            option = "--alignments" if config.alignments else "--coverage-penalty"
+            raise ConfigError(f"{option} needs attention, but {path} reads the source as one vector", "Leave it out")
     translator = Translator(
         models,
         source,

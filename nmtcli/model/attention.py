@@ -13,19 +13,17 @@ class Memory(NamedTuple):
         values_BSH: outputs of the encoder.
         keys_BSD: what queries are compared with: `values_BSH`, projected once.
         mask_BS: True on real tokens.
+        summary_BH: the whole sentence in one vector.
     """
 
     values_BSH: Tensor
     keys_BSD: Tensor
     mask_BS: Tensor
+    summary_BH: Tensor
 
     def select(self, sentences_B: Tensor) -> Self:
         """The memory of these sentences, in this order."""
-        return self._replace(
-            values_BSH=self.values_BSH[sentences_B],
-            keys_BSD=self.keys_BSD[sentences_B],
-            mask_BS=self.mask_BS[sentences_B],
-        )
+        return self.__class__(*(values[sentences_B] for values in self))
 
 
 class Attention(nn.Module):

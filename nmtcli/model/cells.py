@@ -43,6 +43,14 @@ class LSTMGates(NamedTuple):
     output_NH: Tensor
 
 
+class GRUGates(NamedTuple):
+    """The gates of one GRU step, each in (0, 1), and the candidate in (-1, 1)."""
+
+    reset_NH: Tensor
+    update_NH: Tensor
+    candidate_NH: Tensor
+
+
 def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[CellState, LSTMGates]:
     """One step of the LSTM with forget gate, without peepholes.
 
@@ -70,7 +78,7 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
     return CellState(hidden_NH.to(state.hidden_NH.dtype), cell_NH), gates
 
 
-def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
+def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[CellState, GRUGates]:
     """One step of the GRU, with the reset gate after the recurrent product, as cuDNN has it.
 
         r = sigmoid(W_r x + U_r h + b_r)        reset gate
@@ -78,7 +86,7 @@ def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
         n = tanh(W_n x + b_n + r * (U_n h + c_n))
         h' = (1 - z) * n + z * h
 
-    Args and Returns as `lstm_cell`, G = 3 H, no gates.
+    Args and Returns as `lstm_cell`, G = 3 H; c is of width 0.
     Source:
         Cho et al. 2014.
     """
@@ -87,10 +95,13 @@ def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
     input_r_NH, input_z_NH, input_n_NH = from_input_NG.chunk(3, dim=-1)
     hidden_r_NH, hidden_z_NH, hidden_n_NH = from_hidden_NG.chunk(3, dim=-1)
     reset_NH = (input_r_NH + hidden_r_NH).sigmoid()
-    update_NH = (input_z_NH + hidden_z_NH).sigmoid()
-    candidate_NH = (input_n_NH + reset_NH * hidden_n_NH).tanh()
-    hidden_NH = (1 - update_NH) * candidate_NH + update_NH * state.hidden_NH
-    return CellState(hidden_NH.to(state.hidden_NH.dtype), state.cell_NH)
+    gates = GRUGates(
+        reset_NH=reset_NH,
+        update_NH=(input_z_NH + hidden_z_NH).sigmoid(),
+        candidate_NH=(input_n_NH + reset_NH * hidden_n_NH).tanh(),
+    )
+    hidden_NH = (1 - gates.update_NH) * gates.candidate_NH + gates.update_NH * state.hidden_NH
+    return CellState(hidden_NH.to(state.hidden_NH.dtype), state.cell_NH), gates
 
 
 def rnn_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
@@ -147,9 +158,9 @@ class RecurrentLayer(nn.Module):
     def step(self, input_NE: Tensor, state: CellState) -> CellState:
         """One position, gate by gate."""
         weights = self.weights()
-        if self.cell == "lstm":
-            return lstm_cell(input_NE, state, weights)[0]
-        return gru_cell(input_NE, state, weights) if self.cell == "gru" else rnn_cell(input_NE, state, weights)
+        if self.cell == "rnn":
+            return rnn_cell(input_NE, state, weights)
+        return (lstm_cell if self.cell == "lstm" else gru_cell)(input_NE, state, weights)[0]
 
     def weights(self) -> Weights:
         """The parameters, as the written cells take them."""

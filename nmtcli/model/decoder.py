@@ -1,12 +1,17 @@
-"""The decoder: attention between the first and the upper layers, so that training needs no loop over time.
+"""The decoders: five ways to wire recurrent layers, attention and readout.
 
-    target embeddings -> first LSTM layer -> queries -> attention -> context
-    [layer below; context] -> upper LSTM layers, with residuals -> [top; context] -> readout of the embeddings' width
+    gnmt        target embeddings -> first layer -> queries -> attention -> context
+                [layer below; context] -> upper layers -> [top; context] -> readout
+    luong       target embeddings -> all layers -> queries -> attention -> context; [top; context] -> readout;
+                with input feeding the first layer reads [embedding; last readout]
+    bahdanau    the state before -> query -> attention -> context; [embedding; context] -> all layers;
+                [top; context; embedding] -> readout
+    sutskever   target embeddings -> all layers -> readout; the source is in the first state alone
+    cho         [embedding; summary of the source] -> all layers; [top; summary; embedding] -> readout
 
-No layer's input depends on attention's answer of an earlier step, so that every layer runs over the whole target in one
-fused call. Decoding uses the same weights one step at a time. With one layer, the context meets the readout only.
-
-Source: Wu et al. 2016, section 3; the wiring of NVIDIA's GNMT v2, whose context also goes to every upper layer.
+Where no layer's input depends on what attention or readout said a step before, training has no loop over time: every
+layer runs over the whole target in one fused call. So it is but in `bahdanau`, and in `luong` with input feeding.
+Decoding uses the same weights one step at a time in all of them. The readout has the embeddings' width.
 """
 
 from collections.abc import Callable
@@ -15,9 +20,12 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from nmtcli.config import ModelConfig
 from nmtcli.model.attention import Attention, Memory
 from nmtcli.model.cells import CellState, RecurrentLayer
-from nmtcli.model.dropout import dropout
+from nmtcli.model.dropout import Drop, Dropout
+
+Run = Callable[[int, Tensor], Tensor]  # from the number of a layer and its input to its output
 
 
 class State(NamedTuple):
@@ -26,14 +34,16 @@ class State(NamedTuple):
     Attributes:
         hidden_LNH: the layers' last outputs.
         cell_LNH: the LSTM layers' cell states; of width 0 for GRU and RNN.
+        fed_NE: the last readout where it is fed to the first layer; else of width 0.
     """
 
     hidden_LNH: Tensor
     cell_LNH: Tensor
+    fed_NE: Tensor
 
     def select(self, rows_N: Tensor) -> Self:
         """The state of these rows, in this order; rows may repeat and drop out."""
-        return self._replace(hidden_LNH=self.hidden_LNH[:, rows_N], cell_LNH=self.cell_LNH[:, rows_N])
+        return self.__class__(self.hidden_LNH[:, rows_N], self.cell_LNH[:, rows_N], self.fed_NE[rows_N])
 
     def layer(self, number: int) -> CellState:
         """One layer's state."""
@@ -44,55 +54,72 @@ class Decoder(nn.Module):
     """From target embeddings and the memory to the readout that the output projection takes.
 
     Args:
-        cell: lstm, gru or rnn.
-        layers: L.
-        input_size: width of the embeddings, and of the readout.
-        hidden_size: H.
+        config: cell, layers, hidden size, residual, attention, decoder_init.
+        input_size: E, width of the embeddings and of the readout.
         memory_size: width of the memory.
-        attention: score of query and key.
-        dropout: probability, on the input of each layer above the first and before and after the readout.
+        beside_first, beside_upper, beside_top: widths of what is joined to the input of the first layer, of the layers
+            above it, and of the readout.
+        dropout: on the input of each layer above the first, and before and after the readout.
     """
+
+    steps_in_training = False  # a step needs what the one before has said
 
     def __init__(
         self,
-        cell: str,
+        config: ModelConfig,
         *,
-        layers: int,
         input_size: int,
-        hidden_size: int,
         memory_size: int,
-        attention: str,
-        dropout: float,
+        dropout: Dropout,
+        beside_first: int = 0,
+        beside_upper: int = 0,
+        beside_top: int = 0,
     ) -> None:
         super().__init__()
-        self.cell = cell
-        sizes = [input_size] + [hidden_size + memory_size] * (layers - 1)
-        self.layers = nn.ModuleList(RecurrentLayer(cell, size, hidden_size) for size in sizes)
-        self.attention = Attention(attention, hidden_size, memory_size)
-        self.readout = nn.Linear(hidden_size + memory_size, input_size)
-        self.bridge = nn.Linear(memory_size, layers * hidden_size * (2 if cell == "lstm" else 1))
+        self.cell = config.cell
+        hidden, layers = config.hidden_size, config.decoder_layers
+        sizes = [input_size + beside_first] + [hidden + beside_upper] * (layers - 1)
+        self.layers = nn.ModuleList(RecurrentLayer(config.cell, size, hidden) for size in sizes)
+        self.attention = Attention(config.attention, hidden, memory_size) if config.attention != "none" else None
+        self.readout = nn.Linear(hidden + beside_top, input_size)
+        self.bridge = None
+        if config.decoder_init != "zero":
+            self.bridge = nn.Linear(memory_size, layers * hidden * (2 if config.cell == "lstm" else 1))
+        self.residual = config.residual
         self.dropout = dropout
+        self.hidden_size = hidden
+        self.fed_size = input_size if config.input_feeding else 0
 
-    def first_state(self, last_BH: Tensor) -> State:
-        """The state before the first step, from what the encoder said last: hidden = tanh(W x), cell = W x.
+    def first_state(self, summary_BH: Tensor) -> State:
+        """The state before the first step, from a summary of the source: hidden = tanh(W x), cell = W x; or zeros.
 
         The cell state is kept in fp32 where the weights are bf16: it is a sum over time.
         """
-        layers = len(self.layers)
-        parts_LBH = self.bridge(last_BH).unflatten(-1, (-1, self.layers[0].kernel.hidden_size)).transpose(0, 1)  # type: ignore[union-attr]
+        layers, batch = len(self.layers), len(summary_BH)
+        if self.bridge is None:
+            parts_LBH = summary_BH.new_zeros(2 * layers, batch, self.hidden_size)
+        else:
+            parts_LBH = self.bridge(summary_BH).unflatten(-1, (-1, self.hidden_size)).transpose(0, 1)
         full = torch.promote_types(parts_LBH.dtype, torch.float32)
-        cell_LBH = parts_LBH[layers:] if self.cell == "lstm" else parts_LBH[:, :, :0]
-        return State(parts_LBH[:layers].tanh(), cell_LBH.to(full))
+        cell_LBH = parts_LBH[layers:] if self.cell == "lstm" else parts_LBH[:layers, :, :0]
+        return State(parts_LBH[:layers].tanh(), cell_LBH.to(full), parts_LBH.new_zeros(batch, self.fed_size))
 
     def forward(self, embedded_BTE: Tensor, memory: Memory, state: State) -> tuple[Tensor, Tensor]:
-        """The whole target at once.
+        """The whole target at once, or step by step where the wiring asks for it.
 
         Returns:
             readout_BTE and weights_BTS, equal to T calls of `step` to rounding.
         """
-        return self._wire(
-            embedded_BTE, memory, lambda number, input_BTE: self.layers[number](input_BTE, state.layer(number))
-        )
+        drop = self.dropout.over_a_sentence(self.training)
+        if not self.steps_in_training:
+            run: Run = lambda number, input_BTE: self.layers[number](input_BTE, state.layer(number))  # noqa: E731
+            return self.wire(embedded_BTE, memory, state, run, drop)
+        readouts, weights = [], []
+        for embedded_B1E in torch.split(embedded_BTE, 1, dim=1):
+            readout_B1E, weights_B1S, state = self._step(embedded_B1E, memory, state, drop)
+            readouts.append(readout_B1E)
+            weights.append(weights_B1S)
+        return torch.cat(readouts, dim=1), torch.cat(weights, dim=1)
 
     def step(self, embedded_BKE: Tensor, memory: Memory, state: State) -> tuple[Tensor, Tensor, State]:
         """One token for each of K hypotheses of each sentence.
@@ -100,27 +127,147 @@ class Decoder(nn.Module):
         Returns:
             readout_BKE, weights_BKS, and the next state.
         """
+        return self._step(embedded_BKE, memory, state, self.dropout.over_a_sentence(self.training))
+
+    def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
+        """From embeddings to readout_BTE and weights_BTS: what tells one decoder from another.
+
+        Args:
+            embedded_BTE: T target positions, or the last tokens of as many hypotheses.
+            memory: the source.
+            state: before the first of the positions.
+            run: runs a layer.
+            drop: drops values.
+        """
+        raise NotImplementedError
+
+    def _step(self, embedded_BKE: Tensor, memory: Memory, state: State, drop: Drop) -> tuple[Tensor, Tensor, State]:
         after: list[CellState] = []
 
         def run(number: int, input_BKE: Tensor) -> Tensor:
             after.append(self.layers[number].step(input_BKE.flatten(0, 1), state.layer(number)))  # type: ignore[operator]
             return after[-1].hidden_NH.view(*input_BKE.shape[:2], -1)
 
-        readout_BKE, weights_BKS = self._wire(embedded_BKE, memory, run)
+        readout_BKE, weights_BKS = self.wire(embedded_BKE, memory, state, run, drop)
         hidden_LNH = torch.stack([one.hidden_NH for one in after])
         cell_LNH = torch.stack([one.cell_NH for one in after])
-        return readout_BKE, weights_BKS, State(hidden_LNH, cell_LNH)
+        fed_NE = readout_BKE.flatten(0, 1)[:, : self.fed_size].to(state.fed_NE.dtype)
+        return readout_BKE, weights_BKS, State(hidden_LNH, cell_LNH, fed_NE)
 
-    def _wire(
-        self, embedded_BTE: Tensor, memory: Memory, run: Callable[[int, Tensor], Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        layer_BTH = run(0, embedded_BTE)
-        context_BTH, weights_BTS = self.attention(layer_BTH, memory)
+    def _upwards(self, layer_BTH: Tensor, run: Run, drop: Drop, *beside: Tensor) -> Tensor:
+        """The layers above the first, each over the one below and what is beside it, with residuals if asked for."""
         for number in range(1, len(self.layers)):
-            input_BTH = self._drop(torch.cat([layer_BTH, context_BTH], dim=-1))
-            layer_BTH = run(number, input_BTH) + layer_BTH
-        readout_BTE = self.readout(self._drop(torch.cat([layer_BTH, context_BTH], dim=-1))).tanh()
-        return self._drop(readout_BTE), weights_BTS
+            input_BTH = torch.cat([layer_BTH, *beside], dim=-1) if beside else layer_BTH
+            output_BTH = run(number, drop(f"layer {number}", input_BTH))
+            layer_BTH = output_BTH + layer_BTH if self.residual else output_BTH
+        return layer_BTH
 
-    def _drop(self, values: Tensor) -> Tensor:
-        return dropout(values, self.dropout, self.training)
+    def _read(self, drop: Drop, *parts: Tensor) -> Tensor:
+        joined_BTH = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        return drop("readout", self.readout(drop("top", joined_BTH)).tanh())
+
+    def _attend(self, query_BTH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        assert self.attention is not None
+        context_BTH, weights_BTS = self.attention(query_BTH, memory)
+        return context_BTH, weights_BTS
+
+
+class GNMTDecoder(Decoder):
+    """Attention between the first and the upper layers. With one layer, the context meets the readout only.
+
+    Source:
+        Wu et al. 2016, section 3; the wiring of NVIDIA's GNMT v2, whose context also goes to every upper layer.
+    """
+
+    def __init__(self, config: ModelConfig, *, input_size: int, memory_size: int, dropout: Dropout) -> None:
+        beside = {"beside_upper": memory_size, "beside_top": memory_size}
+        super().__init__(config, input_size=input_size, memory_size=memory_size, dropout=dropout, **beside)
+
+    def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
+        """See `Decoder.wire`."""
+        layer_BTH = run(0, embedded_BTE)
+        context_BTH, weights_BTS = self._attend(layer_BTH, memory)
+        layer_BTH = self._upwards(layer_BTH, run, drop, context_BTH)
+        return self._read(drop, layer_BTH, context_BTH), weights_BTS
+
+
+class LuongDecoder(Decoder):
+    """Global attention over the top layer: readout = tanh(W [context; top]), their attentional vector.
+
+    Source:
+        Luong, Pham and Manning 2015, section 3.1; input feeding: section 3.3.
+    """
+
+    def __init__(self, config: ModelConfig, *, input_size: int, memory_size: int, dropout: Dropout) -> None:
+        beside = {"beside_first": input_size if config.input_feeding else 0, "beside_top": memory_size}
+        super().__init__(config, input_size=input_size, memory_size=memory_size, dropout=dropout, **beside)
+        self.steps_in_training = config.input_feeding
+
+    def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
+        """See `Decoder.wire`."""
+        if self.fed_size:
+            fed_BKE = state.fed_NE.view(*embedded_BTE.shape)
+            embedded_BTE = torch.cat([embedded_BTE, fed_BKE.to(embedded_BTE.dtype)], dim=-1)
+        layer_BTH = self._upwards(run(0, embedded_BTE), run, drop)
+        context_BTH, weights_BTS = self._attend(layer_BTH, memory)
+        return self._read(drop, layer_BTH, context_BTH), weights_BTS
+
+
+class BahdanauDecoder(Decoder):
+    """Attention before the recurrence: the top layer's last output is the query, its context an input of this step.
+
+    Source:
+        Bahdanau, Cho and Bengio 2015, section 3 and appendix A.2; their maxout before the output is a tanh here.
+    """
+
+    steps_in_training = True
+
+    def __init__(self, config: ModelConfig, *, input_size: int, memory_size: int, dropout: Dropout) -> None:
+        beside = {"beside_first": memory_size, "beside_top": memory_size + input_size}
+        super().__init__(config, input_size=input_size, memory_size=memory_size, dropout=dropout, **beside)
+
+    def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
+        """See `Decoder.wire`."""
+        query_BKH = state.hidden_LNH[-1].view(*embedded_BTE.shape[:2], -1)
+        context_BKH, weights_BKS = self._attend(query_BKH, memory)
+        context_BKH = context_BKH.to(embedded_BTE.dtype)
+        layer_BKH = self._upwards(run(0, torch.cat([embedded_BTE, context_BKH], dim=-1)), run, drop)
+        return self._read(drop, layer_BKH, context_BKH, embedded_BTE), weights_BKS
+
+
+class FixedVectorDecoder(Decoder):
+    """No attention: the sentence is one vector, which starts the decoder and, with --arch cho, is read at every step.
+
+    Source:
+        Sutskever, Vinyals and Le 2014 (the vector starts the decoder); Cho et al. 2014, section 2.2 and appendix A
+        (it is read at every step; their maxout before the output is a tanh here). Their first state is the encoder's
+        last; here it is a learned map of the encoder's last output.
+    """
+
+    def __init__(self, config: ModelConfig, *, input_size: int, memory_size: int, dropout: Dropout) -> None:
+        reads_summary = config.arch == "cho"
+        beside = {"beside_first": memory_size, "beside_top": memory_size + input_size} if reads_summary else {}
+        super().__init__(config, input_size=input_size, memory_size=memory_size, dropout=dropout, **beside)
+        self.reads_summary = reads_summary
+
+    def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
+        """See `Decoder.wire`; the weights are zeros."""
+        beside: list[Tensor] = []
+        if self.reads_summary:
+            beside = [memory.summary_BH.to(embedded_BTE.dtype).unsqueeze(1).expand(-1, embedded_BTE.shape[1], -1)]
+        first_BTE = torch.cat([embedded_BTE, *beside], dim=-1) if beside else embedded_BTE
+        layer_BTH = self._upwards(run(0, first_BTE), run, drop)
+        top = [layer_BTH, *beside, embedded_BTE] if beside else [layer_BTH]
+        weights_BTS = torch.zeros(1, 1, 1, device=embedded_BTE.device).expand(
+            *embedded_BTE.shape[:2], memory.mask_BS.shape[1]
+        )
+        return self._read(drop, *top), weights_BTS
+
+
+DECODERS: dict[str, type[GNMTDecoder | LuongDecoder | BahdanauDecoder | FixedVectorDecoder]] = {
+    "gnmt": GNMTDecoder,
+    "luong": LuongDecoder,
+    "bahdanau": BahdanauDecoder,
+    "sutskever": FixedVectorDecoder,
+    "cho": FixedVectorDecoder,
+}

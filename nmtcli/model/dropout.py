@@ -1,8 +1,13 @@
-"""Dropout whose masks cost little on a CPU."""
+"""Dropout whose masks cost little on a CPU, drawn anew at every position or once for all of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Drop = Callable[[str, Tensor], Tensor]
 
 
 def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
@@ -28,3 +33,37 @@ def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
     bytes_ = numbers.view(torch.uint8)[:count].view(values.shape)
     mask = (bytes_ >= threshold).to(values.dtype).mul_(256 / (256 - threshold))
     return values * mask
+
+
+@dataclass(frozen=True)
+class Dropout:
+    """How the places of a network drop values.
+
+    Args:
+        probability: of a zero, below 1.
+        variational: a place draws one mask for all positions of a sentence, rather than one for each.
+    Source:
+        variational: Gal and Ghahramani 2016.
+    """
+
+    probability: float
+    variational: bool
+
+    def over_a_sentence(self, training: bool) -> Drop:
+        """The function that drops, for one pass over a batch, however many steps that takes.
+
+        Args:
+            training: False gives a function that gives the values back.
+        Returns:
+            `drop(place, values_BTH)`: places are told apart by their names; variational masks are kept by them.
+        """
+        if not self.variational:
+            return lambda _, values_BTH: dropout(values_BTH, self.probability, training)
+        masks: dict[str, Tensor] = {}
+
+        def drop(place: str, values_BTH: Tensor) -> Tensor:
+            if place not in masks:
+                masks[place] = dropout(torch.ones_like(values_BTH[:, :1]), self.probability, training)
+            return values_BTH * masks[place]
+
+        return drop

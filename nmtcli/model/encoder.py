@@ -1,15 +1,16 @@
-"""The stacked bidirectional encoder, without packed sequences.
+"""The stacked encoder, without packed sequences.
 
 Sentences are padded on the right. The forward direction runs as it is: padding comes after every real position. The
 backward direction runs over each sentence reversed within its length, so that padding comes after again; one gather
-before, one after. Every direction of every layer is one fused call, and no length travels to the host.
+before, one after. Every direction of every layer is one fused call, and no length travels to the host. An encoder that
+reads the source reversed is one that has the backward direction only.
 """
 
 import torch
 from torch import Tensor, nn
 
 from nmtcli.model.cells import RecurrentLayer
-from nmtcli.model.dropout import dropout
+from nmtcli.model.dropout import Dropout
 
 
 def reversal(lengths_B: Tensor, size: int) -> Tensor:
@@ -37,7 +38,7 @@ def gather_positions(values_BSE: Tensor, index_BS: Tensor) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """Stacked recurrent layers over the source, with residuals between layers of equal width.
+    """Stacked recurrent layers over the source.
 
     Args:
         cell: lstm, gru or rnn.
@@ -45,17 +46,33 @@ class Encoder(nn.Module):
         input_size: width of the embeddings.
         hidden_size: H, both directions together.
         bidirectional: half of H reads from the right.
-        dropout: probability, on the input of each layer above the first.
+        reverse_source: all of H reads from the right; not with `bidirectional`.
+        residual: each layer above the first adds its input to its output.
+        dropout: on the input of each layer above the first.
+    Source:
+        bidirectional: Schuster and Paliwal 1997; reversed source: Sutskever et al. 2014, section 3.3.
     """
 
     def __init__(
-        self, cell: str, *, layers: int, input_size: int, hidden_size: int, bidirectional: bool, dropout: float
+        self,
+        cell: str,
+        *,
+        layers: int,
+        input_size: int,
+        hidden_size: int,
+        bidirectional: bool,
+        reverse_source: bool,
+        residual: bool,
+        dropout: Dropout,
     ) -> None:
         super().__init__()
         width = hidden_size // 2 if bidirectional else hidden_size
         sizes = [input_size] + [hidden_size] * (layers - 1)
-        self.forward_layers = nn.ModuleList(RecurrentLayer(cell, size, width) for size in sizes)
-        self.backward_layers = nn.ModuleList(RecurrentLayer(cell, size, width) for size in sizes if bidirectional)
+        from_left, from_right = not reverse_source, bidirectional or reverse_source
+        self.forward_layers = nn.ModuleList(RecurrentLayer(cell, size, width) for size in sizes if from_left)
+        self.backward_layers = nn.ModuleList(RecurrentLayer(cell, size, width) for size in sizes if from_right)
+        self.layers = layers
+        self.residual = residual
         self.dropout = dropout
 
     def forward(self, embedded_BSE: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
@@ -68,17 +85,22 @@ class Encoder(nn.Module):
             memory_BSH, whose real positions do not depend on padding, and last_BH: what the forward direction says at
             the last real position and the backward direction at the first.
         """
+        drop = self.dropout.over_a_sentence(self.training)
         index_BS = reversal(lengths_B, embedded_BSE.shape[1])
         layer_BSH = embedded_BSE
-        for number, forward_layer in enumerate(self.forward_layers):
-            input_BSH = dropout(layer_BSH, self.dropout, self.training) if number else layer_BSH
-            output_BSH = forward_layer(input_BSH)
+        for number in range(self.layers):
+            input_BSH = drop(f"layer {number}", layer_BSH) if number else layer_BSH
+            outputs = []
+            if self.forward_layers:
+                outputs.append(self.forward_layers[number](input_BSH))
             if self.backward_layers:
                 from_right_BSH = self.backward_layers[number](gather_positions(input_BSH, index_BS))
-                output_BSH = torch.cat([output_BSH, gather_positions(from_right_BSH, index_BS)], dim=-1)
-            layer_BSH = output_BSH + layer_BSH if number else output_BSH
-        width = layer_BSH.shape[-1] // 2 if self.backward_layers else layer_BSH.shape[-1]
+                outputs.append(gather_positions(from_right_BSH, index_BS))
+            output_BSH = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
+            layer_BSH = output_BSH + layer_BSH if number and self.residual else output_BSH
+        width = layer_BSH.shape[-1] // (2 if self.forward_layers and self.backward_layers else 1)
+        end = width if self.forward_layers else 0  # what is before it was read from the left
         last_B = lengths_B - 1
         rows_B = torch.arange(len(last_B), device=last_B.device)
-        last_BH = torch.cat([layer_BSH[rows_B, last_B, :width], layer_BSH[:, 0, width:]], dim=-1)
+        last_BH = torch.cat([layer_BSH[rows_B, last_B, :end], layer_BSH[:, 0, end:]], dim=-1)
         return layer_BSH, last_BH

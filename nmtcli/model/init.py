@@ -11,10 +11,10 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
 
     Args:
         model: its matrices are embeddings, linear maps and recurrent layers, one block a gate.
-        init: `uniform` in +-scale; `truncated-normal` with deviation scale, cut at two; `xavier`: Glorot's uniform,
-            each gate for itself, and embeddings uniform with variance 1/E, so that scaled ones have variance 1;
-            `orthogonal`: recurrent matrices orthogonal, each gate for itself, the rest as xavier.
-        scale: of uniform and truncated-normal.
+        init: `uniform` in +-scale; `normal` with deviation scale; `truncated-normal` likewise, cut at two deviations;
+            `xavier`: Glorot's uniform, each gate for itself, and embeddings uniform with variance 1/E, so that scaled
+            ones have variance 1; `orthogonal`: recurrent matrices orthogonal, each gate for itself, the rest as xavier.
+        scale: of uniform, normal and truncated-normal.
         forget_bias: of the LSTM's forget gate.
     Source:
         uniform +-0.08: Sutskever et al. 2014; xavier: Glorot and Bengio 2010; orthogonal: Saxe et al. 2014; forget
@@ -35,6 +35,8 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
             for block in parameter.chunk(blocks.get(id(parameter), 1)):
                 if init == "uniform":
                     nn.init.uniform_(block, -scale, scale)
+                elif init == "normal":
+                    nn.init.normal_(block, std=scale)
                 elif init == "truncated-normal":
                     nn.init.trunc_normal_(block, std=scale, a=-2 * scale, b=2 * scale)
                 elif init == "orthogonal" and "weight_hh" in name:

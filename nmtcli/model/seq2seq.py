@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from nmtcli.config import ModelConfig
 from nmtcli.errors import ConfigError
 from nmtcli.model.attention import Memory
-from nmtcli.model.decoder import Decoder, State
-from nmtcli.model.dropout import dropout
+from nmtcli.model.decoder import DECODERS, State
+from nmtcli.model.dropout import Dropout, dropout
 from nmtcli.model.encoder import Encoder
 from nmtcli.model.init import initialise
 
@@ -37,26 +37,27 @@ class Seq2Seq(nn.Module):
         self.target_embedding = nn.Embedding(target_size, embedding) if tie != "all" else None
         self.projection = nn.Linear(embedding, target_size, bias=False) if tie == "none" else None
         self.projection_bias_V = nn.Parameter(torch.empty(target_size))
+        self.dropout = Dropout(config.dropout, config.variational_dropout)
         self.encoder = Encoder(
             config.cell,
             layers=config.encoder_layers,
             input_size=embedding,
             hidden_size=hidden,
             bidirectional=config.bidirectional,
-            dropout=config.dropout,
+            reverse_source=config.reverse_source,
+            residual=config.residual,
+            dropout=self.dropout,
         )
-        self.decoder = Decoder(
-            config.cell,
-            layers=config.decoder_layers,
-            input_size=embedding,
-            hidden_size=hidden,
-            memory_size=hidden,
-            attention=config.attention,
-            dropout=config.dropout,
-        )
-        self.dropout = config.dropout
+        self.decoder = DECODERS[config.arch](config, input_size=embedding, memory_size=hidden, dropout=self.dropout)
+        self.summary = "mean" if config.decoder_init == "mean" else "last"
+        self.word_dropout = config.word_dropout
         self.embedding_scale = embedding**0.5 if config.scale_embeddings else 1.0
         initialise(self, init=config.init, scale=config.init_scale, forget_bias=config.forget_bias)
+
+    @property
+    def has_attention(self) -> bool:
+        """False where the source is one fixed vector: attention weights are zeros then."""
+        return self.decoder.attention is not None
 
     @property
     def target_embedding_VE(self) -> Tensor:
@@ -78,9 +79,15 @@ class Seq2Seq(nn.Module):
             the memory, and the decoder's first state with one hypothesis a sentence.
         """
         embedded_BSE = self._embed(source_BS, self.source_embedding.weight)
-        values_BSH, last_BH = self.encoder(embedded_BSE, mask_BS.sum(dim=1))
-        memory = Memory(values_BSH, self.decoder.attention.keys(values_BSH), mask_BS)
-        return memory, self.decoder.first_state(last_BH)
+        lengths_B = mask_BS.sum(dim=1)
+        values_BSH, last_BH = self.encoder(embedded_BSE, lengths_B)
+        summary_BH = last_BH
+        if self.summary == "mean":
+            sums_BH = values_BSH.masked_fill(~mask_BS.unsqueeze(-1), 0.0).sum(dim=1)
+            summary_BH = sums_BH / lengths_B.unsqueeze(1).to(sums_BH.dtype)
+        attention = self.decoder.attention
+        keys_BSD = values_BSH if attention is None else attention.keys(values_BSH)
+        return Memory(values_BSH, keys_BSD, mask_BS, summary_BH), self.decoder.first_state(summary_BH)
 
     def decode(self, memory: Memory, state: State, target_BT: Tensor) -> Tensor:
         """The whole target, each position given the tokens before it.
@@ -120,4 +127,8 @@ class Seq2Seq(nn.Module):
         """What the recurrent layers read. Scaled, an entry is of the size of their states, however wide the embedding;
         the matrix itself stays small, as the output projection that is tied to it must.
         """
-        return dropout(F.embedding(ids_BT, matrix_VE) * self.embedding_scale, self.dropout, self.training)
+        embedded_BTE = F.embedding(ids_BT, matrix_VE) * self.embedding_scale
+        if self.word_dropout and self.training:
+            ones_BT1 = torch.ones_like(embedded_BTE[..., :1])
+            embedded_BTE = embedded_BTE * dropout(ones_BT1, self.word_dropout, self.training)
+        return self.dropout.over_a_sentence(self.training)("embedding", embedded_BTE)

@@ -44,7 +44,8 @@ def draw(probabilities_BKV: Tensor, uniform_BK: Tensor) -> Tensor:
     """
     sorted_BKV, order_BKV = probabilities_BKV.sort(dim=-1, descending=True, stable=True)
     cumulative_BKV = sorted_BKV.cumsum(dim=-1)
-    place_BK1 = torch.searchsorted(cumulative_BKV, uniform_BK.unsqueeze(-1).to(cumulative_BKV.dtype), right=True)
+    wanted_BK1 = uniform_BK.unsqueeze(-1).to(cumulative_BKV.dtype).contiguous()
+    place_BK1 = torch.searchsorted(cumulative_BKV, wanted_BK1, right=True)
     last_BK1 = (sorted_BKV > 0).sum(dim=-1, keepdim=True) - 1  # rounding can leave the sum below 1
     return order_BKV.gather(-1, torch.minimum(place_BK1, last_BK1)).squeeze(-1)
 

@@ -14,7 +14,7 @@ def test_attention_equals_a_double_loop(score: str) -> None:
     query_BTD = torch.randn(2, 3, 6, dtype=torch.float64)
     lengths = [5, 2]
     mask_BS = torch.arange(5) < torch.tensor(lengths).unsqueeze(1)
-    memory = Memory(values_BSH, attention.keys(values_BSH), mask_BS)
+    memory = Memory(values_BSH, attention.keys(values_BSH), mask_BS, values_BSH[:, 0])
     context_BTH, weights_BTS = attention(query_BTD, memory)
     for b in range(2):
         for t in range(3):
@@ -39,7 +39,8 @@ def test_attention_equals_a_double_loop(score: str) -> None:
 def test_weights_on_padding_are_exactly_zero_and_the_others_sum_to_one() -> None:
     attention = Attention("general", 4, 4)
     values_BSH = torch.randn(1, 4, 4) * 50
-    memory = Memory(values_BSH, attention.keys(values_BSH), torch.tensor([[True, True, False, False]]))
+    mask_BS = torch.tensor([[True, True, False, False]])
+    memory = Memory(values_BSH, attention.keys(values_BSH), mask_BS, values_BSH[:, 0])
     _, weights_BTS = attention(torch.randn(1, 2, 4), memory)
     assert (weights_BTS[..., 2:] == 0).all()
     torch.testing.assert_close(weights_BTS.sum(dim=-1), torch.ones(1, 2))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nmtcli.model.cells import CellState, RecurrentLayer, lstm_cell, zero_state
+from nmtcli.model.cells import CellState, RecurrentLayer, gru_cell, lstm_cell, zero_state
 
 B, T, E, H = 3, 7, 5, 4
 
@@ -63,9 +63,25 @@ def test_lstm_gates_are_the_ones_of_the_equations() -> None:
     state, gates = lstm_cell(one, CellState(one, 3 * one), layer.weights())
     i, f, o = (torch.tensor(x, dtype=torch.float64).sigmoid() for x in (1.0, 2.0, -1.0))
     g = torch.tensor(0.5, dtype=torch.float64).tanh()
-    assert float(gates.forget_NH) == pytest.approx(float(f))
-    assert float(state.cell_NH) == pytest.approx(float(f * 3 + i * g))
-    assert float(state.hidden_NH) == pytest.approx(float(o * (f * 3 + i * g).tanh()))
+    assert gates.forget_NH.item() == pytest.approx(float(f))
+    assert state.cell_NH.item() == pytest.approx(float(f * 3 + i * g))
+    assert state.hidden_NH.item() == pytest.approx(float(o * (f * 3 + i * g).tanh()))
+
+
+def test_gru_gates_are_the_ones_of_the_equations() -> None:
+    """A cell of width 1 by hand: with all weights 0 and biases (r z n) only the biases and the old state count."""
+    layer = RecurrentLayer("gru", 1, 1).double()
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        layer.weights().input_bias_G.copy_(torch.tensor([1.0, 2.0, 0.5]))
+        layer.weights().recurrent_bias_G[2] = -2.0
+    one = torch.ones(1, 1, dtype=torch.float64)
+    state, gates = gru_cell(one, CellState(3 * one, one[:, :0]), layer.weights())
+    r, z = (torch.tensor(x, dtype=torch.float64).sigmoid() for x in (1.0, 2.0))
+    n = (0.5 + r * -2.0).tanh()
+    assert [gate.item() for gate in gates] == pytest.approx([r.item(), z.item(), n.item()])
+    assert state.hidden_NH.item() == pytest.approx(((1 - z) * n + z * 3).item())
 
 
 def test_bf16_step_keeps_the_cell_state_in_fp32() -> None:

@@ -30,6 +30,12 @@ def test_truncated_normal_is_cut_at_two_deviations() -> None:
     assert float(values.std()) == pytest.approx(0.05 * 0.8796, rel=0.02)  # deviation of a normal cut at two
 
 
+def test_normal_is_not_cut() -> None:
+    values = matrices(start(init="normal", init_scale=0.05))
+    assert values.abs().max() > 0.15
+    assert float(values.std()) == pytest.approx(0.05, rel=0.02)
+
+
 def test_orthogonal_makes_each_recurrent_gate_a_rotation() -> None:
     for layer in start(init="orthogonal").modules():
         if isinstance(layer, RecurrentLayer):

@@ -19,15 +19,33 @@ def tiny(joint: bool = True, **options: object) -> Seq2Seq:
     return Seq2Seq(config, source_size=17, target_size=17 if joint else 20, joint=joint).double().eval()
 
 
+ARCHS = {
+    "gnmt": ["general", "dot", "additive"],
+    "luong": ["general", "dot", "additive"],
+    "bahdanau": ["general", "dot", "additive"],
+    "sutskever": ["none"],
+    "cho": ["none"],
+}
+ENCODERS = [{}, {"bidirectional": False}, {"bidirectional": False, "reverse_source": True, "residual": False}]
 SHAPES = [
-    {"cell": cell, "encoder_layers": encoder, "decoder_layers": decoder, "attention": attention, "bidirectional": both}
-    for (cell, (encoder, decoder), attention, both) in itertools.product(
-        ["lstm", "gru", "rnn"], [(1, 1), (2, 3)], ["general", "dot", "additive"], [True, False]
+    {"arch": arch, "cell": cell, "encoder_layers": below, "decoder_layers": above, "attention": attention, **encoder}
+    for arch, attentions in ARCHS.items()
+    for (cell, (below, above), attention, encoder) in itertools.product(
+        ["lstm", "gru", "rnn"], [(1, 1), (2, 3)], attentions, ENCODERS
     )
 ]
+SHAPES += [{**shape, "input_feeding": True} for shape in SHAPES if shape["arch"] == "luong"]
+SHAPES += [{"arch": arch, "decoder_init": "mean"} for arch in ("gnmt", "luong", "bahdanau")]
+SHAPES += [{"arch": arch, "decoder_init": "mean", "attention": "none"} for arch in ("sutskever", "cho")]
+SHAPES += [{"arch": arch, "decoder_init": "zero"} for arch in ("gnmt", "luong", "bahdanau")]
+SHAPES += [{"arch": "cho", "attention": "none", "decoder_init": "zero"}]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "-".join(str(value) for value in shape.values()))
+def named(shape: dict[str, object]) -> str:
+    return "-".join(f"{name}" if value is True else str(value) for name, value in shape.items())
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=named)
 def test_forward_over_all_positions_equals_as_many_steps(shape: dict[str, object]) -> None:
     model = tiny(**shape)
     batch = Batch.of(PAIRS)
@@ -50,8 +68,9 @@ def test_hypotheses_of_one_sentence_step_side_by_side_as_each_alone() -> None:
         torch.testing.assert_close(weights_BKS[:, k], alone_BKS[:, 0])
 
 
-def test_a_sentence_alone_gives_what_it_gives_in_a_batch() -> None:
-    model = tiny()
+@pytest.mark.parametrize("shape", SHAPES, ids=named)
+def test_a_sentence_alone_gives_what_it_gives_in_a_batch(shape: dict[str, object]) -> None:
+    model = tiny(**shape)
     batch = Batch.of(PAIRS)
     logits_BTV = model.logits(model.decode(*model.encode(batch.source_BS, batch.source_mask_BS), batch.target_input_BT))
     for b, pair in enumerate(PAIRS):
@@ -60,8 +79,9 @@ def test_a_sentence_alone_gives_what_it_gives_in_a_batch() -> None:
         torch.testing.assert_close(logits_BTV[b, : len(pair[1])], alone_BTV[0], atol=1e-10, rtol=0)
 
 
-def test_the_decoder_never_sees_the_token_it_must_say() -> None:
-    model = tiny()
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_decoder_never_sees_the_token_it_must_say(arch: str) -> None:
+    model = tiny(arch=arch, attention=ARCHS[arch][0], input_feeding=arch == "luong")
     first, second = Batch.of([([5, 3], [6, 7, 8, 3])]), Batch.of([([5, 3], [6, 7, 9, 3])])
     one_TV, other_TV = (
         model.logits(model.decode(*model.encode(batch.source_BS, batch.source_mask_BS), batch.target_input_BT))[0]
@@ -86,10 +106,40 @@ def test_tying_both_sides_needs_one_vocabulary() -> None:
         tiny(joint=False, tie_embeddings="all")
 
 
-def test_dropout_acts_in_training_only() -> None:
-    model = tiny(dropout=0.5)
+@pytest.mark.parametrize(
+    "kind", [{"dropout": 0.5}, {"dropout": 0.5, "variational_dropout": True}, {"word_dropout": 0.5}]
+)
+def test_dropout_acts_in_training_only(kind: dict[str, object]) -> None:
+    model = tiny(**{"dropout": 0.0, **kind})
     batch = Batch.of(PAIRS)
     encode = lambda: model.encode(batch.source_BS, batch.source_mask_BS)[0].values_BSH  # noqa: E731
     assert torch.equal(encode(), encode())
     model.train()
     assert not torch.equal(encode(), encode())
+
+
+def test_variational_dropout_is_one_mask_over_all_steps_of_a_decoder_that_steps() -> None:
+    """With the same token at each position and no recurrence left, every position says the same."""
+    model = tiny(arch="luong", input_feeding=True, dropout=0.5, variational_dropout=True, decoder_init="zero").train()
+    with torch.no_grad():
+        for layer in model.decoder.layers:
+            layer.weights().recurrent_GH.zero_()
+            layer.weights().input_bias_G[8:16] = -1e9  # the forget gate: nothing is kept
+            layer.weights().input_GE[:, 6:] = 0  # what is fed is not read
+        batch = Batch.of([([5, 6, 7, 3], [9, 9, 9, 3])])
+        memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
+        readout_1TE = model.decode(memory, state, torch.full((1, 4), 9))
+    assert (readout_1TE == 0).any()
+    torch.testing.assert_close(readout_1TE, readout_1TE[:, :1].expand_as(readout_1TE))
+
+
+def test_word_dropout_takes_whole_tokens() -> None:
+    torch.manual_seed(8)
+    model = tiny(dropout=0.0, word_dropout=0.25).train()
+    seen: list[torch.Tensor] = []
+    model.encoder.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    ids_BS = torch.randint(4, 17, (40, 50))
+    model.encode(ids_BS, torch.ones_like(ids_BS, dtype=torch.bool))
+    is_zero_BSE = seen[0] == 0
+    assert torch.equal(is_zero_BSE.any(dim=-1), is_zero_BSE.all(dim=-1))
+    assert float(is_zero_BSE.double().mean()) == pytest.approx(0.25, abs=0.03)

@@ -1,0 +1,134 @@
+"""Each decoder equals its equations, written as a plain loop: one sentence, one position, one layer after the other."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from nmtcli.config import ARCHITECTURES, ModelConfig
+from nmtcli.data.batches import Batch
+from nmtcli.errors import ConfigError
+from nmtcli.model.attention import Memory
+from nmtcli.model.decoder import Decoder, State
+from nmtcli.model.seq2seq import Seq2Seq
+
+PAIRS = [([5, 6, 7, 8, 3], [9, 10, 12, 3]), ([4, 9, 9, 3], [11, 12, 13, 14, 15, 3])]
+
+
+def model_of(arch: str, **options: object) -> Seq2Seq:
+    torch.manual_seed(7)
+    sizes = {"hidden_size": 8, "embedding_size": 6, "encoder_layers": 1, "init": "uniform", "init_scale": 0.6}
+    config = ModelConfig(**{**ARCHITECTURES[arch], **sizes, "arch": arch, **options})
+    return Seq2Seq(config, source_size=17, target_size=17, joint=True).double().eval()
+
+
+def attend(decoder: Decoder, query_H: Tensor, memory: Memory) -> Tensor:
+    """The context of one query: a sum over the source, weighted by a softmax."""
+    attention = decoder.attention
+    assert attention is not None
+    scores = []
+    for value_H in memory.values_BSH[0]:
+        if attention.score == "general":
+            scores.append(query_H @ attention.project_keys.weight @ value_H)
+        else:
+            inner_H = attention.project_query(query_H) + attention.project_keys.weight @ value_H
+            scores.append(attention.combine.weight[0] @ inner_H.tanh())
+    weights_S = torch.stack(scores).softmax(dim=0)
+    return weights_S @ memory.values_BSH[0]
+
+
+def by_hand(arch: str, decoder: Decoder, embedded_TE: Tensor, memory: Memory, state: State) -> list[Tensor]:
+    """The readouts of one sentence."""
+    layers = [state.layer(number) for number in range(len(decoder.layers))]
+    fed_E = state.fed_NE[0]
+    readouts = []
+    for y_E in embedded_TE:
+        first, above, top = [y_E], [], []
+        if arch == "luong" and decoder.fed_size:
+            first = [y_E, fed_E]
+        if arch == "bahdanau":
+            context_H = attend(decoder, layers[-1].hidden_NH[0], memory)
+            first, top = [y_E, context_H], [context_H, y_E]
+        if arch == "cho":
+            first, top = [y_E, memory.summary_BH[0]], [memory.summary_BH[0], y_E]
+        layers[0] = decoder.layers[0].step(torch.cat(first).unsqueeze(0), layers[0])  # type: ignore[operator]
+        below_H = layers[0].hidden_NH[0]
+        if arch == "gnmt":
+            context_H = attend(decoder, below_H, memory)
+            above, top = [context_H], [context_H]
+        for number in range(1, len(layers)):
+            input_NE = torch.cat([below_H, *above]).unsqueeze(0)
+            layers[number] = decoder.layers[number].step(input_NE, layers[number])  # type: ignore[operator]
+            below_H = layers[number].hidden_NH[0] + (below_H if decoder.residual else 0)
+        if arch == "luong":
+            top = [attend(decoder, below_H, memory)]
+        fed_E = (decoder.readout.weight @ torch.cat([below_H, *top]) + decoder.readout.bias).tanh()
+        readouts.append(fed_E)
+    return readouts
+
+
+CASES = [
+    ("gnmt", {}),
+    ("gnmt", {"decoder_layers": 3, "attention": "additive"}),
+    ("gnmt", {"decoder_layers": 2, "residual": False}),
+    ("luong", {"decoder_layers": 2}),
+    ("luong", {"decoder_layers": 2, "input_feeding": False, "residual": True}),
+    ("bahdanau", {}),
+    ("bahdanau", {"decoder_layers": 2, "cell": "lstm"}),
+    ("sutskever", {"decoder_layers": 2}),
+    ("cho", {}),
+    ("cho", {"decoder_layers": 2, "cell": "rnn"}),
+]
+
+
+@pytest.mark.parametrize(("arch", "options"), CASES, ids=lambda value: str(value))
+def test_a_decoder_equals_its_equations(arch: str, options: dict[str, object]) -> None:
+    model = model_of(arch, **options)
+    for pair in PAIRS:
+        batch = Batch.of([pair])
+        memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
+        readout_TE = model.decode(memory, state, batch.target_input_BT)[0]
+        embedded_TE = model.target_embedding_VE[batch.target_input_BT[0]] * model.embedding_scale
+        expected = by_hand(arch, model.decoder, embedded_TE, memory, state)
+        torch.testing.assert_close(readout_TE, torch.stack(expected), atol=1e-10, rtol=0)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("init", ["last", "mean", "zero"])
+def test_the_decoder_starts_from_what_decoder_init_says(arch: str, init: str) -> None:
+    if (arch, init) == ("sutskever", "zero"):
+        return
+    model = model_of(arch, decoder_init=init)
+    batch = Batch.of(PAIRS)
+    memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
+    for b, length in enumerate([5, 4]):
+        values_SH = memory.values_BSH[b, :length]
+        summary_H = values_SH.mean(dim=0)
+        if init != "mean":
+            is_reversed = not model.encoder.forward_layers
+            ends = values_SH[0], values_SH[-1]
+            half = 4 if model.encoder.forward_layers and model.encoder.backward_layers else 8
+            summary_H = ends[0] if is_reversed else torch.cat([ends[1][:half], ends[0][half:]])
+        torch.testing.assert_close(memory.summary_BH[b], summary_H)
+        first_H = state.hidden_LNH[0, b]
+        if init == "zero":
+            assert model.decoder.bridge is None
+            assert (first_H == 0).all()
+        else:
+            bridge = model.decoder.bridge
+            assert bridge is not None
+            torch.testing.assert_close(first_H, (bridge.weight @ summary_H + bridge.bias)[:8].tanh())
+
+
+MISTAKES = {
+    "--attention is none": {"attention": "none"},
+    "one fixed vector": {"arch": "cho", "attention": "dot"},
+    "--input-feeding is for --arch luong": {"arch": "gnmt", "input_feeding": True},
+    "both ends": {"reverse_source": True},
+    "--decoder-init zero": {"arch": "sutskever", "attention": "none", "decoder_init": "zero"},
+}
+
+
+@pytest.mark.parametrize("said", MISTAKES)
+def test_a_combination_that_makes_no_sense_is_refused(said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        ModelConfig(**MISTAKES[said])  # type: ignore[arg-type]
