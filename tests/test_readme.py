@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from nmtcli import cli, config, errors
-from nmtcli.config import Config, knob_of
+from nmtcli.config import ARCHITECTURE_SOURCES, ARCHITECTURES, Config, knob_of, option_text
 from tests.conftest import Nmt
 
 ROOT = Path(__file__).parents[1]
@@ -158,6 +158,17 @@ def test_the_tree_names_every_module_and_nothing_else() -> None:
     assert {path for path in paths if path.endswith(".py")} == {str(path.relative_to(ROOT)) for path in modules}
     assert {path.name for path in (ROOT / "recipes").iterdir() if path.is_dir() and path.name[0] not in "_."} == {
         path.split("/")[1] for path in paths if path.startswith("recipes/") and path.count("/") == 2
+    }
+
+
+def test_the_table_of_architectures_is_that_of_the_options() -> None:
+    rows = re.findall(r"^\| `(\w+)`(?: \(default\))? \| (.+) \| (.+) \| (.*)\|$", README, flags=re.MULTILINE)
+    table = {
+        arch: (f"{wiring} ({source})", sets.strip(" `")) for arch, wiring, source, sets in rows if arch in ARCHITECTURES
+    }
+    assert table == {
+        arch: (ARCHITECTURE_SOURCES[arch], " ".join(option_text(name, value) for name, value in presets.items()))
+        for arch, presets in ARCHITECTURES.items()
     }
 
 
