@@ -301,16 +301,24 @@ class TrainConfig(Config):
     overwrite: bool = opt(False, "replace a model directory that is there", may_change=True)
     init_from: str = opt("", "model directory whose weights to start from")
     # optimiser
-    learning_rate: float = opt(0.001, "Adam's learning rate at its highest", at_least=0.0)
+    optimizer: str = opt("adam", "what makes an update of a gradient", choices=("adam", "sgd", "adagrad"))
+    learning_rate: float = opt(0.001, "learning rate at its highest (Adam's size; SGD wants some 1.0)", at_least=0.0)
     warmup: int = opt(0, "linear warm-up of the learning rate [updates]", at_least=0)
     decay: str = opt(
         "plateau",
-        "after warm-up: none; inverse-sqrt; linear to 0 at --max-updates; plateau: cut when validation stalls",
-        choices=("none", "inverse-sqrt", "linear", "plateau"),
+        "after warm-up: none; inverse-sqrt; linear to 0 at --max-updates; plateau: cut when validation stalls; "
+        "step: cut at --decay-start and every --decay-every",
+        choices=("none", "inverse-sqrt", "linear", "plateau", "step"),
     )
-    decay_factor: float = opt(0.5, "factor of a plateau cut", at_least=0.0, below=1.0)
+    decay_factor: float = opt(0.5, "factor of a plateau's or a step's cut", at_least=0.0, below=1.0)
+    decay_start: float = opt(5.0, "the first cut of --decay step comes after so long [epochs]", at_least=0.0)
+    decay_every: float = opt(1.0, "the others follow after so long each [epochs]", at_least=0.001)
     decay_patience: int = opt(1, "validations without a better one before a plateau cut", at_least=1)
     beta2: float = opt(0.999, "Adam's decay of the squared gradient", at_least=0.0, below=1.0)
+    weight_decay: float = opt(0.0, "shrink weights; Adam's apart from the gradient (Loshchilov 2019)", at_least=0.0)
+    ema: float = opt(
+        0.0, "validate and keep a running mean of the weights with this decay; 0: none", at_least=0.0, below=1.0
+    )
     clip_norm: float = opt(1.0, "cut the gradient to this norm; 0: never", at_least=0.0)
     label_smoothing: float = opt(0.1, "share of uniform in the target (Szegedy et al. 2016)", at_least=0.0, below=1.0)
     accumulate: int = opt(1, "batches whose gradients make one update", at_least=1)

@@ -40,8 +40,8 @@ OPTIONS = {
         --tie-embeddings --scale-embeddings/--no-scale-embeddings
         --dropout --variational-dropout/--no-variational-dropout --word-dropout --init --init-scale --forget-bias
         --data --model --resume/--no-resume --overwrite/--no-overwrite --init-from
-        --learning-rate --warmup --decay --decay-factor --decay-patience --beta2 --clip-norm --label-smoothing
-        --accumulate
+        --optimizer --learning-rate --warmup --decay --decay-factor --decay-start --decay-every --decay-patience
+        --beta2 --weight-decay --ema --clip-norm --label-smoothing --accumulate
         --batch-tokens --subword-alpha --loader-workers
         --max-epochs --max-updates --time-limit --patience
         --validation-metric --validate-every --validation-beam --show

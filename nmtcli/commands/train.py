@@ -1,5 +1,6 @@
 """`nmt train`: data directory -> model directory."""
 
+import copy
 import dataclasses
 import signal
 import threading
@@ -27,6 +28,7 @@ from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import CONFIG, STATE, ModelDirectory, load_weights, unique_state
 from nmtcli.training.loop import Progress, Trainer
+from nmtcli.training.optimizer import optimizer_for
 from nmtcli.training.validation import Validation, Validator
 
 if TYPE_CHECKING:
@@ -63,14 +65,14 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
 
     torch.manual_seed(config.seed)
     model = directory.new_model().to(device)
-    optimizer = torch.optim.Adam(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, config.beta2), eps=1e-8, fused=True
-    )
+    optimizer = optimizer_for(model, config)
+    mean = copy.deepcopy(model) if config.ema else None
     progress = Progress()
     if resumes and directory.has_last():
-        progress = _progress(directory.load_last(model, optimizer), directory)
+        progress = _progress(directory.load_last(model, optimizer, mean), directory)
     elif config.init_from:
-        _start_from(model, config.init_from, directory)
+        for one in filter(None, (model, mean)):
+            _start_from(one, config.init_from, directory)
     if resumes:
         directory.write_about()
     else:  # everything that can be refused was: only now does anything appear on the disk, or go
@@ -109,6 +111,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             directory,
             config,
             progress=progress,
+            mean=mean,
             events=_Reporter(console, bar, board, config),
             device=device,
             autocast=precision,

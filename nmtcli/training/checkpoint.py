@@ -15,8 +15,8 @@
 training pairs), `model` (ModelConfig), `training` (TrainConfig), `precision` (what `auto` came to).
 
 Weights are safetensors files whose keys are the parameters' names; tied parameters are there once. `state.safetensors`
-holds `model.<parameter>`, `optimizer.<parameter>.<key>` and `random.<device>` (the generators' states, bytes), and, as
-the metadata `progress`, a JSON object: the fields of `training.loop.Progress`.
+holds `model.<parameter>`, `optimizer.<parameter>.<key>`, `random.<device>` (the generators' states, bytes), with --ema
+`mean.<parameter>`, and, as the metadata `progress`, a JSON object: the fields of `training.loop.Progress`.
 
 Every file is written under a temporary name, flushed to the disk and renamed, so that a name stands for a whole file.
 Nothing is pickled.
@@ -222,13 +222,17 @@ class ModelDirectory:
         load_weights(model, means, self.path / "checkpoints")
         return model
 
-    def save_last(self, model: Seq2Seq, optimizer: torch.optim.Optimizer, progress: dict[str, Any]) -> None:
-        """Keeps all that a resumed run needs."""
+    def save_last(
+        self, model: Seq2Seq, optimizer: torch.optim.Optimizer, progress: dict[str, Any], mean: Seq2Seq | None = None
+    ) -> None:
+        """Keeps all that a resumed run needs; `mean` is the running mean of the weights, where there is one."""
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         tensors = {f"model.{name}": value for name, value in unique_state(model).items()}
         for parameter, values in optimizer.state.items():
             for key, value in values.items():
                 tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value
+        if mean is not None:
+            tensors |= {f"mean.{name}": value for name, value in unique_state(mean).items()}
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -240,8 +244,10 @@ class ModelDirectory:
         """Something was saved to resume from."""
         return (self.path / STATE).exists()
 
-    def load_last(self, model: Seq2Seq, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """Brings model, optimiser and torch's random numbers to where `save_last` left them.
+    def load_last(
+        self, model: Seq2Seq, optimizer: torch.optim.Optimizer, mean: Seq2Seq | None = None
+    ) -> dict[str, Any]:
+        """Brings model, optimiser, mean and torch's random numbers to where `save_last` left them.
 
         Returns:
             the progress that was saved.
@@ -250,6 +256,9 @@ class ModelDirectory:
         path = self.path / STATE
         weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
         load_weights(model, weights, path)
+        if mean is not None:
+            means = {name[5:]: value for name, value in tensors.items() if name.startswith("mean.")}
+            load_weights(mean, means, path)
         try:
             progress = json.loads(metadata["progress"])
             states: dict[int, dict[str, Tensor]] = {}

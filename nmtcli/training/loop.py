@@ -28,6 +28,7 @@ from nmtcli.errors import Stopped, TrainingError
 from nmtcli.losses.cross_entropy import LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.training.optimizer import follow
 from nmtcli.training.schedule import learning_rate
 from nmtcli.training.validation import Validation
 
@@ -99,6 +100,7 @@ class Trainer:
         directory: where checkpoints go.
         config: lengths, rates and rules.
         progress: where to begin.
+        mean: the running mean of the weights, which is validated and kept in their place; None: there is none.
         events: who is told.
         device: where the model is.
         autocast: the precision to compute in.
@@ -116,6 +118,7 @@ class Trainer:
         config: TrainConfig,
         *,
         progress: Progress,
+        mean: Seq2Seq | None,
         events: Events,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[object]],
@@ -129,6 +132,8 @@ class Trainer:
         self._directory = directory
         self._config = config
         self._progress = progress
+        self._mean = mean
+        self._shown = model if mean is None else mean
         self._events = events
         self._device = device
         self._autocast = autocast
@@ -137,6 +142,7 @@ class Trainer:
         self._started = time.monotonic()
         self._skips_in_a_row = 0
         self._norm = 0.0
+        self._rate = 0.0
         self._validated_at = progress.validations[-1][0] if progress.validations else 0
 
     def run(self) -> str:
@@ -205,9 +211,12 @@ class Trainer:
         if config.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, config.clip_norm, torch.tensor(norm))
         progress.update += 1
+        self._rate = self._learning_rate()
         for settings in self._optimizer.param_groups:
-            settings["lr"] = self._learning_rate()
+            settings["lr"] = self._rate
         self._optimizer.step()
+        if self._mean is not None:
+            follow(self._mean, self._model, config.ema, progress.update)
         self._skips_in_a_row = 0
         self._norm = norm
         progress.loss += loss
@@ -237,21 +246,24 @@ class Trainer:
             max_updates=config.max_updates,
             cuts=self._progress.cuts,
             factor=config.decay_factor,
+            epochs=self._progress.epoch + self._progress.batch / len(self._batches.plan(self._progress.epoch)),
+            start=config.decay_start,
+            every=config.decay_every,
         )
 
     def _check_model(self) -> None:
         """Validates, keeps a checkpoint, and lets best, patience and plateau know."""
         config, progress = self._config, self._progress
         began = time.monotonic()
-        validation = self._validate(self._model)
+        validation = self._validate(self._shown)
         is_best = validation.better_than(progress.best, config.validation_metric)
-        self._directory.save_checkpoint(progress.update, self._model)
+        self._directory.save_checkpoint(progress.update, self._shown)
         progress.validations.append((progress.update, validation.value(config.validation_metric)))
         self._validated_at = progress.update
         if is_best:
             progress.best = progress.validations[-1][1]
             progress.stalled = progress.plateau_stalled = 0
-            self._directory.save_best(self._model)
+            self._directory.save_best(self._shown)
         else:
             progress.stalled += 1
             progress.plateau_stalled += 1
@@ -307,7 +319,7 @@ class Trainer:
         record = {
             "loss": progress.loss / tokens,
             "nll": progress.nll / tokens,
-            "learning_rate": self._learning_rate(),
+            "learning_rate": self._rate,
             "gradient_norm": self._norm,
             "tokens_per_second": (progress.tokens + progress.source_tokens) / max(seconds, 1e-9),
             "skipped": progress.skipped,
@@ -334,7 +346,7 @@ class Trainer:
             file.truncate(self._progress.log_bytes)
 
     def _save(self) -> None:
-        self._directory.save_last(self._model, self._optimizer, dataclasses.asdict(self._progress))
+        self._directory.save_last(self._model, self._optimizer, dataclasses.asdict(self._progress), self._mean)
 
 
 def _validation_record(validation: Validation) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The training loop: when it stops, what it keeps, what it leaves out; with validations that a test decides."""
 
 import contextlib
+import copy
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -95,9 +96,10 @@ class Run:
         torch.manual_seed(self.config.seed)
         self.model = self.directory.new_model()
         self.optimizer = optimizer(self.model.parameters(), lr=self.config.learning_rate)  # type: ignore[call-arg]
+        self.mean = copy.deepcopy(self.model) if self.config.ema else None
         self.progress = Progress()
         if self.directory.has_last():
-            self.progress = Progress(**self.directory.load_last(self.model, self.optimizer))
+            self.progress = Progress(**self.directory.load_last(self.model, self.optimizer, self.mean))
         self.batches = TrainingBatches(
             opened.train,
             opened.source_subword,
@@ -118,6 +120,7 @@ class Run:
             self.directory,
             self.config,
             progress=self.progress,
+            mean=self.mean,
             events=self.events,
             device=torch.device("cpu"),
             autocast=contextlib.nullcontext,
@@ -286,6 +289,38 @@ def test_every_update_has_the_rate_of_the_schedule(tmp_path: Path, data: Path, d
     expected = [learning_rate(n, peak=0.25, warmup=4, decay=decay, max_updates=9) for n in range(1, 10)]
     assert used == expected
     assert [record["learning_rate"] for record in run.events.logs] == expected
+
+
+def test_a_step_cuts_the_rate_after_so_many_epochs_and_every_so_many(tmp_path: Path, data: Path) -> None:
+    options: dict[str, Any] = {"decay": "step", "decay_factor": 0.1, "decay_start": 1.0, "decay_every": 0.5}
+    run = Run(tmp_path / "model", data, [1.0], max_epochs=2, validate_every=0, log_every=1, batch_tokens=600, **options)
+    run.trainer._validate = scripted([1.0] * 9)
+    run.to_the_end()
+    rates = [record["learning_rate"] for record in run.events.logs]
+    first, second = (len(run.batches.plan(epoch)) for epoch in range(2))
+    half = -(-second // 2)
+    expected = [0.001] * first + [0.0001] * half + [0.00001] * (second - half)
+    assert rates == pytest.approx(expected)
+
+
+def test_the_mean_of_the_weights_is_validated_and_kept(tmp_path: Path, data: Path) -> None:
+    """Oracle: the mean by hand from the weights after each update."""
+    run = Run(tmp_path / "model", data, [1.0], max_updates=4, validate_every=4, ema=0.3, learning_rate=0.05)
+    name = "decoder.readout.weight"
+    mean = dict(run.model.named_parameters())[name].detach().double().clone()
+    weights: list[torch.Tensor] = []
+    run.optimizer.register_step_post_hook(
+        lambda *_: weights.append(dict(run.model.named_parameters())[name].detach().double().clone())
+    )
+    run.to_the_end()
+    for number, weight in enumerate(weights, start=1):
+        decay = min(0.3, (1 + number) / (10 + number))
+        mean = decay * mean + (1 - decay) * weight
+    for saved in (run.weights(), run.checkpoint(4)):
+        torch.testing.assert_close(
+            torch.from_numpy(safetensors.numpy.load(saved)[name]).double(), mean, atol=1e-6, rtol=0
+        )
+    assert not torch.allclose(mean, weights[-1], atol=1e-4)
 
 
 # updates

@@ -45,6 +45,16 @@ def test_linear_falls_in_equal_steps_to_zero_just_after_the_last_update(peak: fl
     assert rates[-3] > 0 == rates[-2] == rates[-1]
 
 
+@pytest.mark.parametrize(
+    ("start", "every", "cuts"),
+    [(5.0, 1.0, {4.99: 0, 5.0: 1, 5.99: 1, 6.0: 2, 8.5: 4}), (5.0, 0.5, {5.4: 1, 5.5: 2, 7.4: 5})],
+)
+def test_step_cuts_at_the_start_and_then_every_so_long(start: float, every: float, cuts: dict[float, int]) -> None:
+    for epochs, count in cuts.items():
+        options: dict[str, Any] = {"factor": 0.5, "epochs": epochs, "start": start, "every": every}
+        assert learning_rate(9, peak=0.7, warmup=0, decay="step", **options) == pytest.approx(0.7 * 0.5**count)
+
+
 @given(peaks, updates, st.integers(0, 20), st.floats(0.0, 0.99))
 def test_plateau_multiplies_once_a_cut(peak: float, update: int, cuts: int, factor: float) -> None:
     expected = math.prod([peak, *[factor] * cuts])

@@ -1,0 +1,42 @@
+"""What makes an update of a gradient, and the running mean of what the updates give."""
+
+import torch
+
+from nmtcli.config import TrainConfig
+from nmtcli.model.seq2seq import Seq2Seq
+
+
+def optimizer_for(model: Seq2Seq, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser of a model's parameters.
+
+    Args:
+        model: on its device.
+        config: its kind, rate, beta2 and weight decay.
+    Source:
+        Adam: Kingma and Ba 2015; with weight decay: Loshchilov and Hutter 2019; Adagrad: Duchi et al. 2011.
+    """
+    rate, weight_decay = config.learning_rate, config.weight_decay
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=rate, weight_decay=weight_decay)
+    if config.optimizer == "adagrad":
+        return torch.optim.Adagrad(model.parameters(), lr=rate, weight_decay=weight_decay)
+    kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
+    betas = (0.9, config.beta2)
+    return kind(model.parameters(), lr=rate, betas=betas, eps=1e-8, weight_decay=weight_decay, fused=True)
+
+
+@torch.no_grad()
+def follow(mean: Seq2Seq, model: Seq2Seq, decay: float, update: int) -> None:
+    """Moves a running mean of the weights towards those of now: mean = d * mean + (1 - d) * weights.
+
+    Args:
+        mean: changed in place.
+        model: has the weights of now.
+        decay: d at its highest; early it is (1 + update) / (10 + update), so that the start is soon forgotten.
+        update: number of the update, from 1.
+    Source:
+        Polyak and Juditsky 1992; the early decay is TensorFlow's.
+    """
+    share = 1 - min(decay, (1 + update) / (10 + update))
+    for followed, parameter in zip(mean.parameters(), model.parameters(), strict=True):
+        followed.lerp_(parameter, share)
