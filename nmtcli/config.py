@@ -164,6 +164,8 @@ class PreprocessConfig(Config):
     joint: bool = opt(True, "one vocabulary for both languages, or one for each", off="--separate")
     source_model: str = opt("", "SentencePiece model for the source, instead of learning one")
     target_model: str = opt("", "SentencePiece model for the target, instead of learning one")
+    user_words: str = opt("", "words that become pieces where the text holds them: a word a line (unigram, bpe)")
+    user_words_min: int = opt(5, "occurrences in the training text that make one a piece", at_least=1)
     normalization: str = opt("identity", "SentencePiece's normalisation rule", choices=NORMALIZATIONS)
     character_coverage: float = opt(1.0, "share of characters that are pieces", at_least=0.9, at_most=1.0)
     sentences_for_vocab: int = opt(100_000, "pairs that SentencePiece learns from [pairs]", at_least=1)
@@ -189,6 +191,11 @@ class PreprocessConfig(Config):
             )
         if 0 < self.max_ratio < 1:
             raise ConfigError(f"--max-ratio must be 0 (off) or at least 1, but is {self.max_ratio:g}")
+        if self.user_words and (self.source_model or self.subword not in ("unigram", "bpe")):
+            option = "--source-model" if self.source_model else f"--subword {self.subword}"
+            raise ConfigError(
+                f"--user-words has no use with {option}", "It is for vocabularies of unigram or bpe to learn"
+            )
         if bool(self.source_model) != bool(self.target_model):
             raise ConfigError("--source-model and --target-model go together", "Name both, the same file where joint")
 

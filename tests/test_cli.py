@@ -27,7 +27,7 @@ OPTIONS = {
         """,
     "nmt preprocess": """
         -s/--source-lang -t/--target-lang --train --valid --test --data
-        --subword --vocab-size --joint/--separate --source-model --target-model
+        --subword --vocab-size --joint/--separate --source-model --target-model --user-words --user-words-min
         --normalization --character-coverage --sentences-for-vocab
         --max-length --max-ratio --dedup/--no-dedup --drop-empty/--no-drop-empty
         --workers --overwrite/--no-overwrite

@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from nmtcli.data.corpus import SIDES, SentenceWriter, new_data_directory, token_
 from nmtcli.data.parallel import apart, in_order
 from nmtcli.data.subword import UNK, Subword, learn
 from nmtcli.data.text import STDIN, read_pairs, read_written_lines, write_lines
+from nmtcli.data.user_words import Chosen, WordCounter, choose, read_words
 from nmtcli.errors import ConfigError, DataError, Stopped
 
 CHUNK = 2000  # pairs that a worker encodes at a time
@@ -53,8 +54,11 @@ def run(config: PreprocessConfig, console: Console) -> None:
 
         work = directory / "work"
         work.mkdir()
-        report, is_duplicate = _first_pass(config, console, work)
-        subwords = _vocabularies(config, console, directory, work)
+        words, unusable = read_words(config.user_words) if config.user_words else ([], 0)
+        counters = [WordCounter(words) for _ in SIDES] if words else []
+        report, is_duplicate = _first_pass(config, console, work, counters)
+        chosen = _chosen_words(config, counters)
+        subwords = _vocabularies(config, console, directory, work, chosen)
         writers = [SentenceWriter(directory, side, subwords[column].size) for column, side in enumerate(SIDES)]
         _second_pass(config, console, report, is_duplicate, subwords, writers)
         shutil.rmtree(work)
@@ -69,6 +73,7 @@ def run(config: PreprocessConfig, console: Console) -> None:
             "tokens": {side: writers[column].tokens for column, side in enumerate(SIDES)},
             "valid": valid,
             "test": tests,
+            "user_words": _words_report(len(words), unusable, chosen) if words else None,
             "cleaning": report.to_dict(),
             "config": {name: value for name, value in config.to_dict().items() if name not in WITHOUT_INFLUENCE},
         }
@@ -100,8 +105,10 @@ def _training_pairs(config: PreprocessConfig) -> Iterator[Pair]:
         yield from read_pairs(prefix, config.source_lang, config.target_lang)
 
 
-def _first_pass(config: PreprocessConfig, console: Console, work: Path) -> tuple[CleaningReport, Iterable[bool]]:
-    """Counts, writes a sample to learn from, and finds duplicates.
+def _first_pass(
+    config: PreprocessConfig, console: Console, work: Path, counters: Sequence[WordCounter]
+) -> tuple[CleaningReport, Iterable[bool]]:
+    """Counts pairs and words, writes a sample to learn from, and finds duplicates.
 
     Returns:
         The report so far; and for each pair whether it came before.
@@ -119,6 +126,8 @@ def _first_pass(config: PreprocessConfig, console: Console, work: Path) -> tuple
                 continue
             digest = pair_hash(source, target)
             sample.offer(source, target, digest)
+            for counter, text in zip(counters, (source, target), strict=False):
+                counter.add(text)
             if config.dedup:
                 duplicates.add(digest, number)
     if report.read == report.empty:
@@ -129,7 +138,28 @@ def _first_pass(config: PreprocessConfig, console: Console, work: Path) -> tuple
     return report, duplicates.find(report.read) if config.dedup else itertools.repeat(False)
 
 
-def _vocabularies(config: PreprocessConfig, console: Console, directory: Path, work: Path) -> tuple[Subword, Subword]:
+def _chosen_words(config: PreprocessConfig, counters: Sequence[WordCounter]) -> list[Chosen]:
+    """The words of --user-words that become pieces, of each side; none without the option."""
+    if not counters:
+        return [Chosen([], 0, 0) for _ in SIDES]
+    counts = [counter.counts for counter in counters]
+    if config.joint:
+        counts = [Counter({word: counts[0][word] + counts[1][word] for word in counts[0]})] * 2
+    return [choose(one, at_least=config.user_words_min, most=config.vocab_size // 2) for one in counts]
+
+
+def _words_report(read: int, unusable: int, chosen: Sequence[Chosen]) -> dict[str, Any]:
+    """What meta.json says of --user-words."""
+    sides = {
+        side: {"pieces": len(one.words), "rare": one.rare, "beyond": one.beyond}
+        for side, one in zip(SIDES, chosen, strict=True)
+    }
+    return {"read": read + unusable, "unusable": unusable, **sides}
+
+
+def _vocabularies(
+    config: PreprocessConfig, console: Console, directory: Path, work: Path, chosen: Sequence[Chosen]
+) -> tuple[Subword, Subword]:
     """Puts source.model and target.model into the directory, copied or learnt."""
     paths = [directory / f"{side}.model" for side in SIDES]
     samples = [work / f"sample.{side}.txt" for side in SIDES]
@@ -140,12 +170,12 @@ def _vocabularies(config: PreprocessConfig, console: Console, directory: Path, w
             shutil.copyfile(given, path)
     elif config.joint:
         console.say(f"Learning a vocabulary of {' and '.join(langs)}")
-        _learn_apart(samples, paths[0], config)
+        _learn_apart(samples, paths[0], config, chosen[0].words)
         shutil.copyfile(paths[0], paths[1])
     else:
-        for lang, sample, path in zip(langs, samples, paths, strict=True):
+        for lang, sample, path, words in zip(langs, samples, paths, chosen, strict=True):
             console.say(f"Learning a vocabulary of {lang}")
-            _learn_apart([sample], path, config)
+            _learn_apart([sample], path, config, words.words)
     source, target = (Subword.load(path) for path in paths)
     if not config.source_model:
         for lang, subword in zip((" and ".join(langs),) if config.joint else langs, (source, target), strict=False):
@@ -155,13 +185,13 @@ def _vocabularies(config: PreprocessConfig, console: Console, directory: Path, w
     return source, target
 
 
-def _learn_apart(samples: list[Path], path: Path, config: PreprocessConfig) -> None:
+def _learn_apart(samples: list[Path], path: Path, config: PreprocessConfig, words: list[str]) -> None:
     """Learns in a process of its own, so that its memory does not stay."""
-    apart(_learn_from_files, (samples, path, config))
+    apart(_learn_from_files, (samples, path, config, words))
 
 
-def _learn_from_files(item: tuple[list[Path], Path, PreprocessConfig]) -> None:
-    samples, path, config = item
+def _learn_from_files(item: tuple[list[Path], Path, PreprocessConfig, list[str]]) -> None:
+    samples, path, config, words = item
     learn(
         itertools.chain.from_iterable(read_written_lines(sample) for sample in samples),
         path,
@@ -169,6 +199,7 @@ def _learn_from_files(item: tuple[list[Path], Path, PreprocessConfig]) -> None:
         vocab_size=config.vocab_size,
         normalization=config.normalization,
         character_coverage=config.character_coverage,
+        user_words=words,
     )
 
 
@@ -312,6 +343,14 @@ def _tell(config: PreprocessConfig, console: Console, facts: dict[str, Any], unk
     names = {"read": "pairs read", "too_long": "too long"}
     for name, count in facts["cleaning"].items():
         console.say(f"{names.get(name, name):<12}{count:>14,}")
+    if words := facts["user_words"]:
+        console.say(f"{words['read']:,} user words, {words['unusable']:,} of them cannot be pieces")
+        for side, lang in zip(SIDES, (config.source_lang, config.target_lang), strict=True):
+            counts = words[side]
+            console.say(
+                f"    {lang}: {counts['pieces']:,} are pieces; left out {counts['rare']:,} that come fewer than "
+                f"{config.user_words_min:,} times, {counts['beyond']:,} beyond half the vocabulary"
+            )
     console.say(f"{'':<12}{'tokens':>14}{'mean length':>14}{'vocabulary':>14}")
     for side, lang in zip(SIDES, (config.source_lang, config.target_lang), strict=True):
         tokens, vocabulary = facts["tokens"][side], facts["vocabulary_sizes"][side]

@@ -22,6 +22,9 @@
     tokens                {"source": …, "target": …} training tokens, EOS counted
     valid                 {"name": prefix as it was given, "pairs": …}
     test                  a list of the same, may be empty
+    user_words            null, or {"read", "unusable"} [words] of the list, and for "source" and "target" {"pieces",
+                          "rare", "beyond"}: words that became pieces, or were left out; see user_words.py. May be
+                          missing
     cleaning              {"read", "empty", "duplicate", "too_long", "ratio", "kept"} [pairs]; see clean.py
     config                the options of nmt preprocess, but for those without influence on the result
     sha256                {file name: hexadecimal} of every other file
@@ -54,7 +57,7 @@ AGAIN = "Run nmt preprocess again"
 SIDES = ("source", "target")
 _META_KEYS = (
     *("format", "version", "source_lang", "target_lang", "subword", "joint", "special_ids", "vocabulary_sizes"),
-    *("pairs", "tokens", "valid", "test", "cleaning", "config", "sha256"),
+    *("pairs", "tokens", "valid", "test", "user_words", "cleaning", "config", "sha256"),
 )
 
 

@@ -9,7 +9,8 @@ over the start of a word, so that words are segmented one by one, and what was c
 import functools
 import math
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 _SPACE = "▁"
@@ -26,9 +27,10 @@ class Segmenter:
     Args:
         processor: a SentencePieceProcessor.
         kind: unigram or bpe.
+        user_defined: pieces that are whole wherever the text has them; of two that start at one place the longer.
     """
 
-    def __init__(self, processor: Any, kind: str) -> None:
+    def __init__(self, processor: Any, kind: str, user_defined: Sequence[str] = ()) -> None:
         self._processor = processor
         self._ids: dict[str, int] = {}
         self._scores: dict[str, float] = {}
@@ -39,6 +41,8 @@ class Segmenter:
                 self._ids[piece] = piece_id
                 self._scores[piece] = processor.get_score(piece_id)
         self._beginnings = {piece[:length] for piece in self._ids for length in range(1, len(piece) + 1)}
+        longest_first = sorted(user_defined, key=lambda piece: (-len(piece), piece))
+        self._user_defined = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if user_defined else None
         self._splits_words = not any(_SPACE in piece[1:] for piece in self._ids)
         self._unknown_score = min(self._scores.values(), default=0.0) - _UNKNOWN_PENALTY
         self._draw_word = self._draw_bpe if kind == "bpe" else self._draw_unigram
@@ -49,7 +53,13 @@ class Segmenter:
         generator = random.Random(seed)
         normalized = self._processor.normalize(text)
         words = normalized.replace(_SPACE, f" {_SPACE}").split(" ") if self._splits_words else [normalized]
-        return [one for word in words for one in self._draw_word(word, alpha, generator)]
+        if self._user_defined is None:
+            return [one for word in words for one in self._draw_word(word, alpha, generator)]
+        ids: list[int] = []
+        for word in words:
+            for number, part in enumerate(self._user_defined.split(word)):  # every second part is a match
+                ids += [self._ids[part]] if number % 2 else self._draw_word(part, alpha, generator)
+        return ids
 
     def _draw_unigram(self, word: str, alpha: float, generator: random.Random) -> list[int]:
         """Backwards from the end of the word, each piece with its probability given what follows."""

@@ -100,7 +100,7 @@ class Subword:
 
     @functools.cached_property
     def _segmenter(self) -> Segmenter:
-        return Segmenter(self._processor, self.kind)
+        return Segmenter(self._processor, self.kind, _user_defined(self._model))
 
     @functools.cached_property
     def forbidden_ids(self) -> tuple[int, ...]:
@@ -172,7 +172,14 @@ class Subword:
 
 
 def learn(
-    texts: Iterable[str], path: Path, *, kind: str, vocab_size: int, normalization: str, character_coverage: float
+    texts: Iterable[str],
+    path: Path,
+    *,
+    kind: str,
+    vocab_size: int,
+    normalization: str,
+    character_coverage: float,
+    user_words: Sequence[str] = (),
 ) -> None:
     """Learns a model from text and writes it to a file. The same texts in the same order give the same bytes.
 
@@ -182,6 +189,7 @@ def learn(
             pieces gives fewer. 0: all (word and none).
         normalization: SentencePiece's rule, by name.
         character_coverage: share of the text's characters that are pieces (unigram, bpe, char); the others are bytes.
+        user_words: pieces that are there in any case, and whole wherever the text has them (unigram, bpe).
 
     Raises:
         ConfigError: vocab_size is too small for the characters of the text.
@@ -209,6 +217,7 @@ def learn(
                 normalization_rule_name=normalization,
                 character_coverage=character_coverage,
                 control_symbols=control,
+                user_defined_symbols=list(user_words),
                 pad_id=PAD,
                 unk_id=UNK,
                 bos_id=BOS,
@@ -297,6 +306,20 @@ def _kind_of(model: bytes) -> str:
     model_type = next((value for number, value in _fields(trainer_spec) if number == 3), 1)
     assert isinstance(model_type, int)
     return _KINDS[model_type]
+
+
+def _user_defined(model: bytes) -> list[str]:
+    """The user-defined pieces of a model file: those of ModelProto.pieces (field 1) with type (field 3) 4."""
+    found = []
+    for number, value in _fields(model):
+        if number == 1:
+            assert isinstance(value, bytes)
+            piece = dict(_fields(value))
+            if piece.get(3) == 4:
+                text = piece[1]
+                assert isinstance(text, bytes)
+                found.append(text.decode())
+    return found
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -382,3 +382,43 @@ def test_the_directory_says_how_it_was_made(place: Place) -> None:
 def test_a_model_is_the_one_that_encoded(place: Place) -> None:
     assert place.run() == 0
     assert DataDirectory.open(place.data).source_subword.sha256 == Subword.load(place.model).sha256
+
+
+def user_words(place: Place, words: list[str]) -> list[str]:
+    (place.folder / "words").write_text("".join(f"{word}\t1\n" for word in words), encoding="utf-8")
+    return ["--user-words", f"{place.folder}/words"]
+
+
+@pytest.mark.parametrize("joint", ["--joint", "--separate"])
+def test_words_of_a_list_that_the_text_holds_become_pieces(
+    joint: str, place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    place.train(["我在北京大学学习"] * 6 + ["长江大桥在南京"] * 4, ["I study at PKU"] * 6 + ["the bridge"] * 4)
+    given = user_words(place, ["北京大学", "长江大桥", "南京", "东京", "study", "的"])
+    assert place.run(*given, "--user-words-min", "5", joint, learn=True) == 0
+    opened = DataDirectory.open(place.data)
+    pieces = opened.source_subword.pieces(opened.source_subword.encode("北京大学和长江大桥"))
+    assert "北京大学" in pieces
+    assert "长江大桥" not in pieces  # four times only
+    both = {"pieces": 2, "rare": 3, "beyond": 0}
+    one = {"pieces": 1, "rare": 4, "beyond": 0}
+    report = {"source": both, "target": both} if joint == "--joint" else {"source": one, "target": one}
+    assert opened.meta["user_words"] == {"read": 6, "unusable": 1, **report}
+    err = capfd.readouterr().err
+    assert "6 user words, 1 of them cannot be pieces" in err
+    assert f"de: {report['source']['pieces']} are pieces; left out {report['source']['rare']} that come fewer" in err
+
+
+def test_user_words_take_half_the_vocabulary_at_most(place: Place) -> None:
+    words = [f"{left}{right}" for left in "北南东西上下" for right in "京海山河湖江"]
+    place.train(["，".join(words)] * 5, ["x"] * 5)
+    assert place.run(*user_words(place, words), "--vocab-size", "60", learn=True) == 2  # 256 bytes have no room there
+    assert place.run(*user_words(place, words), "--vocab-size", "350", learn=True) == 0
+    assert DataDirectory.open(place.data).meta["user_words"]["source"] == {"pieces": 36, "rare": 0, "beyond": 0}
+
+
+@pytest.mark.parametrize("option", [["--subword", "word"], ["--subword", "char"]])
+def test_user_words_without_use_are_refused(option: list[str], place: Place, capfd: pytest.CaptureFixture[str]) -> None:
+    assert place.run(*user_words(place, ["ab"]), *option, learn=True) == 2
+    assert "--user-words has no use" in capfd.readouterr().err
+    assert not place.data.exists()

@@ -65,6 +65,7 @@ def fill(directory: Path, learnt: Path) -> None:
             "tokens": {"source": source_tokens, "target": target_tokens},
             "valid": {"name": "val", "pairs": len(ODD_LINES)},
             "test": [{"name": "a", "pairs": len(ODD_LINES)}, {"name": "b", "pairs": 1}],
+            "user_words": None,
             "cleaning": {},
             "config": {},
         },

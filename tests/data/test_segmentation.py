@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nmtcli.data.segmentation import Segmenter
+from nmtcli.data.subword import Subword, learn
 from tests.data.test_subword import TEXTS, learn_one, texts
 
 DRAWS = 4000
@@ -124,3 +125,23 @@ def test_a_model_whose_pieces_span_words_is_drawn_from_as_a_whole(kind: str, tmp
     drawn = {tuple(processor.id_to_piece(segmenter.draw("the old sea", 0.2, seed))) for seed in range(100)}
     assert any("▁" in piece[1:] for pieces in drawn for piece in pieces)
     assert {"".join(pieces) for pieces in drawn} == {"▁the▁old▁sea"}
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_user_defined_pieces_stay_whole_as_sentencepiece_has_them(kind: str, tmp_path: Path) -> None:
+    words = ["tation", "station", "北京大学", "北京"]
+    path = tmp_path / "model"
+    learn(
+        TEXTS * 3, path, kind=kind, vocab_size=700, normalization="identity", character_coverage=1.0, user_words=words
+    )
+    subword = Subword.load(path)
+    for text in ("the station stations 在北京大学，北京 大学", "tationtation x", "北京北京大学北京大"):
+        ids = subword.encode(text)
+        if kind == "bpe":  # nothing is left out: the one segmentation
+            assert subword.sample(text, 0.0, seed=1) == ids
+        whole = Counter(piece for piece in subword.pieces(ids) if piece in words)
+        assert whole
+        for seed in range(20):
+            drawn = subword.sample(text, 0.3, seed)
+            assert Counter(piece for piece in subword.pieces(drawn) if piece in words) == whole
+            assert subword.decode(drawn) == text
