@@ -4,15 +4,12 @@ A file has a word a line; what follows a TAB (THUOCL: a count) has no influence.
 byte-order mark, lines that end in CR alone, blanks around the word and the same word twice are all taken.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
+from nmtcli.data.text import read_lines
 from nmtcli.errors import DataError
-
-_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class Chosen(NamedTuple):
@@ -30,23 +27,17 @@ class Chosen(NamedTuple):
 
 
 def read_words(path: str) -> tuple[list[str], int]:
-    """The words of a file, each once, and how many lines hold one that cannot be a piece of its own.
+    """The words of a file (plain or compressed), each once, and how many lines hold one that cannot be a piece.
 
     That is a word of one character, which is a piece anyhow, or one with white space in it or with SentencePiece's
     mark of a space.
 
     Raises:
-        DataError: the file cannot be read, is not UTF-8, or has no word.
+        DataError: the file is missing, damaged or not UTF-8, or has no word.
     """
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})", "Name a file with a word a line") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: byte {error.start + 1:,} is not UTF-8", "Convert the file to UTF-8") from error
     words: dict[str, None] = {}
     unusable = 0
-    for line in _LINE_END.split(text):
+    for line in (part for whole in read_lines(path) for part in whole.split("\r")):
         word = line.partition("\t")[0].strip()
         if not word:
             continue

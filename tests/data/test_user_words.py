@@ -1,5 +1,6 @@
 """Words of a list: read whatever hands it went through, counted as a plain search counts, chosen by frequency."""
 
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -33,13 +34,23 @@ def test_what_cannot_be_a_piece_of_its_own_is_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "no word"), ("的\n".encode(), "no word"), (b"ab\n\xff", "byte 4"), (None, "cannot be read")],
+    [(b"", "no word"), ("的\n".encode(), "no word"), (b"ab\n\xff", "line 2"), (None, "not there")],
 )
 def test_a_list_that_is_none_is_refused(content: bytes | None, said: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "words").write_bytes(content)
     with pytest.raises(DataError, match=said):
         read_words(str(tmp_path / "words"))
+
+
+@pytest.mark.corpora
+@pytest.mark.skipif("NMT_CORPORA" not in os.environ, reason="NMT_CORPORA does not say where the real corpora are")
+@pytest.mark.parametrize(("name", "lines"), [("IT", 16_000), ("chengyu", 8_519), ("food", 8_974)])
+def test_the_lists_of_thuocl_are_read(name: str, lines: int) -> None:
+    words, unusable = read_words(f"{os.environ['NMT_CORPORA']}/thuocl/THUOCL_{name}.txt.gz")
+    assert lines - 10 < len(words) + unusable <= lines  # some come twice
+    assert unusable < 20
+    assert not any(set(word) & set(" \t\r\ufeff") for word in words)
 
 
 @given(st.sets(st.text("abc", min_size=2, max_size=4), min_size=1), st.lists(st.text("abcd", max_size=30), max_size=5))
