@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The demo: English to Chinese, from nothing to translations and a score. Two to three minutes on a CPU, no network.
+# The demo: English to Chinese, from nothing to translations and a score. About two minutes on a CPU, no network.
 #
 #     recipes/demo/run.sh                  works in work/demo
 #     WORK=dir recipes/demo/run.sh         works in dir

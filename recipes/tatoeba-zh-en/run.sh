@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tatoeba, Chinese to English and English to Chinese: short everyday sentences. About 15 minutes a direction on 2 CPU
-# cores.
+# Tatoeba, Chinese to English and English to Chinese: short everyday sentences. Some ten minutes a direction on a
+# CPU.
 #
 #     recipes/tatoeba-zh-en/run.sh                      fetches the corpus (2 MB) from its public home and splits it
 #     DATA=dir recipes/tatoeba-zh-en/run.sh             takes train.en.gz train.zh.gz val.en.gz ... test.zh.gz from dir
