@@ -11,6 +11,7 @@ import torch
 from nmtcli.errors import ConfigError
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
+CLEARLY_FASTER = 0.75  # a share of the time: a busy machine must not decide
 PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -34,28 +35,35 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """fp32 or bf16; `auto` is bf16 where the hardware multiplies it natively, and on a CPU where that is faster.
+    """fp32 or bf16; `auto` is bf16 where the hardware multiplies it natively, on a CPU if that is clearly faster.
 
     CPUs differ: of two that have AVX512-BF16, one multiplies matrices in bf16 twice as fast as in fp32, the other half
-    as fast. So it is tried, with the threads that are set, in some 50 milliseconds.
+    as fast. So it is tried, with the threads that are set, in some 100 milliseconds.
     """
     if name != "auto":
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if native and _product_seconds(torch.bfloat16) < _product_seconds(torch.float32) else "fp32"
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "fp32"
+    fp32_seconds, bf16_seconds = _product_seconds()
+    return "bf16" if bf16_seconds < CLEARLY_FASTER * fp32_seconds else "fp32"
 
 
-def _product_seconds(dtype: torch.dtype) -> float:
-    """The shortest time of a few products of matrices as large as a layer's [seconds]."""
-    left, right = torch.ones(512, 512, dtype=dtype), torch.ones(512, 2048, dtype=dtype)
-    seconds = []
-    for _ in range(5):
-        began = time.perf_counter()
-        left @ right
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
+def _product_seconds() -> tuple[float, float]:
+    """The shortest times of a product of matrices as large as a layer's, in fp32 and in bf16 [seconds].
+
+    The two take turns, so that what else the machine does hits both.
+    """
+    left, right = torch.ones(512, 512), torch.ones(512, 2048)
+    pairs = [(left, right), (left.bfloat16(), right.bfloat16())]
+    shortest = [float("inf"), float("inf")]
+    for _ in range(8):
+        for number, (one, other) in enumerate(pairs):
+            began = time.perf_counter()
+            one @ other
+            shortest[number] = min(shortest[number], time.perf_counter() - began)
+    return shortest[0], shortest[1]
 
 
 def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[object]]:
