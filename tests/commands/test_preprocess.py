@@ -343,6 +343,7 @@ def test_a_killed_run_leaves_no_data_directory_and_no_process(place: Place, numb
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what it runs with &
     )
     partial = place.folder / "data-bin.partial" / "train.target.offsets.npy"
     while not (partial.exists() and partial.stat().st_size > 1000):
