@@ -411,11 +411,14 @@ def test_words_of_a_list_that_the_text_holds_become_pieces(
 
 
 def test_user_words_take_half_the_vocabulary_at_most(place: Place) -> None:
-    words = [f"{left}{right}" for left in "北南东西上下" for right in "京海山河湖江"]
+    lefts, rights = ([chr(first + number) for number in range(20)] for first in (0x4E00, 0x5000))
+    words = [left + right for left in lefts for right in rights]
     place.train(["，".join(words)] * 5, ["x"] * 5)
-    assert place.run(*user_words(place, words), "--vocab-size", "60", learn=True) == 2  # 256 bytes have no room there
-    assert place.run(*user_words(place, words), "--vocab-size", "350", learn=True) == 0
-    assert DataDirectory.open(place.data).meta["user_words"]["source"] == {"pieces": 36, "rare": 0, "beyond": 0}
+    assert place.run(*user_words(place, words), "--vocab-size", "700", "--max-length", "0", learn=True) == 0
+    opened = DataDirectory.open(place.data)
+    assert opened.meta["user_words"]["source"] == {"pieces": 350, "rare": 0, "beyond": 50}
+    pieces = set(opened.source_subword.pieces(range(opened.source_subword.size)))
+    assert len(pieces & set(words)) >= 350
 
 
 @pytest.mark.parametrize("option", [["--subword", "word"], ["--subword", "char"]])

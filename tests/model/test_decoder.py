@@ -92,11 +92,12 @@ def test_a_decoder_equals_its_equations(arch: str, options: dict[str, object]) -
         torch.testing.assert_close(readout_TE, torch.stack(expected), atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
-@pytest.mark.parametrize("init", ["last", "mean", "zero"])
+STARTS = [(arch, init) for arch in ARCHITECTURES for init in ("last", "mean", "zero")]
+STARTS.remove(("sutskever", "zero"))  # refused: see below
+
+
+@pytest.mark.parametrize(("arch", "init"), STARTS)
 def test_the_decoder_starts_from_what_decoder_init_says(arch: str, init: str) -> None:
-    if (arch, init) == ("sutskever", "zero"):
-        return
     model = model_of(arch, decoder_init=init)
     batch = Batch.of(PAIRS)
     memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
