@@ -35,12 +35,7 @@ if [[ -n ${DATA:-} ]]; then
     data=$(cd "$DATA" && pwd)
 else
     data=$work/corpus
-    if [[ ! -f $work/cmn-eng.zip ]]; then
-        curl --fail --silent --show-error --location --retry 3 --output "$work/cmn-eng.zip.part" \
-            https://www.manythings.org/anki/cmn-eng.zip
-        mv "$work/cmn-eng.zip.part" "$work/cmn-eng.zip"
-    fi
-    python3 "$here/split_tatoeba.py" "$work/cmn-eng.zip" en zh "$data" --valid 1000 --test 1000
+    "$here/fetch.sh" "$data"
 fi
 
 for direction in $directions; do

@@ -52,6 +52,26 @@ def test_written_lstm_equals_the_fused_one_where_a_cpu_takes_another_path(dtype:
     torch.testing.assert_close(written_BTH.double(), exact_BTH, atol=tolerance, rtol=0)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_written_cell_equals_the_fused_one_in_fp32_while_it_trains(cell: str) -> None:
+    """With gradients a CPU takes oneDNN's training kernel for the LSTM, which float64 never does."""
+    torch.manual_seed(3)
+    layer = RecurrentLayer(cell, 32, 64)
+    input_BTE = torch.randn(4, 9, 32, requires_grad=True)
+    hidden_BH = torch.randn(4, 64) / 4
+    state = CellState(hidden_BH, zero_state(hidden_BH, cell).cell_NH + 0.25)
+    fused_BTH = layer(input_BTE, state)
+    written_BTH = run_stepwise(layer, input_BTE, state)
+    torch.testing.assert_close(written_BTH, fused_BTH, atol=1e-5, rtol=0)
+    inputs = [input_BTE, *layer.parameters()]
+    weights_BTH = torch.randn_like(fused_BTH) / fused_BTH.numel() ** 0.5
+    fused = torch.autograd.grad((fused_BTH * weights_BTH).sum(), inputs)
+    written = torch.autograd.grad((written_BTH * weights_BTH).sum(), inputs)
+    for one, other in zip(written, fused, strict=True):
+        assert other.abs().max() > 1e-3
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
 def test_lstm_gates_are_the_ones_of_the_equations() -> None:
     """A cell of width 1 by hand: with all weights 0 and biases (i f g o) only the biases count."""
     layer = RecurrentLayer("lstm", 1, 1).double()

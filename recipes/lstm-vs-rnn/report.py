@@ -1,0 +1,466 @@
+"""The table and the pictures of a grid that run.sh has trained.
+
+    python report.py WORK OUTDIR
+
+reads WORK/<corpus>/<column>-<cell>-<seed>/ (model/, output.<target>, score.json) and writes, for each corpus,
+
+    OUTDIR/<corpus>.md               table: mean, deviation, paired bootstrap against the LSTM
+    OUTDIR/<corpus>-updates.png      BLEU on the development set over updates
+    OUTDIR/<corpus>-lengths.png      BLEU on the test set by length of the source
+    OUTDIR/<corpus>-gradients.png    gradient norm at a source position over its distance from the output
+    OUTDIR/<corpus>-gates.png        the three gates of the LSTM encoder over one sentence
+    OUTDIR/<corpus>-attention.png    attention of the LSTM over one sentence
+
+A run that is not done is left out, so that a grid can be looked at while it trains. Axes in names of tensors are
+those of nmtcli/model/__init__.py.
+"""
+
+import argparse
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib import font_manager
+from matplotlib import pyplot as plt
+from sacrebleu import BLEU
+from torch import Tensor
+from torch.nn import functional as F
+
+from nmtcli.config import SearchConfig
+from nmtcli.data.batches import Batch, padded
+from nmtcli.data.corpus import DataDirectory
+from nmtcli.model.cells import LSTMGates, lstm_cell, zero_state
+from nmtcli.model.encoder import gather_positions, reversal
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.scoring.metrics import tokenizer_for
+from nmtcli.search.translator import Translator
+from nmtcli.training.checkpoint import ModelDirectory
+
+mpl.use("Agg")
+COLUMNS = {"fixed": "fixed vector", "attention": "attention"}
+CELLS = {"rnn": "plain RNN", "gru": "GRU", "lstm": "LSTM"}
+COLORS = {"rnn": "#d55e00", "gru": "#009e73", "lstm": "#0072b2"}  # told apart by the colour-blind too
+STYLES = {"fixed": "--", "attention": "-"}
+RESAMPLINGS = 1000
+BINS = 5  # of source lengths, with as many sentences each
+LONGEST = 32  # sentences whose gradients are looked at: the longest of the development set
+PIECES = 12  # of the sentence whose gates and attention are shown
+CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Noto Sans SC")
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of the grid that is done."""
+
+    folder: Path
+    column: str
+    cell: str
+    seed: int
+
+    @cached_property
+    def model(self) -> ModelDirectory:
+        """Its model directory."""
+        return ModelDirectory.open(str(self.folder / "model"))
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """The objects of its log."""
+        return [json.loads(line) for line in lines_of(self.folder / "model" / "log.jsonl")]
+
+    @cached_property
+    def scores(self) -> dict[str, Any]:
+        """What `nmt score --json` said of its translations: by metric."""
+        return json.loads((self.folder / "score.json").read_text(encoding="utf-8"))["systems"][0]["scores"]
+
+    @property
+    def validations(self) -> list[tuple[int, float]]:
+        """Updates and BLEU on the development set."""
+        return [(record["update"], record["bleu"]) for record in self.log if record["kind"] == "validation"]
+
+
+class Corpus:
+    """The runs of one corpus, and its test set."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = folder.name
+        _, source, target = folder.name.rsplit("-", 2)
+        self.data = DataDirectory.open(folder / "data-bin")
+        self.sources = lines_of(folder / f"test.{source}")
+        self.references = lines_of(folder / f"test.{target}")
+        self.tokenizer = tokenizer_for(target)
+        self.runs: dict[tuple[str, str], list[Run]] = {}
+        for column in COLUMNS:
+            for cell in CELLS:
+                done = sorted(path.parent for path in folder.glob(f"{column}-{cell}-*/score.json"))
+                if done:
+                    self.runs[column, cell] = [
+                        Run(path, column, cell, int(path.name.rsplit("-", 1)[1])) for path in done
+                    ]
+        self.statistics = {
+            system: np.stack(
+                [
+                    sentence_statistics(lines_of(run.folder / f"output.{target}"), self.references, self.tokenizer)
+                    for run in runs
+                ]
+            )
+            for system, runs in self.runs.items()
+        }
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file, ended by newlines only."""
+    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
+def sentence_statistics(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> Array:
+    """What corpus BLEU is summed from: for each sentence 4 counts of n-grams found, 4 of n-grams, and two lengths."""
+    metric = BLEU(tokenize=tokenizer, force=True, effective_order=True)  # of the counts; it changes nothing in them
+    rows = []
+    for hypothesis, reference in zip(hypotheses, references, strict=True):
+        score = metric.sentence_score(hypothesis, [reference])
+        rows.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
+    return np.array(rows, dtype=np.float64)
+
+
+def bleu_of(sums: Array) -> float:
+    """Corpus BLEU of summed statistics."""
+    correct, total = sums[:4].astype(int).tolist(), sums[4:8].astype(int).tolist()
+    return float(BLEU.compute_bleu(correct, total, int(sums[8]), int(sums[9]), smooth_method="exp").score)
+
+
+def mean_bleu(statistics: Array, chosen: npt.NDArray[np.int64] | slice = slice(None)) -> float:
+    """Corpus BLEU of these sentences, averaged over the seeds: `statistics[seed, sentence]`."""
+    return float(np.mean([bleu_of(one[chosen].sum(axis=0)) for one in statistics]))
+
+
+def paired_bootstrap(one: Array, other: Array, resamplings: int = RESAMPLINGS) -> float:
+    """p-value of the difference between two systems' BLEU, each averaged over its seeds.
+
+    Sentences are resampled, the same ones for every seed of both systems. So this asks whether another test set would
+    say the same of these trained models; how far models of other seeds are apart, the deviation says.
+
+    Args:
+        one, other: statistics[seed, sentence].
+        resamplings: B.
+    Returns:
+        (k + 1) / (B + 1), k the resamplings whose difference is as far from their mean as the difference measured is
+        from 0.
+    Source:
+        Koehn 2004; Riezler and Maxwell 2005 for the centring, as in sacreBLEU.
+    """
+    rng = np.random.default_rng(12345)
+    sentences = one.shape[1]
+    measured = mean_bleu(one) - mean_bleu(other)
+    differences = []
+    for _ in range(resamplings):
+        chosen = rng.integers(sentences, size=sentences)
+        differences.append(mean_bleu(one, chosen) - mean_bleu(other, chosen))
+    far = np.abs(np.array(differences) - np.mean(differences)) >= abs(measured)
+    return float((far.sum() + 1) / (resamplings + 1))
+
+
+def table(corpus: Corpus) -> str:
+    """The table of one corpus in Markdown: a row for each system."""
+    lines = [
+        "| | cell | width | parameters | embeddings apart | seeds | test BLEU | test chrF2 | BLEU against LSTM | p "
+        "| dev BLEU | its rise in the last fifth |",
+        "|" + "---|" * 12,
+    ]
+    for (column, cell), runs in corpus.runs.items():
+        model = runs[0].model.new_model()
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        statistics = corpus.statistics[column, cell]
+        against = p_value = ""
+        if cell != "lstm" and (column, "lstm") in corpus.runs:
+            lstm = corpus.statistics[column, "lstm"]
+            against = f"{mean_bleu(statistics) - mean_bleu(lstm):+.2f}"
+            p_value = f"{paired_bootstrap(statistics, lstm):.3f}"
+        development = [dict(run.validations) for run in runs]
+        last = max(development[0])
+        before = max(update for update in development[0] if update <= 0.8 * last)
+        cells = [
+            COLUMNS[column],
+            CELLS[cell],
+            str(runs[0].model.model_config.hidden_size),
+            f"{parameters:,}",
+            f"{parameters - embedding_parameters(model):,}",
+            str(len(runs)),
+            spread([run.scores["BLEU"]["score"] for run in runs]),
+            spread([run.scores["chrF2"]["score"] for run in runs]),
+            against,
+            p_value,
+            spread([one[last] for one in development]),
+            f"{np.mean([one[last] - one[before] for one in development]):+.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    some = next(iter(corpus.runs.values()))[0].scores
+    lines += ["", ", ".join(f"{metric}: `{some[metric]['signature']}`" for metric in ("BLEU", "chrF2"))]
+    return "\n".join(lines) + "\n"
+
+
+def embedding_parameters(model: Seq2Seq) -> int:
+    """Parameters whose number the vocabularies decide: embeddings, output projection and its bias."""
+    parts = [model.source_embedding, model.target_embedding, model.projection]
+    in_matrices = sum(parameter.numel() for part in parts if part is not None for parameter in part.parameters())
+    return in_matrices + model.projection_bias_V.numel()
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and, of several, standard deviation.
+
+    >>> spread([30.0, 32.0]), spread([30.0])
+    ('31.00 ± 1.41', '30.00')
+    """
+    mean = f"{np.mean(values):.2f}"
+    return f"{mean} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
+
+
+def gradient_norms(model: Seq2Seq, batch: Batch) -> Tensor:
+    """How far the error of each output reaches back: |d(-log p(target_t)) / d(embedded source_s)| as norms_BTS.
+
+    Args:
+        model: in eval mode.
+        batch: on the model's device.
+    """
+    embedded: list[Tensor] = []
+    hook = model.encoder.register_forward_pre_hook(lambda _, inputs: embedded.append(inputs[0]))
+    memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
+    hook.remove()
+    logits_BTV = model.logits(model.decode(memory, state, batch.target_input_BT))
+    nll_BT = F.cross_entropy(logits_BTV.transpose(1, 2), batch.target_output_BT, reduction="none")
+    norms = [
+        torch.autograd.grad(nll_BT[:, position].sum(), embedded[0], retain_graph=True)[0].norm(dim=-1)
+        for position in range(nll_BT.shape[1])
+    ]
+    return torch.stack(norms, dim=1)
+
+
+def norms_by_distance(model: Seq2Seq, batch: Batch) -> tuple[list[int], list[float]]:
+    """Mean gradient norm over the recurrent steps between a source position and an output.
+
+    The source is read from its end, so position s of the source and t of the target, both from 0, are s + t + 1 steps
+    apart. Only positions that every sentence of the batch has are looked at.
+    """
+    shortest = int(torch.minimum(batch.source_mask_BS.sum(dim=1), batch.target_mask_BT.sum(dim=1)).min())
+    norms_TS = gradient_norms(model, batch)[:, :shortest, :shortest].mean(dim=0)
+    distances_TS = torch.arange(shortest).unsqueeze(1) + torch.arange(shortest) + 1
+    distances = list(range(1, 2 * shortest))
+    return distances, [float(norms_TS[distances_TS == distance].mean()) for distance in distances]
+
+
+def lstm_gates(model: Seq2Seq, source_BS: Tensor) -> tuple[LSTMGates, Tensor]:
+    """The gates of the first encoder layer that reads from the right, gate by gate in the order of reading.
+
+    Args:
+        model: in eval mode, of LSTM cells.
+        source_BS: one sentence, EOS at the end.
+    Returns:
+        the gates, each of shape (steps, H), and its output_SH, which is what the fused call says.
+    """
+    lengths_B = torch.tensor([source_BS.shape[1]])
+    embedded: list[Tensor] = []
+    hook = model.encoder.register_forward_pre_hook(lambda _, inputs: embedded.append(inputs[0]))
+    model.encode(source_BS, torch.ones_like(source_BS, dtype=torch.bool))
+    hook.remove()
+    read_BSE = gather_positions(embedded[0], reversal(lengths_B, source_BS.shape[1]))
+    layer: Any = model.encoder.backward_layers[0]
+    state = zero_state(read_BSE.new_zeros(1, layer.kernel.hidden_size), "lstm")
+    steps, outputs = [], []
+    for position in range(read_BSE.shape[1]):
+        state, gates = lstm_cell(read_BSE[:, position], state, layer.weights())
+        steps.append(gates)
+        outputs.append(state.hidden_NH)
+    return LSTMGates(*(torch.cat(values) for values in zip(*steps, strict=True))), torch.cat(outputs)
+
+
+def draw_updates(corpus: Corpus, path: Path) -> None:
+    """BLEU on the development set over updates: mean of the seeds, and their range."""
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for (column, cell), runs in corpus.runs.items():
+        updates = [update for update, _ in runs[0].validations]
+        values = np.array([[bleu for _, bleu in run.validations] for run in runs])
+        axes.plot(updates, values.mean(axis=0), STYLES[column], color=COLORS[cell], label=label(column, cell))
+        axes.fill_between(updates, values.min(axis=0), values.max(axis=0), color=COLORS[cell], alpha=0.15, linewidth=0)
+    finish(figure, axes, path, x="updates", y="BLEU on the development set (greedy)", title=corpus.name)
+
+
+def draw_lengths(corpus: Corpus, path: Path) -> None:
+    """BLEU on the test set by length of the source: as many sentences in each bin; mean of the seeds and deviation."""
+    source = corpus.data.source_subword
+    lengths = np.array([len(ids) - 1 for ids in source.encode_many(corpus.sources)])
+    bins = [one for one in np.array_split(np.argsort(lengths, kind="stable"), BINS) if len(one)]
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for (column, cell), statistics in corpus.statistics.items():
+        values = np.array([[bleu_of(one[chosen].sum(axis=0)) for chosen in bins] for one in statistics])
+        deviation = values.std(axis=0, ddof=1) if len(values) > 1 else None
+        axes.errorbar(
+            range(len(bins)),
+            values.mean(axis=0),
+            deviation,
+            linestyle=STYLES[column],
+            color=COLORS[cell],
+            marker="o",
+            capsize=3,
+            label=label(column, cell),
+        )
+    axes.set_xticks(range(len(bins)), [f"{lengths[chosen].min()}-{lengths[chosen].max()}" for chosen in bins])
+    finish(figure, axes, path, x="pieces of the source (a fifth of the test set each)", y="BLEU", title=corpus.name)
+
+
+def draw_gradients(corpus: Corpus, path: Path) -> None:
+    """Gradient norm over distance, one panel a column: before training and after it."""
+    sides = (corpus.data.source_subword, corpus.data.target_subword)
+    sources, targets = (
+        side.encode_many([pair[number] for pair in corpus.data.valid]) for number, side in enumerate(sides)
+    )
+    pairs = sorted(zip(sources, targets, strict=True), key=lambda pair: min(map(len, pair)))[-LONGEST:]
+    batch = Batch.of(pairs)
+    columns = [column for column in COLUMNS if any(column == one for one, _ in corpus.runs)]
+    figure, panels = plt.subplots(1, len(columns), figsize=(5.5 * len(columns), 4.5), sharey=True, squeeze=False)
+    for column, axes in zip(columns, panels[0], strict=True):
+        for cell in CELLS:
+            for run in corpus.runs.get((column, cell), [])[:1]:
+                torch.manual_seed(run.seed)
+                for model, style, when in (
+                    (run.model.new_model(), ":", "before training"),
+                    (run.model.read_model(), "-", "after"),
+                ):
+                    distances, norms = norms_by_distance(model.eval(), batch)
+                    axes.plot(distances, norms, style, color=COLORS[cell], label=f"{CELLS[cell]}, {when}")
+        axes.set_yscale("log")
+        axes.set_title(f"{corpus.name}, {COLUMNS[column]}")
+        axes.set_xlabel("recurrent steps between source position and output")
+    finish(figure, panels[0][0], path, y="norm of the gradient at the source's embedding")
+
+
+def draw_gates(corpus: Corpus, path: Path) -> None:
+    """Forget, input and output gate of every unit of the LSTM encoder over one sentence."""
+    run, line = example(corpus)
+    source, _ = run.model.subwords()
+    ids = source.encode(line)
+    with torch.no_grad():
+        gates, _ = lstm_gates(run.model.read_model().eval(), padded([ids])[0])
+    order = gates.forget_NH.mean(dim=0).argsort(descending=True)
+    figure, panels = plt.subplots(1, 3, figsize=(13, 5.5), sharey=True)
+    for axes, name, values_NH in zip(
+        panels,
+        ("forget gate", "input gate", "output gate"),
+        (gates.forget_NH, gates.input_NH, gates.output_NH),
+        strict=True,
+    ):
+        image = axes.imshow(values_NH[:, order].T, aspect="auto", vmin=0, vmax=1, cmap="viridis", interpolation="none")
+        axes.set_title(name)
+        axes.set_xticks(range(len(ids)), readable(source.pieces(ids)[::-1]), rotation=90)
+    panels[0].set_ylabel("units, by mean of the forget gate")
+    figure.colorbar(image, ax=panels, fraction=0.02, pad=0.02, label="0: closed, 1: open")
+    save(figure, path)
+
+
+def draw_attention(corpus: Corpus, path: Path) -> None:
+    """Where the LSTM looks for each piece that it says."""
+    run, line = example(corpus)
+    source, target = run.model.subwords()
+    translator = Translator(
+        [run.model.read_model().eval()],
+        source,
+        target,
+        SearchConfig(beam=5),
+        device=torch.device("cpu"),
+        with_attention=True,
+    )
+    with torch.inference_mode():
+        translation = translator.translate([line])[0]
+    best = translation.candidates[0].hypothesis
+    assert best.attention_TS is not None
+    figure, axes = plt.subplots(figsize=(7, 6.5))
+    image = axes.imshow(best.attention_TS, vmin=0, vmax=1, cmap="viridis", interpolation="none")
+    axes.set_xticks(range(len(translation.source_ids)), readable(source.pieces(translation.source_ids)), rotation=90)
+    axes.set_yticks(range(len(best.ids)), readable(target.pieces(best.ids)))
+    axes.set_xlabel("source")
+    axes.set_ylabel("translation")
+    figure.colorbar(image, ax=axes, fraction=0.04, label="attention")
+    save(figure, path)
+
+
+def example(corpus: Corpus) -> tuple[Run, str]:
+    """The run and the sentence of the heat maps: LSTM with attention, and the first test sentence of PIECES pieces, or
+    one as near to that as there is."""
+    run = corpus.runs["attention", "lstm"][0]
+    lengths = [len(ids) for ids in corpus.data.source_subword.encode_many(corpus.sources)]
+    return run, min(zip(lengths, corpus.sources, strict=True), key=lambda one: abs(one[0] - PIECES))[1]
+
+
+def readable(pieces: Sequence[str]) -> list[str]:
+    """Labels of pieces; EOS by its name."""
+    return [piece.replace("</s>", "EOS") for piece in pieces]
+
+
+def label(column: str, cell: str) -> str:
+    """What a line of a picture is called."""
+    return f"{CELLS[cell]}, {COLUMNS[column]}"
+
+
+def finish(figure: Any, axes: Any, path: Path, *, x: str = "", y: str = "", title: str = "") -> None:
+    """Labels, legend, grid; onto the disk."""
+    if x:
+        axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if title:
+        axes.set_title(title)
+    axes.legend(fontsize="small")
+    for one in figure.axes:
+        one.grid(alpha=0.3)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Writes a picture, the same bytes for the same numbers."""
+    figure.savefig(path, dpi=100, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+
+
+def use_fonts() -> None:
+    """Matplotlib's own font, and one that has Chinese characters where there is one."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    chinese = [font for font in CJK_FONTS if font in installed]
+    mpl.rcParams["font.family"] = ["DejaVu Sans", *chinese]
+    if not chinese:
+        print("No font has Chinese characters: they are boxes in the pictures. Install fonts-noto-cjk or the like.")
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("outdir", type=Path)
+    options = parser.parse_args()
+    use_fonts()
+    options.outdir.mkdir(parents=True, exist_ok=True)
+    for folder in sorted(path.parent for path in options.work.glob("*/data-bin")):
+        corpus = Corpus(folder)
+        if not corpus.runs:
+            continue
+        (options.outdir / f"{corpus.name}.md").write_text(table(corpus), encoding="utf-8")
+        print(f"{corpus.name}\n\n{table(corpus)}")
+        draw_updates(corpus, options.outdir / f"{corpus.name}-updates.png")
+        draw_lengths(corpus, options.outdir / f"{corpus.name}-lengths.png")
+        draw_gradients(corpus, options.outdir / f"{corpus.name}-gradients.png")
+        if ("attention", "lstm") in corpus.runs:
+            draw_gates(corpus, options.outdir / f"{corpus.name}-gates.png")
+            draw_attention(corpus, options.outdir / f"{corpus.name}-attention.png")
+    print(f"The tables and pictures are in {options.outdir}.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The grid of cells: its columns are of like size, its statistics and pictures say what they claim, and it resumes."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from nmtcli.config import ARCHITECTURES, ModelConfig
+from nmtcli.data.batches import Batch
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.scoring.metrics import bleu, compare
+
+FOLDER = Path(__file__).parents[2] / "recipes" / "lstm-vs-rnn"
+RUN = (FOLDER / "run.sh").read_text(encoding="utf-8")
+RECIPE = tomllib.loads((FOLDER / "recipe.toml").read_text(encoding="utf-8"))
+CELLS = ("rnn", "gru", "lstm")
+
+
+def load_report() -> Any:
+    spec = importlib.util.spec_from_file_location("lstm_vs_rnn_report", FOLDER / "report.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+report: Any = load_report()
+
+
+def widths() -> dict[str, int]:
+    return {system: int(width) for system, width in re.findall(r"\[(\w+-\w+)\]=(\d+)", RUN)}
+
+
+def architectures() -> dict[str, str]:
+    return dict(re.findall(r"\[(\w+)\]=(luong|sutskever)", RUN))
+
+
+def model_of(column: str, cell: str, **changed: Any) -> Seq2Seq:
+    """A model as a run of the grid has it, over tiny vocabularies."""
+    arch = architectures()[column]
+    given = {**RECIPE["model"], "arch": arch, "cell": cell, "hidden_size": widths()[f"{column}-{cell}"], **changed}
+    config = ModelConfig(**{**ARCHITECTURES[arch], **given})
+    return Seq2Seq(config, source_size=40, target_size=40, joint=True).eval()
+
+
+def batch_of(*lengths: tuple[int, int]) -> Batch:
+    random = np.random.default_rng(1)
+    return Batch.of([([*random.integers(4, 40, s - 1), 3], [*random.integers(4, 40, t - 1), 3]) for s, t in lengths])
+
+
+def test_parameters_of_a_column_differ_by_less_than_five_per_cent() -> None:
+    assert set(widths()) == {f"{column}-{cell}" for column in report.COLUMNS for cell in CELLS}
+    for column in report.COLUMNS:
+        sizes = []
+        for cell in CELLS:
+            model = model_of(column, cell)
+            total = sum(parameter.numel() for parameter in model.parameters())
+            assert report.embedding_parameters(model) == 40 * RECIPE["model"]["embedding_size"] + 40
+            sizes.append(total - report.embedding_parameters(model))
+        assert max(sizes) / min(sizes) < 1.05
+
+
+def test_the_columns_differ_by_attention_only() -> None:
+    one, other = (model_of(column, "lstm") for column in report.COLUMNS)
+    fixed = {name: parameter.shape for name, parameter in one.named_parameters()}
+    attention = {name: parameter.shape for name, parameter in other.named_parameters()}
+    assert set(attention) - set(fixed) == {"decoder.attention.project_keys.weight"}
+    assert {name for name in fixed if fixed[name] != attention[name]} == {"decoder.readout.weight"}
+
+
+@pytest.mark.parametrize("column", ["fixed", "attention"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_gradient_norms_are_those_of_finite_differences(column: str, cell: str) -> None:
+    torch.manual_seed(1)
+    model = model_of(column, cell, hidden_size=6, embedding_size=5).double()
+    batch = batch_of((4, 3), (3, 4))
+    norms_BTS = report.gradient_norms(model, batch)
+    assert norms_BTS.shape == (2, 4, 4)
+
+    def nll(shift_BSE: torch.Tensor) -> torch.Tensor:
+        hook = model.encoder.register_forward_pre_hook(lambda _, inputs: (inputs[0] + shift_BSE, inputs[1]))
+        memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
+        hook.remove()
+        logits_BTV = model.logits(model.decode(memory, state, batch.target_input_BT))
+        return F.cross_entropy(logits_BTV.transpose(1, 2), batch.target_output_BT, reduction="none")
+
+    squares_BTS = torch.zeros_like(norms_BTS)
+    for position in range(4):
+        for entry in range(5):
+            shift_BSE = torch.zeros(2, 4, 5, dtype=torch.float64)
+            shift_BSE[:, position, entry] = 1e-5
+            with torch.no_grad():
+                slope_BT = (nll(shift_BSE) - nll(-shift_BSE)) / 2e-5
+            squares_BTS[:, :, position] += slope_BT**2
+    torch.testing.assert_close(norms_BTS, squares_BTS.sqrt(), atol=1e-8, rtol=1e-6)
+    assert norms_BTS[1, :, 3].eq(0).all()  # padding
+
+
+def test_distances_count_the_steps_from_the_position_back_to_the_start_and_on_to_the_output() -> None:
+    torch.manual_seed(1)
+    model = model_of("fixed", "lstm", hidden_size=6, embedding_size=5)
+    batch = batch_of((3, 3), (4, 3))
+    norms_TS = report.gradient_norms(model, batch).mean(dim=0)
+    distances, norms = report.norms_by_distance(model, batch)
+    assert distances == [1, 2, 3, 4, 5]
+    assert norms[0] == pytest.approx(float(norms_TS[0, 0]))
+    assert norms[1] == pytest.approx(float(norms_TS[0, 1] + norms_TS[1, 0]) / 2)
+    assert norms[4] == pytest.approx(float(norms_TS[2, 2]))
+
+
+def test_the_gates_that_are_drawn_are_those_that_the_encoder_has() -> None:
+    torch.manual_seed(1)
+    model = model_of("attention", "lstm", hidden_size=6, embedding_size=5).double()
+    source_BS = torch.tensor([[9, 5, 30, 12, 3]])
+    with torch.no_grad():
+        gates, outputs_SH = report.lstm_gates(model, source_BS)
+        memory, _ = model.encode(source_BS, torch.ones_like(source_BS, dtype=torch.bool))
+    torch.testing.assert_close(outputs_SH.flip(0), memory.values_BSH[0])
+    for values_SH in gates:
+        assert values_SH.shape == (5, 6)
+    assert gates.forget_NH.gt(0).all()
+    assert gates.forget_NH.lt(1).all()
+
+
+HYPOTHESES = ["a cat sat on the mat .", "the dog ran home", "a man and a woman dance", "two birds fly"] * 6
+REFERENCES = ["the cat sat on the mat .", "the dog ran away home", "a man and a woman danced", "three birds sing"] * 6
+BETTER = ["the cat sat on the mat .", "the dog ran home", "a man and a woman danced", "two birds sing"] * 6
+
+
+def test_summed_statistics_give_corpus_bleu() -> None:
+    statistics = report.sentence_statistics(HYPOTHESES, REFERENCES, "13a")
+    assert report.bleu_of(statistics.sum(axis=0)) == pytest.approx(bleu(HYPOTHESES, [REFERENCES]).value)
+    chosen = np.array([0, 0, 3, 5])
+    texts = [[lines[number] for number in chosen] for lines in (HYPOTHESES, REFERENCES)]
+    assert report.mean_bleu(statistics[None], chosen) == pytest.approx(bleu(texts[0], [texts[1]]).value)
+
+
+def test_the_paired_bootstrap_agrees_with_sacrebleu_where_there_is_one_seed() -> None:
+    random = np.random.default_rng(3)
+    words = ["the", "a", "cat", "dog", "man", "woman", "sat", "ran", "home", "away", "on", "mat"]
+    references = [" ".join(random.choice(words, 9)) for _ in range(80)]
+
+    def noisy(share: float) -> list[str]:
+        return [
+            " ".join(str(random.choice(words)) if random.random() < share else word for word in line.split())
+            for line in references
+        ]
+
+    for shares in ((0.2, 0.2), (0.2, 0.25), (0.1, 0.3)):
+        systems = {name: noisy(share) for name, share in zip(("one", "other"), shares, strict=True)}
+        theirs = compare(systems, [references], with_ter=False)["other"][0].p_value
+        one, other = (report.sentence_statistics(lines, references, "13a")[None] for lines in systems.values())
+        assert report.paired_bootstrap(other, one) == pytest.approx(theirs, abs=0.06)
+
+
+def test_several_seeds_are_averaged_and_resampled_together() -> None:
+    one, other = (report.sentence_statistics(lines, REFERENCES, "13a") for lines in (BETTER, HYPOTHESES))
+    values = [bleu(lines, [REFERENCES]).value for lines in (BETTER, HYPOTHESES)]
+    assert report.mean_bleu(np.stack([one, other])) == pytest.approx(sum(values) / 2)
+    assert report.paired_bootstrap(np.stack([one, one]), np.stack([one, one]), 50) == 1.0
+    alone = report.paired_bootstrap(one[None], other[None], 200)
+    assert report.paired_bootstrap(np.stack([one, one]), np.stack([other, other]), 200) == alone
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """SMALL=1 done once, and its environment."""
+    work = tmp_path_factory.mktemp("grid")
+    binaries = Path(sys.executable).parent
+    environment = {**os.environ, "SMALL": "1", "WORK": str(work), "PATH": f"{binaries}:{os.environ['PATH']}"}
+    subprocess.run([FOLDER / "run.sh"], env=environment, check=True, capture_output=True, text=True)
+    return work, environment
+
+
+def test_a_small_grid_gives_table_and_pictures(small: tuple[Path, dict[str, str]]) -> None:
+    work, _ = small
+    names = [f"demo-en-zh-{what}.png" for what in ("attention", "gates", "gradients", "lengths", "updates")]
+    assert sorted(path.name for path in (work / "report").iterdir()) == sorted([*names, "demo-en-zh.md"])
+    for name in names:
+        assert (work / "report" / name).read_bytes().startswith(b"\x89PNG")
+    head, _, *rows = (work / "report" / "demo-en-zh.md").read_text(encoding="utf-8").splitlines()
+    systems = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[:6]]
+    assert [row[:2] for row in systems] == [
+        [column, cell] for column in report.COLUMNS.values() for cell in report.CELLS.values()
+    ]
+    assert all(len(row) == head.count("|") - 1 for row in systems)
+
+
+def test_a_grid_that_goes_on_does_only_what_is_missing(small: tuple[Path, dict[str, str]]) -> None:
+    work, environment = small
+    cut = work / "demo-en-zh" / "fixed-gru-1"
+    (cut / "score.json").unlink()
+    output = (cut / "output.zh").read_bytes()
+    (cut / "output.zh").unlink()
+    done = subprocess.run([FOLDER / "run.sh"], env=environment, check=True, capture_output=True, text=True)
+    assert re.findall(r"^demo.* is done\.$", done.stdout, flags=re.MULTILINE) == [
+        "demo-en-zh, fixed, gru, seed 1 is done."
+    ]
+    assert (cut / "output.zh").read_bytes() == output
