@@ -153,10 +153,10 @@ def paired_bootstrap(one: Array, other: Array, resamplings: int = RESAMPLINGS) -
         one, other: statistics[seed, sentence].
         resamplings: B.
     Returns:
-        (k + 1) / (B + 1), k the resamplings whose difference is as far from their mean as the difference measured is
-        from 0.
+        (k + 1) / (B + 1), k the resamplings whose difference lies above their mean by more than the difference
+        that was measured; differences without sign, as in sacreBLEU, whose value this is where there is one seed.
     Source:
-        Koehn 2004; Riezler and Maxwell 2005 for the centring, as in sacreBLEU.
+        Koehn 2004; Riezler and Maxwell 2005 for the shift to the mean.
     """
     rng = np.random.default_rng(12345)
     sentences = one.shape[1]
@@ -165,8 +165,9 @@ def paired_bootstrap(one: Array, other: Array, resamplings: int = RESAMPLINGS) -
     for _ in range(resamplings):
         chosen = rng.integers(sentences, size=sentences)
         differences.append(mean_bleu(one, chosen) - mean_bleu(other, chosen))
-    far = np.abs(np.array(differences) - np.mean(differences)) >= abs(measured)
-    return float((far.sum() + 1) / (resamplings + 1))
+    sizes = np.abs(differences)
+    k = (sizes - sizes.mean() > abs(measured)).sum()
+    return float((k + 1) / (resamplings + 1))
 
 
 def table(corpus: Corpus) -> str:

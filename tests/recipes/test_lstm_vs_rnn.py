@@ -170,7 +170,6 @@ def test_several_seeds_are_averaged_and_resampled_together() -> None:
     one, other = (report.sentence_statistics(lines, REFERENCES, "13a") for lines in (BETTER, HYPOTHESES))
     values = [bleu(lines, [REFERENCES]).value for lines in (BETTER, HYPOTHESES)]
     assert report.mean_bleu(np.stack([one, other])) == pytest.approx(sum(values) / 2)
-    assert report.paired_bootstrap(np.stack([one, one]), np.stack([one, one]), 50) == 1.0
     alone = report.paired_bootstrap(one[None], other[None], 200)
     assert report.paired_bootstrap(np.stack([one, one]), np.stack([other, other]), 200) == alone
 
