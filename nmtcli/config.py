@@ -307,6 +307,8 @@ class TrainConfig(Config):
     resume: bool = opt(False, "go on where this directory stopped; start if nothing is there", may_change=True)
     overwrite: bool = opt(False, "replace a model directory that is there", may_change=True)
     init_from: str = opt("", "model directory whose weights to start from")
+    source_vectors: str = opt("", "word vectors that source embeddings start from: word2vec's or GloVe's text format")
+    target_vectors: str = opt("", "likewise for the target")
     # optimiser
     optimizer: str = opt("adam", "what makes an update of a gradient", choices=("adam", "sgd", "adagrad"))
     learning_rate: float = opt(0.001, "learning rate at its highest (Adam's size; SGD wants some 1.0)", at_least=0.0)
@@ -364,6 +366,9 @@ class TrainConfig(Config):
             raise ConfigError("--resume and --overwrite contradict each other", "Choose one")
         if self.decay == "linear" and not self.max_updates:
             raise ConfigError("--decay linear needs to know where it ends", "Add --max-updates")
+        if self.init_from and (self.source_vectors or self.target_vectors):
+            option = "--source-vectors" if self.source_vectors else "--target-vectors"
+            raise ConfigError(f"--init-from and {option} both say how embeddings start", "Leave one out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,8 +23,11 @@ from nmtcli.config import Config, ModelConfig, SearchConfig, TrainConfig, knob_o
 from nmtcli.console import Bar, Console
 from nmtcli.data.batches import TrainingBatches, loader_deaths
 from nmtcli.data.corpus import DataDirectory
+from nmtcli.data.subword import Subword
+from nmtcli.data.vectors import read_vectors
 from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.losses.cross_entropy import CrossEntropy
+from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import CONFIG, STATE, ModelDirectory, load_weights, unique_state
 from nmtcli.training.loop import Progress, Trainer
@@ -66,13 +69,11 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
     torch.manual_seed(config.seed)
     model = directory.new_model().to(device)
     optimizer = optimizer_for(model, config)
+    goes_on = resumes and directory.has_last()
+    if not goes_on:
+        _start(model, config, directory, data, console)
     mean = copy.deepcopy(model) if config.ema else None
-    progress = Progress()
-    if resumes and directory.has_last():
-        progress = _progress(directory.load_last(model, optimizer, mean), directory)
-    elif config.init_from:
-        for one in filter(None, (model, mean)):
-            _start_from(one, config.init_from, directory)
+    progress = _progress(directory.load_last(model, optimizer, mean), directory) if goes_on else Progress()
     if resumes:
         directory.write_about()
     else:  # everything that can be refused was: only now does anything appear on the disk, or go
@@ -231,6 +232,18 @@ def _check_same_data(directory: ModelDirectory, data: DataDirectory) -> None:
         )
 
 
+def _start(
+    model: Seq2Seq, config: TrainConfig, directory: ModelDirectory, data: DataDirectory, console: Console
+) -> None:
+    """Where weights do not start at random: --init-from, --source-vectors and --target-vectors."""
+    if config.init_from:
+        _start_from(model, config.init_from, directory)
+    if config.source_vectors:
+        _start_embedding(model.source_embedding.weight, data.source_subword, config.source_vectors, console)
+    if config.target_vectors:  # where both sides share a matrix, these are written over the source's
+        _start_embedding(model.target_embedding_VE, data.target_subword, config.target_vectors, console)
+
+
 def _start_from(model: Seq2Seq, path: str, directory: ModelDirectory) -> None:
     """Copies the weights of another model directory, which must have the same vocabularies and shape."""
     other = ModelDirectory.open(path)
@@ -242,6 +255,14 @@ def _start_from(model: Seq2Seq, path: str, directory: ModelDirectory) -> None:
             )
     weights = unique_state(other.read_model())
     load_weights(model, weights, other.path)
+
+
+def _start_embedding(embedding_VE: torch.Tensor, subword: Subword, path: str, console: Console) -> None:
+    """Copies vectors of pieces from a file."""
+    ids, vectors = read_vectors(path, subword.pieces(range(subword.size)), embedding_VE.shape[1])
+    device = embedding_VE.device
+    start_from_vectors(embedding_VE, torch.from_numpy(ids).to(device), torch.from_numpy(vectors).to(device))
+    console.say(f"{path} has vectors for {len(ids):,} of {subword.size:,} pieces; the others start at random")
 
 
 def _introduce(

@@ -1,7 +1,7 @@
 """How parameters start."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nmtcli.model.cells import GATES, RecurrentLayer
 
@@ -50,3 +50,13 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
             if isinstance(module, RecurrentLayer) and module.cell == "lstm":
                 hidden = module.kernel.hidden_size
                 module.weights().input_bias_G[hidden : 2 * hidden] = forget_bias
+
+
+def start_from_vectors(embedding_VE: Tensor, ids_N: Tensor, vectors_NE: Tensor) -> None:
+    """Puts pretrained vectors into rows of an embedding matrix, all times one number, so that their root mean square is
+    that of the matrix as it started: what reads the embeddings expects that size, whoever made the vectors.
+    """
+    with torch.no_grad():
+        size, pretrained_size = (values.square().mean().sqrt() for values in (embedding_VE, vectors_NE))
+        factor = size / pretrained_size if pretrained_size > 0 else 0.0
+        embedding_VE[ids_N] = (vectors_NE * factor).to(embedding_VE)

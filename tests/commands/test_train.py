@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from nmtcli import cli
+from nmtcli.data.corpus import DataDirectory
 from nmtcli.training.checkpoint import read_tensors
 from nmtcli.training.schedule import learning_rate
 from tests.conftest import TINY, Nmt, Result, digits_and_words, log_of, make_data, write_pairs
@@ -264,6 +265,8 @@ MISTAKES = {
     "sampling words": (["--subword-alpha", "0.1"], 2),
     "no such model to start from": (["--init-from", "/nonexistent/model"], 4),
     "no TensorBoard": (["--tensorboard", "events"], 2),
+    "no such vectors": (["--source-vectors", "/nonexistent/vectors"], 3),
+    "two starts": (["--target-vectors", "vectors", "--init-from", "model"], 2),
 }
 
 
@@ -327,6 +330,41 @@ def test_a_resumed_run_does_not_start_again_from_the_other_model(
     trained_well(nmt, data, tmp_path / "model", *options, "--max-updates", "2")
     trained_well(nmt, data, tmp_path / "model", *options, "--max-updates", "4")
     assert_same_run(tmp_path / "model", whole)
+
+
+def test_embeddings_start_from_vectors_of_each_side(nmt: Nmt, other_data: Path, tmp_path: Path) -> None:
+    """With a learning rate of 0 they are what the run ends with, at the size that they would have had."""
+    subwords = DataDirectory.open(other_data)
+    options = ["--embedding-size", "4", "--learning-rate", "0", "--max-updates", "1", "--tie-embeddings", "target"]
+    plain = trained_well(nmt, other_data, tmp_path / "plain", *options)
+    for side, vectors in (("source", [1, -2, 3, -4]), ("target", [5, 6, 7, 8])):
+        subword = subwords.source_subword if side == "source" else subwords.target_subword
+        piece = subword.pieces([9])[0]
+        word = piece.removeprefix("▁")
+        (tmp_path / side).write_text(f"1 4\n{word} {' '.join(map(str, vectors))}\n", encoding="utf-8")
+        model = tmp_path / f"model-{side}"
+        result = train(nmt, other_data, model, *options, f"--{side}-vectors", tmp_path / side)
+        assert result.code == 0, result.err
+        assert f"{tmp_path / side} has vectors for 1 of {subword.size} pieces" in result.err
+        started, _ = read_tensors(model / "model.safetensors")
+        random, _ = read_tensors(plain / "model.safetensors")
+        changed = {name for name in random if not torch.equal(started[name], random[name])}
+        assert changed == {f"{side}_embedding.weight"}
+        matrix, before = started[f"{side}_embedding.weight"], random[f"{side}_embedding.weight"]
+        assert (matrix != before).any(dim=1).nonzero().flatten().tolist() == [9]
+        factor = before.square().mean().sqrt() / torch.tensor(vectors, dtype=torch.float32).square().mean().sqrt()
+        torch.testing.assert_close(matrix[9], torch.tensor(vectors) * factor)
+
+
+def test_where_both_sides_share_a_matrix_the_target_has_the_last_word(nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    piece = DataDirectory.open(data).target_subword.pieces([300])[0]
+    for name, number in (("source", -1), ("target", 1)):
+        (tmp_path / name).write_text(f"{piece} {number} {number}\n", encoding="utf-8")
+    options = ["--embedding-size", "2", "--learning-rate", "0", "--max-updates", "1", "--ema", "0.9"]
+    options += ["--source-vectors", str(tmp_path / "source"), "--target-vectors", str(tmp_path / "target")]
+    model = trained_well(nmt, data, tmp_path / "model", *options)
+    started, _ = read_tensors(model / "model.safetensors")  # of the running mean, which starts there too
+    assert started["source_embedding.weight"][300].gt(0).all()
 
 
 # what else its options promise

@@ -5,6 +5,7 @@ import torch
 
 from nmtcli.config import ModelConfig
 from nmtcli.model.cells import RecurrentLayer
+from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
 
 
@@ -80,3 +81,24 @@ def test_biases_are_zero_but_the_forget_gates(cell: str) -> None:
             if cell == "lstm":
                 expected_G[hidden : 2 * hidden] = 1.5
             assert torch.equal(bias_G, expected_G)
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 40.0])
+def test_pretrained_vectors_keep_their_directions_and_take_the_size_of_the_matrix(size: float) -> None:
+    matrix_VE = start().source_embedding.weight
+    before_VE = matrix_VE.detach().clone()
+    vectors_NE = torch.randn(20, 24) * size
+    ids_N = torch.arange(10, 50, 2)
+    start_from_vectors(matrix_VE, ids_N, vectors_NE)
+    rows_NE = matrix_VE.detach()[ids_N]
+    ratio_NE = rows_NE / vectors_NE
+    torch.testing.assert_close(ratio_NE, ratio_NE[:1, :1].expand_as(ratio_NE))
+    assert float(rows_NE.square().mean()) == pytest.approx(float(before_VE.square().mean()))
+    others = [number for number in range(50) if number not in ids_N]
+    assert torch.equal(matrix_VE.detach()[others], before_VE[others])
+
+
+def test_vectors_of_zeros_stay_zeros() -> None:
+    matrix_VE = start().source_embedding.weight
+    start_from_vectors(matrix_VE, torch.tensor([7]), torch.zeros(1, 24))
+    assert matrix_VE.detach()[7].eq(0).all()

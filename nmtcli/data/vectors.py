@@ -1,0 +1,77 @@
+"""Pretrained word vectors from a text file, as word2vec, GloVe and fastText write them.
+
+A line is a word and its numbers, parted by blanks. A first line of two whole numbers (how many words, how many
+numbers each) may be there and is not needed. A word may hold blanks, as GloVe's do: the numbers are counted from the
+end of the line. Of a word that comes twice the first vector counts.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from nmtcli.data.subword import EOS
+from nmtcli.data.text import read_lines
+from nmtcli.errors import ConfigError, DataError
+
+_SPACE = "▁"
+
+
+def read_vectors(path: str, pieces: Sequence[str], width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The vectors of those pieces that a file has.
+
+    A piece takes the vector of the word that it is, mark of a space included ("▁the"); where the file has no such word,
+    that of the word without the mark ("the"). Special pieces take none.
+
+    Args:
+        path: the file, plain or compressed (`.gz .bz2 .xz .zst`); it is read line by line.
+        pieces: of the vocabulary, by id.
+        width: E, how many numbers a vector must have.
+    Returns:
+        ids_N, ascending, and vectors_NE.
+    Raises:
+        ConfigError: the vectors have another width.
+        DataError: the file is missing or not UTF-8, a line is no word with numbers, or no piece is among the words.
+    """
+    usable = {piece: number for number, piece in enumerate(pieces) if number > EOS}
+    unmarked = {piece.removeprefix(_SPACE): number for piece, number in usable.items() if piece.startswith(_SPACE)}
+    as_written: dict[int, list[float]] = {}
+    without_mark: dict[int, list[float]] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if number == 1:
+            fields = [field for field in line.replace("\t", " ").split(" ") if field]
+            has_header = len(fields) == 2 and all(field.isdecimal() for field in fields)
+            found = int(fields[1]) if has_header else len(fields) - 1
+            if found != width:
+                raise ConfigError(
+                    f"{path} has vectors of {found:,} numbers, but --embedding-size is {width:,}",
+                    f"Use --embedding-size {found}" if found > 0 else "Name a file of vectors",
+                )
+            if has_header:
+                continue
+        fields = line.rsplit(maxsplit=width)
+        if len(fields) != width + 1:
+            raise DataError(f"{path}, line {number:,}: no word with {width:,} numbers", "Get the file again")
+        word, *numbers = fields
+        for names, taken in ((usable, as_written), (unmarked, without_mark)):
+            if word in names and names[word] not in taken:
+                taken[names[word]] = _numbers(numbers, path, number)
+    vectors = without_mark | as_written
+    if not vectors:
+        raise DataError(
+            f"{path} has a vector for none of {len(usable):,} pieces", "Name vectors of this language's words or pieces"
+        )
+    ids = sorted(vectors)
+    return np.array(ids, dtype=np.int64), np.array([vectors[one] for one in ids], dtype=np.float32)
+
+
+def _numbers(fields: Sequence[str], path: str, line: int) -> list[float]:
+    try:
+        numbers = [float(field) for field in fields]
+        if all(math.isfinite(number) for number in numbers):
+            return numbers
+        wrong = next(field for field, number in zip(fields, numbers, strict=True) if not math.isfinite(number))
+    except ValueError as error:
+        wrong = str(error).rpartition(": ")[2].strip("'")
+    raise DataError(f"{path}, line {line:,}: {wrong} is not a finite number", "Get the file again")
