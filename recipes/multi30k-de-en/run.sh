@@ -3,6 +3,7 @@
 #
 #     recipes/multi30k-de-en/run.sh                fetches the corpus (1.3 MB) from its public home
 #     DATA=dir recipes/multi30k-de-en/run.sh       takes train.de.gz train.en.gz val.de.gz ... from dir
+#     RECIPE=char recipes/multi30k-de-en/run.sh    takes char.toml, not recipe.toml: characters are the units
 #     WORK=dir recipes/multi30k-de-en/run.sh       works in dir, not in work/multi30k-de-en
 #
 # Expected: BLEU of at least 38.0. A run that was stopped goes on when started again; to start afresh, remove WORK.
@@ -15,7 +16,7 @@ if ! command -v nmt > /dev/null; then
 fi
 unset NMT_DATA NMT_MODEL # the directories are those in WORK
 
-work=${WORK:-$root/work/multi30k-de-en}
+work=${WORK:-$root/work/multi30k-de-en${RECIPE:+-$RECIPE}}
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 
@@ -31,7 +32,7 @@ gzip -dc "$data/test_2016_flickr.de.gz" > test.de
 gzip -dc "$data/test_2016_flickr.en.gz" > test.en
 
 nmt preprocess -s de -t en --train "$data/train" --valid "$data/val" --test "$data/test_2016_flickr" \
-    --config "$here/recipe.toml" --overwrite
-nmt train --config "$here/recipe.toml" --resume
-nmt translate --config "$here/recipe.toml" --beam 5 < test.de > output.en
-nmt score --config "$here/recipe.toml" --target-lang en --ref test.en < output.en
+    --config "$here/${RECIPE:-recipe}.toml" --overwrite
+nmt train --config "$here/${RECIPE:-recipe}.toml" --resume
+nmt translate --config "$here/${RECIPE:-recipe}.toml" --beam 5 < test.de > output.en
+nmt score --config "$here/${RECIPE:-recipe}.toml" --target-lang en --ref test.en < output.en

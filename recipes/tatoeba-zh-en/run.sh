@@ -5,6 +5,7 @@
 #     recipes/tatoeba-zh-en/run.sh                      fetches the corpus (2 MB) from its public home and splits it
 #     DATA=dir recipes/tatoeba-zh-en/run.sh             takes train.en.gz train.zh.gz val.en.gz ... test.zh.gz from dir
 #     DIRECTION=zh-en recipes/tatoeba-zh-en/run.sh      one direction only: zh-en or en-zh (without: both)
+#     RECIPE=char recipes/tatoeba-zh-en/run.sh          takes char.toml, not recipe.toml: characters are the units
 #     WORK=dir recipes/tatoeba-zh-en/run.sh             works in dir, not in work/tatoeba-zh-en
 #
 # Scores of the fetched corpus and of DATA do not compare: their test sets differ (see README.md). A run that was
@@ -27,7 +28,7 @@ case ${DIRECTION:-both} in
         ;;
 esac
 
-work=${WORK:-$root/work/tatoeba-zh-en}
+work=${WORK:-$root/work/tatoeba-zh-en${RECIPE:+-$RECIPE}}
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 
@@ -47,9 +48,9 @@ for direction in $directions; do
     gzip -dc "$data/test.$target.gz" > "test.$target"
 
     nmt preprocess -s "$source" -t "$target" --train "$data/train" --valid "$data/val" --test "$data/test" \
-        --config "$here/recipe.toml" --overwrite
-    nmt train --config "$here/recipe.toml" --resume
-    nmt translate --config "$here/recipe.toml" --beam 5 < "test.$source" > "output.$target"
+        --config "$here/${RECIPE:-recipe}.toml" --overwrite
+    nmt train --config "$here/${RECIPE:-recipe}.toml" --resume
+    nmt translate --config "$here/${RECIPE:-recipe}.toml" --beam 5 < "test.$source" > "output.$target"
 
     echo
     echo "Ten translations, $source to $target (every 100th test sentence: source, reference, translation):"
@@ -58,5 +59,5 @@ for direction in $directions; do
         NR % 3 == 1 { print "" }
         { print "    " $0 }'
     echo
-    nmt score --config "$here/recipe.toml" --target-lang "$target" --ref "test.$target" < "output.$target"
+    nmt score --config "$here/${RECIPE:-recipe}.toml" --target-lang "$target" --ref "test.$target" < "output.$target"
 done

@@ -20,6 +20,7 @@ from nmtcli.options import EXPECT, TABLES
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 FOLDERS = sorted(path.parent for path in RECIPES.glob("*/run.sh"))
+TOMLS = sorted(RECIPES.glob("*/*.toml"))
 SCRIPTS = [folder / "run.sh" for folder in FOLDERS]
 REQUIRED = {
     "preprocess": ["-s", "de", "-t", "en", "--train", "corpus", "--valid", "val"],
@@ -65,18 +66,18 @@ def test_there_is_a_folder_for_each_corpus_and_experiment() -> None:
 
 
 @pytest.mark.parametrize("command", REQUIRED)
-@pytest.mark.parametrize("folder", FOLDERS, ids=name)
-def test_every_command_takes_the_recipe(folder: Path, command: str, called: list[str]) -> None:
-    assert cli.run([command, *REQUIRED[command], "--config", str(folder / "recipe.toml")]) == 0
+@pytest.mark.parametrize("toml", TOMLS, ids=name)
+def test_every_command_takes_the_recipe(toml: Path, command: str, called: list[str]) -> None:
+    assert cli.run([command, *REQUIRED[command], "--config", str(toml)]) == 0
     assert called == [command]
 
 
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize("folder", FOLDERS, ids=name)
+@pytest.mark.parametrize("toml", TOMLS, ids=name)
 def test_a_key_that_no_option_has_is_refused(
-    folder: Path, table: str, called: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    toml: Path, table: str, called: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = (folder / "recipe.toml").read_text(encoding="utf-8")
+    recipe = toml.read_text(encoding="utf-8")
     heading = f"[{table}]\n"
     if heading not in recipe:
         recipe += f"\n{heading}"
@@ -87,9 +88,9 @@ def test_a_key_that_no_option_has_is_refused(
     assert called == []
 
 
-@pytest.mark.parametrize("folder", FOLDERS, ids=name)
-def test_what_a_recipe_expects_are_scores(folder: Path) -> None:
-    recipe = tomllib.loads((folder / "recipe.toml").read_text(encoding="utf-8"))
+@pytest.mark.parametrize("toml", TOMLS, ids=name)
+def test_what_a_recipe_expects_are_scores(toml: Path) -> None:
+    recipe = tomllib.loads(toml.read_text(encoding="utf-8"))
     for metric, score in recipe.get(EXPECT, {}).items():
         assert metric in ("bleu", "chrf", "ter")
         assert 0 <= score <= 100
@@ -111,7 +112,7 @@ def test_a_script_runs_the_four_commands_with_its_recipe(script: Path) -> None:
     commands = [line.split() for line in map(str.strip, text.splitlines()) if line.startswith("nmt ")]
     assert [words[1] for words in commands] == ["preprocess", "train", "translate", "score"]
     for words in commands:
-        assert words[words.index("--config") + 1] == '"$here/recipe.toml"'
+        assert words[words.index("--config") + 1] in ('"$here/recipe.toml"', '"$here/${RECIPE:-recipe}.toml"')
 
 
 def stub_nmt(folder: Path) -> Path:
@@ -181,6 +182,18 @@ def test_a_script_takes_its_corpus_from_data_and_works_in_work_from_any_director
             f"{where} score {config} --target-lang {target} --ref test.{target}",
         ]
     assert lines == expected * 2
+
+
+@pytest.mark.parametrize("recipe", ["multi30k-de-en", "tatoeba-zh-en"])
+def test_a_script_takes_another_recipe_and_works_elsewhere(recipe: str, tmp_path: Path) -> None:
+    endings = ("de", "en") if recipe.startswith("multi30k") else ("en", "zh")
+    data = corpus(tmp_path / "data", endings, "test_2016_flickr" if recipe.startswith("multi30k") else "test")
+    environment = {**os.environ, "DATA": str(data), "WORK": str(tmp_path / "work"), "RECIPE": "char"}
+    environment |= {"PATH": f"{stub_nmt(tmp_path)}{os.pathsep}{os.environ['PATH']}", "CALLS": str(tmp_path / "calls")}
+    subprocess.run([RECIPES / recipe / "run.sh"], env=environment, capture_output=True, check=True)
+    calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    assert all(f"--config {RECIPES / recipe / 'char.toml'}" in call for call in calls)
+    assert f"work/{recipe}${{RECIPE:+-$RECIPE}}}}" in (RECIPES / recipe / "run.sh").read_text(encoding="utf-8")
 
 
 def test_the_benchmark_of_memory_gives_a_row_for_each_size() -> None:
