@@ -11,6 +11,7 @@ from nmtcli import __version__
 from nmtcli.config import (
     ARCHITECTURE_SOURCES,
     ARCHITECTURES,
+    LOSSES,
     ModelConfig,
     PreprocessConfig,
     ScoreConfig,
@@ -35,6 +36,11 @@ def architectures_help() -> str:
         if presets := ARCHITECTURES[name]:
             lines.append(f"  {'':10}   {' '.join(option_text(field, value) for field, value in presets.items())}")
     return "\n".join(lines)
+
+
+def losses_help() -> str:
+    """What each --loss is, for the end of the help page."""
+    return "\n".join(["\b", "Losses:", *(f"  {name:14} {meaning}" for name, meaning in LOSSES.items())])
 
 
 @click.group(context_settings=SETTINGS)
@@ -63,7 +69,7 @@ def preprocess(console: Console, _: Given, config: PreprocessConfig) -> None:
     verb(config, console)
 
 
-@nmt.command(short_help="Data directory -> model directory.", epilog=architectures_help())
+@nmt.command(short_help="Data directory -> model directory.", epilog=f"{architectures_help()}\n\n{losses_help()}")
 @command(ModelConfig, TrainConfig)
 def train(console: Console, given: Given, model_config: ModelConfig, config: TrainConfig) -> None:
     """Data directory -> model directory (model).

@@ -298,6 +298,32 @@ class ModelConfig(Config):
         return {name: value if name in given else presets.get(name, value) for name, value in values.items()}
 
 
+LOSSES = {
+    "cross-entropy": "each token of the reference, given those before it",
+    "greedy": "given what greedy search has said before it (--teacher-forcing: now and then the reference)",
+    "beam": "the reference ahead of a beam's rivals, by a margin of logits (Wiseman and Rush 2016)",
+    "risk": "expected 1 - reward over candidate translations (Shen et al. 2016)",
+    "max-margin": "the best candidate ahead of the model's favourite (Edunov et al. 2018)",
+    "sequence-nll": "the probability of the best candidate among the others (Edunov et al. 2018)",
+}
+LOSSES_OF_LOGITS = ("beam",)  # scores of models trained with these are logits, not log-probabilities
+OF_CANDIDATES = ("risk", "max-margin", "sequence-nll")
+LOSS_OPTIONS: dict[str, tuple[str, ...]] = {  # the losses that an option is for
+    "loss_mix": ("greedy", "beam", *OF_CANDIDATES),
+    "teacher_forcing": ("greedy",),
+    "teacher_forcing_decay": ("greedy",),
+    "teacher_forcing_half": ("greedy",),
+    "greedy_passes": ("greedy",),
+    "candidates": ("beam", *OF_CANDIDATES),
+    "beam_growth": ("beam",),
+    "beam_cost": ("beam",),
+    "candidates_by": OF_CANDIDATES,
+    "with_reference": OF_CANDIDATES,
+    "reward": OF_CANDIDATES,
+    "risk_alpha": ("risk",),
+}
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(Config):
     """How a model is trained, for how long, and what is kept."""
@@ -307,6 +333,27 @@ class TrainConfig(Config):
     resume: bool = opt(False, "go on where this directory stopped; start if nothing is there", may_change=True)
     overwrite: bool = opt(False, "replace a model directory that is there", may_change=True)
     init_from: str = opt("", "model directory whose weights to start from")
+    # loss
+    loss: str = opt("cross-entropy", "what training makes small: see below", choices=tuple(LOSSES))
+    loss_mix: float = opt(0.0, "share of cross-entropy beside another loss", at_least=0.0, below=1.0)
+    teacher_forcing: float = opt(
+        0.0, "greedy: probability that the reference is read, or the lowest of a schedule", at_least=0.0, at_most=1.0
+    )
+    teacher_forcing_decay: str = opt(
+        "none",
+        "greedy: how --teacher-forcing falls from 1 (Bengio et al. 2015)",
+        choices=("none", "linear", "exponential", "inverse-sigmoid"),
+    )
+    teacher_forcing_half: int = opt(1000, "greedy: the schedule's formula is 1/2 after so many updates", at_least=1)
+    greedy_passes: int = opt(0, "greedy: 0: exact, step by step; 2 or more: so many fused passes", at_least=0)
+    candidates: int = opt(6, "beam: hypotheses kept; risk, max-margin, sequence-nll: candidates", at_least=1)
+    beam_growth: int = opt(0, "beam: from 2 on, one more every so many; 0: all at once [updates]", at_least=0)
+    beam_cost: str = opt("one", "beam: weight of a violation: 1, or 1 - sentence BLEU", choices=("one", "bleu"))
+    candidates_by: str = opt("beam", "risk, max-margin, sequence-nll: how they are found", choices=("beam", "samples"))
+    with_reference: bool = opt(False, "risk, max-margin, sequence-nll: the reference is a candidate")
+    reward: str = opt("bleu", "risk, max-margin, sequence-nll: of a sentence", choices=("bleu", "chrf"))
+    risk_alpha: float = opt(1.0, "risk: sharpness of the distribution over candidates", at_least=0.0)
+    # start
     source_vectors: str = opt("", "word vectors that source embeddings start from: word2vec's or GloVe's text format")
     target_vectors: str = opt("", "likewise for the target")
     # optimiser
@@ -366,6 +413,19 @@ class TrainConfig(Config):
             raise ConfigError("--resume and --overwrite contradict each other", "Choose one")
         if self.decay == "linear" and not self.max_updates:
             raise ConfigError("--decay linear needs to know where it ends", "Add --max-updates")
+        for config_field in dataclasses.fields(self):
+            losses = LOSS_OPTIONS.get(config_field.name)
+            if losses and self.loss not in losses and getattr(self, config_field.name) != config_field.default:
+                raise ConfigError(
+                    f"{option_name(config_field.name)} is for --loss {', '.join(losses)}, but that is {self.loss}",
+                    "Leave it out",
+                )
+        if self.greedy_passes == 1:
+            raise ConfigError("--greedy-passes 1 reads the reference only", "Use 0, 2 or more, or --loss cross-entropy")
+        if self.teacher_forcing_half != 1000 and self.teacher_forcing_decay == "none":
+            raise ConfigError("--teacher-forcing-half has no effect without --teacher-forcing-decay", "Add it")
+        if self.loss in OF_CANDIDATES and self.candidates == 1 and not self.with_reference:
+            raise ConfigError(f"--loss {self.loss} compares candidates, but --candidates is 1", "Use 2 at least")
         if self.init_from and (self.source_vectors or self.target_vectors):
             option = "--source-vectors" if self.source_vectors else "--target-vectors"
             raise ConfigError(f"--init-from and {option} both say how embeddings start", "Leave one out")

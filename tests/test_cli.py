@@ -40,6 +40,9 @@ OPTIONS = {
         --tie-embeddings --scale-embeddings/--no-scale-embeddings
         --dropout --variational-dropout/--no-variational-dropout --word-dropout --init --init-scale --forget-bias
         --data --model --resume/--no-resume --overwrite/--no-overwrite --init-from
+        --loss --loss-mix --teacher-forcing --teacher-forcing-decay --teacher-forcing-half --greedy-passes
+        --candidates --beam-growth --beam-cost --candidates-by --with-reference/--no-with-reference --reward
+        --risk-alpha
         --source-vectors --target-vectors
         --optimizer --learning-rate --warmup --decay --decay-factor --decay-start --decay-every --decay-patience
         --beta2 --weight-decay --ema --clip-norm --label-smoothing --accumulate

@@ -91,6 +91,8 @@ def _score_by_model(config: ScoreConfig, console: Console) -> None:
     device = choose_device(config.device)
     set_threads(config.threads)
     directory = ModelDirectory.open(config.model)
+    if directory.searches_by_logits:
+        console.warn(f"{config.model} was trained with --loss beam: its probabilities are not what it ranks by")
     subwords = directory.subwords()
     model = directory.read_model().eval().to(device, PRECISION_TYPES[choose_precision(config.precision, device)])
     sources, targets = (subword.encode_many(side) for subword, side in zip(subwords, lines, strict=True))

@@ -26,7 +26,7 @@ from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.subword import Subword
 from nmtcli.data.vectors import read_vectors
 from nmtcli.errors import ConfigError, DirectoryError
-from nmtcli.losses.cross_entropy import CrossEntropy
+from nmtcli.losses.named import loss_for
 from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import CONFIG, STATE, ModelDirectory, load_weights, unique_state
@@ -62,6 +62,9 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         about = _about(model_config, config, data, choose_precision(config.precision, device))
         directory = ModelDirectory.planned(config.model, about)
     _check_sampling(config, data)
+    loss = loss_for(
+        config, model_config, source=data.source_subword, target=data.target_subword, target_lang=data.target_lang
+    )
     board_class = _tensorboard() if config.tensorboard else None
     keep_freed_memory()
     precision = autocast(device, directory.about["precision"])
@@ -94,6 +97,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         data.target_subword,
         target_lang=data.target_lang,
         search=SearchConfig(beam=config.validation_beam),
+        by_logits=directory.searches_by_logits,
         batch_tokens=config.batch_tokens,
         samples=config.show,
         device=device,
@@ -105,7 +109,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         board = stack.enter_context(board_class(config.tensorboard)) if board_class else None
         trainer = Trainer(
             model.train(),
-            CrossEntropy(config.label_smoothing),
+            loss,
             optimizer,
             batches,
             validator,
@@ -351,7 +355,7 @@ class _Reporter:
 
     def _scalars(self, kind: str, record: dict[str, Any], names: tuple[str, ...]) -> None:
         if self._board is not None:
-            for name in names:
+            for name in (name for name in names if record[name] is not None):
                 self._board.add_scalar(f"{kind}/{name}", record[name], record["update"])
 
     def _total(self, progress: Progress, batches_per_epoch: int) -> int | None:

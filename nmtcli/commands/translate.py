@@ -4,7 +4,8 @@ Output, by option:
 
     (none)       one line a line: the best translation; a blank line comes out empty
     --nbest N    Moses' format, `index ||| text ||| log-probability ||| score`, index from 0 [lines], log-probability
-                 in nats, best first; one line with empty text for a blank line
+                 in nats, best first; one line with empty text for a blank line. Of a model trained with --loss beam
+                 both numbers are the score, a logit
     --alignments FILE
         pharaoh  one line a line: `s-t` for each target piece t, s the source piece it attends to most, both from 0,
                  EOS left out
@@ -21,7 +22,7 @@ from typing import BinaryIO, TextIO
 import torch
 
 from nmtcli.commands.machine import PRECISION_TYPES, choose_device, choose_precision, keep_freed_memory, set_threads
-from nmtcli.config import SearchConfig, TranslateConfig
+from nmtcli.config import SearchConfig, TranslateConfig, option_name
 from nmtcli.console import Console
 from nmtcli.data.subword import EOS, Subword
 from nmtcli.data.text import decode_stream
@@ -40,6 +41,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
     directories = [ModelDirectory.open(path) for path in config.model]
     source, target = _same_subwords(directories)
     dtype = PRECISION_TYPES[choose_precision(config.precision, device)]
+    by_logits = _by_logits(directories, search_config)
     models = [one.read_model(config.checkpoint).eval().to(device, dtype) for one in directories]
     for path, one in zip(config.model, models, strict=True):
         if not one.has_attention and (config.alignments or search_config.coverage_penalty):
@@ -52,6 +54,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
         search_config,
         device=device,
         wanted=max(config.nbest, 1),
+        by_logits=by_logits,
         with_attention=bool(config.alignments),
     )
     replaced: list[int] = []
@@ -84,6 +87,23 @@ def _same_subwords(directories: list[ModelDirectory]) -> tuple[Subword, Subword]
                     "An ensemble needs models trained on the same data directory",
                 )
     return first
+
+
+def _by_logits(directories: list[ModelDirectory], config: SearchConfig) -> bool:
+    """Whether the models' scores are logits (see losses/beam.py), which no penalty goes with."""
+    (by_logits, *others) = dict.fromkeys(directory.searches_by_logits for directory in directories)
+    if others:
+        raise ConfigError(
+            "models trained with --loss beam score by logits, the others by log-probabilities: they make no ensemble",
+            "Name models of one kind",
+        )
+    for name, neutral in (("length_penalty", (0.0, SearchConfig().length_penalty)), ("coverage_penalty", (0.0,))):
+        if by_logits and getattr(config, name) not in neutral:
+            raise ConfigError(
+                f"{option_name(name)} has no use for {directories[0].path}, whose scores are logits (--loss beam)",
+                "Leave it out",
+            )
+    return by_logits
 
 
 def _lines(name: str, on_replacement: Callable[[int], None]) -> Iterator[str]:

@@ -1,28 +1,15 @@
 """Cross-entropy with label smoothing, in chunks: the logits of a whole batch are never in memory at once."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nmtcli.data.batches import Batch
+from nmtcli.losses.signature import LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 
 CHUNK_ELEMENTS = 1 << 22  # logits in memory at a time: 16 MiB in fp32, near a CPU's last cache
-
-
-class LossSums(NamedTuple):
-    """Sums over the tokens of a batch; whoever wants a mean divides.
-
-    Attributes:
-        loss: what is trained on; has a gradient [nats].
-        nll: negative log-likelihood of the reference, without smoothing; has none [nats].
-        tokens: how many tokens were summed over [tokens].
-    """
-
-    loss: Tensor
-    nll: Tensor
-    tokens: Tensor
 
 
 class CrossEntropy:
@@ -37,8 +24,12 @@ class CrossEntropy:
     def __init__(self, label_smoothing: float) -> None:
         self.label_smoothing = label_smoothing
 
-    def __call__(self, model: Seq2Seq, batch: Batch) -> LossSums:
-        """Sums over the batch's real target tokens; padding has no part in them."""
+    def count(self, batch: Batch) -> int:
+        """See `Loss.count`: target tokens."""
+        return batch.target_tokens
+
+    def __call__(self, model: Seq2Seq, batch: Batch, update: int = 0) -> LossSums:
+        """See `Loss`; padding has no part in the sums [nats]."""
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         readout_BTE = model.decode(memory, state, batch.target_input_BT)
         loss, nll = chunked_cross_entropy(
@@ -49,7 +40,7 @@ class CrossEntropy:
             batch.target_mask_BT.flatten(),
             label_smoothing=self.label_smoothing,
         )
-        return LossSums(loss, nll, batch.target_mask_BT.sum())
+        return LossSums(loss, nll)
 
 
 def chunked_cross_entropy(

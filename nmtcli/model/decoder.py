@@ -116,18 +116,10 @@ class Decoder(nn.Module):
             return self.wire(embedded_BTE, memory, state, run, drop)
         readouts, weights = [], []
         for embedded_B1E in torch.split(embedded_BTE, 1, dim=1):
-            readout_B1E, weights_B1S, state = self._step(embedded_B1E, memory, state, drop)
+            readout_B1E, weights_B1S, state = self.step(embedded_B1E, memory, state, drop)
             readouts.append(readout_B1E)
             weights.append(weights_B1S)
         return torch.cat(readouts, dim=1), torch.cat(weights, dim=1)
-
-    def step(self, embedded_BKE: Tensor, memory: Memory, state: State) -> tuple[Tensor, Tensor, State]:
-        """One token for each of K hypotheses of each sentence.
-
-        Returns:
-            readout_BKE, weights_BKS, and the next state.
-        """
-        return self._step(embedded_BKE, memory, state, self.dropout.over_a_sentence(self.training))
 
     def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
         """From embeddings to readout_BTE and weights_BTS: what tells one decoder from another.
@@ -141,7 +133,15 @@ class Decoder(nn.Module):
         """
         raise NotImplementedError
 
-    def _step(self, embedded_BKE: Tensor, memory: Memory, state: State, drop: Drop) -> tuple[Tensor, Tensor, State]:
+    def step(self, embedded_BKE: Tensor, memory: Memory, state: State, drop: Drop) -> tuple[Tensor, Tensor, State]:
+        """One token for each of K hypotheses of each sentence.
+
+        Args:
+            embedded_BKE, memory, state: as in `wire`.
+            drop: drops values.
+        Returns:
+            readout_BKE, weights_BKS, and the next state.
+        """
         after: list[CellState] = []
 
         def run(number: int, input_BKE: Tensor) -> Tensor:

@@ -1,5 +1,8 @@
 """The encoder-decoder: embeddings, encoder, decoder and output projection."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -8,7 +11,7 @@ from nmtcli.config import ModelConfig
 from nmtcli.errors import ConfigError
 from nmtcli.model.attention import Memory
 from nmtcli.model.decoder import DECODERS, State
-from nmtcli.model.dropout import Dropout, dropout
+from nmtcli.model.dropout import Drop, Dropout, dropout
 from nmtcli.model.encoder import Encoder
 from nmtcli.model.init import initialise
 
@@ -78,7 +81,8 @@ class Seq2Seq(nn.Module):
         Returns:
             the memory, and the decoder's first state with one hypothesis a sentence.
         """
-        embedded_BSE = self._embed(source_BS, self.source_embedding.weight)
+        drop = self.dropout.over_a_sentence(self.training)
+        embedded_BSE = self._embed(source_BS, self.source_embedding.weight, drop)
         lengths_B = mask_BS.sum(dim=1)
         values_BSH, last_BH = self.encoder(embedded_BSE, lengths_B)
         summary_BH = last_BH
@@ -98,7 +102,8 @@ class Seq2Seq(nn.Module):
         Returns:
             readout_BTE; `logits` or a loss takes it from there.
         """
-        embedded_BTE = self._embed(target_BT, self.target_embedding_VE)
+        drop = self.dropout.over_a_sentence(self.training)
+        embedded_BTE = self._embed(target_BT, self.target_embedding_VE, drop)
         readout_BTE, _ = self.decoder(embedded_BTE, memory, state)
         assert isinstance(readout_BTE, Tensor)
         return readout_BTE
@@ -113,9 +118,21 @@ class Seq2Seq(nn.Module):
         Returns:
             logits_BKV of the next token, attention weights_BKS, and the next state.
         """
-        embedded_BKE = self._embed(tokens_BK, self.target_embedding_VE)
-        readout_BKE, weights_BKS, state = self.decoder.step(embedded_BKE, memory, state)
+        readout_BKE, weights_BKS, state = self.advance(memory, state, tokens_BK)
         return self.logits(readout_BKE), weights_BKS, state
+
+    def advance(
+        self, memory: Memory, state: State, tokens_BK: Tensor, drop: Drop | None = None
+    ) -> tuple[Tensor, Tensor, State]:
+        """`step`, but for the output projection: readout_BKE rather than logits.
+
+        Args:
+            memory, state, tokens_BK: as in `step`.
+            drop: what drops values in training, if this step has something to do with another's; None: a new one.
+        """
+        drop = drop or self.dropout.over_a_sentence(self.training)
+        embedded_BKE = self._embed(tokens_BK, self.target_embedding_VE, drop)
+        return self.decoder.step(embedded_BKE, memory, state, drop)
 
     def logits(self, readout_BTE: Tensor) -> Tensor:
         """logits_BTV, in fp32 or better."""
@@ -123,7 +140,18 @@ class Seq2Seq(nn.Module):
         full = torch.promote_types(logits_BTV.dtype, torch.float32)
         return logits_BTV.to(full) + self.projection_bias_V.to(full)
 
-    def _embed(self, ids_BT: Tensor, matrix_VE: Tensor) -> Tensor:
+    @contextmanager
+    def searching(self) -> Iterator[None]:
+        """Without dropout and without gradients, as a search wants it; then as before."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.train(was_training)
+
+    def _embed(self, ids_BT: Tensor, matrix_VE: Tensor, drop: Drop) -> Tensor:
         """What the recurrent layers read. Scaled, an entry is of the size of their states, however wide the embedding;
         the matrix itself stays small, as the output projection that is tied to it must.
         """
@@ -131,4 +159,4 @@ class Seq2Seq(nn.Module):
         if self.word_dropout and self.training:
             ones_BT1 = torch.ones_like(embedded_BTE[..., :1])
             embedded_BTE = embedded_BTE * dropout(ones_BT1, self.word_dropout, self.training)
-        return self.dropout.over_a_sentence(self.training)("embedding", embedded_BTE)
+        return drop("embedding", embedded_BTE)

@@ -35,7 +35,7 @@ class Hypothesis(NamedTuple):
 
     Attributes:
         ids: EOS at the end.
-        log_probability: of all ids, EOS included [nats].
+        log_probability: of all ids, EOS included [nats]; where scores are no log-probabilities, the score.
         score: what hypotheses are ranked by.
         attention_TS: weights of each step over the source; None unless asked for.
     """
@@ -86,6 +86,7 @@ def beam_search(
     alpha: float = 0.0,
     beta: float = 0.0,
     best: int = 1,
+    accumulates: bool = True,
     with_attention: bool = False,
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of each sentence.
@@ -101,6 +102,8 @@ def beam_search(
         alpha: of the length penalty.
         beta: of the coverage penalty.
         best: how many hypotheses a sentence must be sure of before it is done; at most K.
+        accumulates: what `step` gives are log-probabilities, whose sum is the score of a hypothesis. False: they are
+            scores of whole hypotheses, which may rise as these go on; then a sentence is done after K hypotheses.
         with_attention: keep the attention weights of every step.
     Returns:
         for each sentence at most K hypotheses, best first, at least one. With a beam that holds every prefix this is
@@ -124,7 +127,10 @@ def beam_search(
             eos_log_probs_BK = log_probs_BKV[..., eos].clone()
             log_probs_BKV.masked_fill_(last_B[:, None, None], -torch.inf)
             log_probs_BKV[..., eos] = eos_log_probs_BK
-        totals_BN = (live.scores_BK.unsqueeze(-1) + log_probs_BKV).flatten(1)
+        before_BK1 = live.scores_BK.unsqueeze(-1)
+        if not accumulates:
+            before_BK1 = torch.where(before_BK1.isfinite(), 0.0, before_BK1)  # minus infinity: there is no hypothesis
+        totals_BN = (before_BK1 + log_probs_BKV).flatten(1)
         # 2K candidates: at most K of them say EOS, so that K others are left to go on
         scores_BC, flat_BC = totals_BN.topk(min(2 * K, totals_BN.shape[1]))
         vocabulary = log_probs_BKV.shape[-1]
@@ -146,6 +152,8 @@ def beam_search(
 
         # a live hypothesis can only lose probability; its score is at most what it has now over the longest penalty
         reachable_B = scores_BK[:, 0] / longest_penalty_B
+        if not accumulates:
+            reachable_B = torch.where(reachable_B.isfinite(), torch.inf, reachable_B)
         done_B = last_B | (finished.count_B >= K) | (finished.ranks_BK[:, best - 1] >= reachable_B)
         if not done_B.any():
             state = state.select(None, parents_BK)

@@ -64,12 +64,14 @@ def step_by_step(
     top_k: int = 0,
     top_p: float = 1.0,
     temperature: float = 1.0,
+    accumulates: bool = True,
     with_attention: bool = False,
 ) -> list[list[Hypothesis]]:
     """Greedy search, or K samples of each sentence. Sentences that are done leave the batch.
 
     Args:
-        step, state, source_mask_BS, max_lengths_B, bos, eos, forbidden, alpha, with_attention: as in `beam_search`.
+        step, state, source_mask_BS, max_lengths_B, bos, eos, forbidden, alpha, accumulates, with_attention: as in
+            `beam_search`.
         uniform_BKT: the random numbers in [0, 1) that decide each token of each sample; None: greedy, K = 1.
         top_k, top_p, temperature: see `truncate`.
     Returns:
@@ -96,7 +98,8 @@ def step_by_step(
             tokens_BK = draw(probabilities_BKV, uniform_BKT[:, :, len(said)])
         live_BK = lengths_BK == 0
         tokens_BK = tokens_BK.masked_fill((max_lengths_B == len(said) + 1).unsqueeze(1), eos)
-        scores_BK = scores_BK + log_probs_BKV.gather(-1, tokens_BK.unsqueeze(-1)).squeeze(-1).masked_fill(~live_BK, 0.0)
+        of_token_BK = log_probs_BKV.gather(-1, tokens_BK.unsqueeze(-1)).squeeze(-1)
+        scores_BK = torch.where(live_BK, scores_BK + of_token_BK if accumulates else of_token_BK, scores_BK)
         said.append(tokens_BK)
         if with_attention:
             attention.append(weights_BKS)

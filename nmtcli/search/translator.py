@@ -82,6 +82,8 @@ class Translator:
         config: how to search.
         device: where the models are.
         wanted: hypotheses of each line: the n best, or n samples.
+        by_logits: the score of a hypothesis is the logit of its last token, as models are trained by losses/beam.py,
+            rather than the sum of log-probabilities; there is no penalty then.
         with_attention: keep attention weights.
     """
 
@@ -94,6 +96,7 @@ class Translator:
         *,
         device: torch.device,
         wanted: int = 1,
+        by_logits: bool = False,
         with_attention: bool = False,
     ) -> None:
         self._models = models
@@ -102,6 +105,7 @@ class Translator:
         self._config = config
         self._device = device
         self._wanted = wanted
+        self._by_logits = by_logits
         self._with_attention = with_attention
         self._forbidden = torch.tensor(target.forbidden_ids, device=device)
 
@@ -119,7 +123,7 @@ class Translator:
         # a line of white space only, or whose characters the subword model drops, is EOS alone
         order = sorted((n for n, ids in enumerate(sources) if len(ids) > 1), key=lambda n: (len(sources[n]), n))
         for batch in self._batches(order, sources):
-            hypotheses = self._search([sources[n] for n in batch], [first_line + n for n in batch])
+            hypotheses = self.search([sources[n] for n in batch], [first_line + n for n in batch])
             for number, candidates in zip(batch, hypotheses, strict=True):
                 found[number] = candidates[: self._wanted]
         return [
@@ -141,7 +145,13 @@ class Translator:
         return batches
 
     @torch.inference_mode()
-    def _search(self, sources: list[list[int]], line_numbers: list[int]) -> list[list[Hypothesis]]:
+    def search(self, sources: list[list[int]], line_numbers: list[int]) -> list[list[Hypothesis]]:
+        """The hypotheses of one batch of sentences, best first; those wanted at least, where there are so many.
+
+        Args:
+            sources: ids, EOS at the end.
+            line_numbers: what samples depend on, beside the seed.
+        """
         config = self._config
         source_BS, mask_BS = (values.to(self._device) for values in padded(sources))
         max_lengths = [math.floor(config.max_length * len(source)) + EXTRA_LENGTH for source in sources]
@@ -159,7 +169,8 @@ class Translator:
                 bos=BOS,
                 eos=EOS,
                 forbidden=self._forbidden,
-                alpha=config.length_penalty,
+                alpha=0.0 if self._by_logits else config.length_penalty,
+                accumulates=not self._by_logits,
                 uniform_BKT=self._uniform(line_numbers, max(max_lengths)) if config.sample else None,
                 top_k=config.top_k,
                 top_p=config.top_p,
@@ -175,22 +186,26 @@ class Translator:
             bos=BOS,
             eos=EOS,
             forbidden=self._forbidden,
-            alpha=config.length_penalty,
-            beta=config.coverage_penalty,
+            alpha=0.0 if self._by_logits else config.length_penalty,
+            beta=0.0 if self._by_logits else config.coverage_penalty,
+            accumulates=not self._by_logits,
             best=self._wanted,
             with_attention=self._with_attention,
         )
 
     def _step(self, tokens_BK: Tensor, state: EnsembleState) -> tuple[Tensor, Tensor, EnsembleState]:
-        """One step of every model; an ensemble's probability is the mean of theirs."""
+        """One step of every model; an ensemble's probability, or logit, is the mean of theirs."""
         steps = [
             model.step(memory, one, tokens_BK)
             for model, memory, one in zip(self._models, state.memories, state.states, strict=True)
         ]
-        log_probs_BKV = torch.stack([logits_BKV.log_softmax(dim=-1) for logits_BKV, _, _ in steps])
+        state = state._replace(states=tuple(after for _, _, after in steps))
         weights_BKS = torch.stack([weights_BKS for _, weights_BKS, _ in steps]).mean(dim=0)
+        if self._by_logits:
+            return torch.stack([logits_BKV for logits_BKV, _, _ in steps]).mean(dim=0), weights_BKS, state
+        log_probs_BKV = torch.stack([logits_BKV.log_softmax(dim=-1) for logits_BKV, _, _ in steps])
         mean_BKV = log_probs_BKV[0] if len(steps) == 1 else log_probs_BKV.logsumexp(dim=0) - math.log(len(steps))
-        return mean_BKV, weights_BKS, state._replace(states=tuple(after for _, _, after in steps))
+        return mean_BKV, weights_BKS, state
 
     def _uniform(self, line_numbers: list[int], longest: int) -> Tensor:
         """Random numbers of each line: a function of seed and line number, whatever else is in the batch."""

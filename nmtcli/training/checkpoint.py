@@ -35,7 +35,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from nmtcli.config import ModelConfig
+from nmtcli.config import LOSSES_OF_LOGITS, ModelConfig
 from nmtcli.data.subword import Subword
 from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.model.seq2seq import Seq2Seq
@@ -127,6 +127,12 @@ class ModelDirectory:
             return ModelConfig.from_dict(self.about["model"])
         except (ConfigError, KeyError, TypeError) as error:
             raise DirectoryError(f"{self.path / CONFIG} has no usable model configuration ({error})") from error
+
+    @property
+    def searches_by_logits(self) -> bool:
+        """Whether the model's scores are logits of whole hypotheses rather than log-probabilities of tokens."""
+        training = self.about.get("training")
+        return isinstance(training, dict) and training.get("loss") in LOSSES_OF_LOGITS
 
     def subwords(self) -> tuple[Subword, Subword]:
         """The subword models of source and target, which must be those that the model was trained with."""

@@ -2,9 +2,10 @@
 
 `log.jsonl` has one object a line. All have `kind`, `update` [updates] and `epoch`.
 
-    kind "train": `loss` (with smoothing) and `nll` [nats/token], `learning_rate`, `gradient_norm` (before clipping, of
-        the last update), `tokens_per_second` (source and target), `skipped` (updates so far whose gradient was not
-        finite), `seconds` (of training so far, validations apart)
+    kind "train": `loss` (of --loss; cross-entropy's, with smoothing, in nats/token) and `nll` [nats/token] (null where
+        the loss does not compute it), `learning_rate`, `gradient_norm` (before clipping, of the last update),
+        `tokens_per_second` (source and target), `skipped` (updates so far whose gradient was not finite), `seconds` (of
+        training so far, validations apart)
     kind "validation": `loss` [nats/token], `perplexity`, `bleu`, `bleu_signature`, `chrf`, `chrf_signature`, `best` (it
         is the best so far), `seconds` (it took)
     kind "average": as validation, and `averaged` (the updates)
@@ -25,7 +26,7 @@ import torch
 from nmtcli.config import TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.errors import Stopped, TrainingError
-from nmtcli.losses.cross_entropy import LossSums
+from nmtcli.losses.signature import Loss
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import ModelDirectory
 from nmtcli.training.optimizer import follow
@@ -51,7 +52,8 @@ class Progress:
         validations: [update, value of the metric] of each checkpoint.
         skipped: updates whose gradient was not finite.
         log_bytes: length of log.jsonl.
-        loss, nll, tokens, source_tokens, logged_seconds: sums since the last line of log.
+        loss, nll, tokens, source_tokens, logged_seconds: sums since the last line of log, the loss as if it were one of
+            tokens.
     """
 
     update: int = 0
@@ -66,7 +68,7 @@ class Progress:
     skipped: int = 0
     log_bytes: int = 0
     loss: float = 0.0
-    nll: float = 0.0
+    nll: float | None = 0.0
     tokens: int = 0
     source_tokens: int = 0
     logged_seconds: float = 0.0
@@ -110,7 +112,7 @@ class Trainer:
     def __init__(
         self,
         model: Seq2Seq,
-        loss: Callable[[Seq2Seq, Batch], LossSums],
+        loss: Loss,
         optimizer: torch.optim.Optimizer,
         batches: TrainingBatches,
         validate: Callable[[Seq2Seq], Validation],
@@ -196,14 +198,15 @@ class Trainer:
         """One update from a group of batches; False where its gradient was not finite and it was left out."""
         config, progress = self._config, self._progress
         tokens = sum(batch.target_tokens for batch in group)
+        count = sum(self._loss.count(batch) for batch in group)
         self._optimizer.zero_grad(set_to_none=True)
-        loss = nll = 0.0
+        loss, nlls = 0.0, []
         for batch in group:
             with self._autocast():
-                sums = self._loss(self._model, batch.to(self._device))
-            (sums.loss / tokens).backward()  # type: ignore[no-untyped-call]
+                sums = self._loss(self._model, batch.to(self._device), progress.update)
+            (sums.loss / count).backward()  # type: ignore[no-untyped-call]
             loss += float(sums.loss.detach())
-            nll += float(sums.nll)
+            nlls.append(sums.nll)
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
         if not math.isfinite(norm):
             self._skip(norm)
@@ -219,8 +222,9 @@ class Trainer:
             follow(self._mean, self._model, config.ema, progress.update)
         self._skips_in_a_row = 0
         self._norm = norm
-        progress.loss += loss
-        progress.nll += nll
+        progress.loss += loss * (tokens / count)
+        for nll in nlls:
+            progress.nll = None if nll is None or progress.nll is None else progress.nll + float(nll)
         progress.tokens += tokens
         progress.source_tokens += sum(batch.source_tokens for batch in group)
         return True
@@ -318,14 +322,14 @@ class Trainer:
         tokens = max(progress.tokens, 1)
         record = {
             "loss": progress.loss / tokens,
-            "nll": progress.nll / tokens,
+            "nll": None if progress.nll is None else progress.nll / tokens,
             "learning_rate": self._rate,
             "gradient_norm": self._norm,
             "tokens_per_second": (progress.tokens + progress.source_tokens) / max(seconds, 1e-9),
             "skipped": progress.skipped,
             "seconds": progress.seconds,
         }
-        progress.loss = progress.nll = 0.0
+        progress.loss, progress.nll = 0.0, 0.0
         progress.tokens = progress.source_tokens = 0
         progress.logged_seconds = progress.seconds
         self._log("train", record)

@@ -61,6 +61,7 @@ class Validator:
         source, target: subword models.
         target_lang: decides BLEU's tokenizer.
         search: how to translate.
+        by_logits: see `search.translator.Translator`.
         batch_tokens: of the loss [tokens/batch].
         samples: translations to show; the same sentences each time.
         device: where the models are.
@@ -75,6 +76,7 @@ class Validator:
         *,
         target_lang: str,
         search: SearchConfig,
+        by_logits: bool = False,
         batch_tokens: int,
         samples: int,
         device: torch.device,
@@ -85,6 +87,7 @@ class Validator:
         self._subwords = source, target
         self._target_lang = target_lang
         self._search = search
+        self._by_logits = by_logits
         self._device = device
         self._autocast = autocast
         whole = [pair for pair in pairs if not (is_blank(pair[0]) or is_blank(pair[1]))]
@@ -101,7 +104,9 @@ class Validator:
         model.eval()
         with torch.random.fork_rng(), self._autocast():
             loss = self._loss(model)
-            translator = Translator([model], *self._subwords, self._search, device=self._device)
+            translator = Translator(
+                [model], *self._subwords, self._search, device=self._device, by_logits=self._by_logits
+            )
             hypotheses = [translation.text for translation in translator.translate(self._sources)]
         model.train(was_training)
         return Validation(
@@ -118,6 +123,7 @@ class Validator:
         total, tokens = 0.0, 0
         for batch in self._batches:
             sums = cross_entropy(model, batch.to(self._device))
+            assert sums.nll is not None
             total += float(sums.nll)
             tokens += batch.target_tokens
         return total / tokens

@@ -16,7 +16,8 @@ from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.errors import Stopped, TrainingError
-from nmtcli.losses.cross_entropy import CrossEntropy, LossSums
+from nmtcli.losses.cross_entropy import CrossEntropy
+from nmtcli.losses.signature import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import Score
 from nmtcli.training.checkpoint import ModelDirectory, read_tensors
@@ -71,7 +72,7 @@ class Run:
         data: Path,
         scores: list[float],
         *,
-        loss: Callable[[Seq2Seq, Batch], LossSums] | None = None,
+        loss: Loss | None = None,
         signal_seen: Callable[[], int] = lambda: 0,
         optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
         **options: Any,
@@ -357,21 +358,21 @@ def test_accumulated_batches_make_the_update_of_one_large_batch_with_its_norm_cu
         assert torch.allclose(parameter, before[name] - 10.0 * factor * found[name], rtol=1e-4, atol=1e-6)
 
 
-def broken_at(calls: set[int]) -> Callable[[Seq2Seq, Batch], LossSums]:
+class BrokenAt(CrossEntropy):
     """A loss that is not a number at these calls, counted from 1."""
-    loss, count = CrossEntropy(0.0), 0
 
-    def compute(model: Seq2Seq, batch: Batch) -> LossSums:
-        nonlocal count
-        count += 1
-        sums = loss(model, batch)
-        return sums._replace(loss=sums.loss * math.nan) if count in calls else sums
+    def __init__(self, calls: set[int]) -> None:
+        super().__init__(0.0)
+        self.calls, self.number = calls, 0
 
-    return compute
+    def __call__(self, model: Seq2Seq, batch: Batch, update: int = 0) -> LossSums:
+        self.number += 1
+        sums = super().__call__(model, batch)
+        return sums._replace(loss=sums.loss * math.nan) if self.number in self.calls else sums
 
 
 def test_an_update_whose_gradient_is_not_finite_is_left_out(tmp_path: Path, data: Path) -> None:
-    run = Run(tmp_path / "model", data, [1.0, 2.0], loss=broken_at({2, 4, 5}), max_updates=4, log_every=1)
+    run = Run(tmp_path / "model", data, [1.0, 2.0], loss=BrokenAt({2, 4, 5}), max_updates=4, log_every=1)
     run.to_the_end()
     assert [update for update, _ in run.events.skips] == [2, 3, 3]
     assert run.events.updates == 7  # seven groups of batches for four updates
@@ -383,7 +384,7 @@ def test_an_update_whose_gradient_is_not_finite_is_left_out(tmp_path: Path, data
 
 def test_training_gives_up_when_many_updates_in_a_row_are_not_finite(tmp_path: Path, data: Path) -> None:
     calls = set(range(3, 100)) - {3 + MOST_SKIPS - 1}  # one that is finite just in time, and then no more
-    run = Run(tmp_path / "model", data, [1.0], loss=broken_at(calls), max_updates=50, learning_rate=0.25)
+    run = Run(tmp_path / "model", data, [1.0], loss=BrokenAt(calls), max_updates=50, learning_rate=0.25)
     with pytest.raises(TrainingError, match=rf"{MOST_SKIPS} updates in a row.*0\.25.*{tmp_path}/model/last"):
         run.to_the_end()
     assert len(run.events.skips) == 2 * MOST_SKIPS - 1
@@ -396,15 +397,18 @@ def test_training_gives_up_when_many_updates_in_a_row_are_not_finite(tmp_path: P
 
 def test_the_log_means_what_it_says(tmp_path: Path, data: Path) -> None:
     """Oracle: the losses that the loop was given, summed by hand."""
-    given: list[tuple[float, int, int]] = []
-    inner = CrossEntropy(0.1)
+    given: list[tuple[float, float, int]] = []
 
-    def loss(model: Seq2Seq, batch: Batch) -> LossSums:
-        sums = inner(model, batch)
-        given.append((float(sums.loss), float(sums.nll), batch.target_tokens))  # type: ignore[arg-type]
-        return sums
+    class Noted(CrossEntropy):
+        def __call__(self, model: Seq2Seq, batch: Batch, update: int = 0) -> LossSums:
+            assert update == len(given) // 2
+            sums = super().__call__(model, batch)
+            given.append((float(sums.loss.detach()), float(sums.nll), batch.target_tokens))  # type: ignore[arg-type]
+            return sums
 
-    run = Run(tmp_path / "model", data, [1.0], loss=loss, max_updates=6, log_every=2, accumulate=2, validate_every=9)
+    run = Run(
+        tmp_path / "model", data, [1.0], loss=Noted(0.1), max_updates=6, log_every=2, accumulate=2, validate_every=9
+    )
     run.to_the_end()
     records = log_of(tmp_path / "model", "train")
     assert [record["update"] for record in records] == [2, 4, 6]
@@ -416,6 +420,25 @@ def test_the_log_means_what_it_says(tmp_path: Path, data: Path) -> None:
     seconds = [record["seconds"] for record in records]
     assert seconds == sorted(seconds)
     assert all(record["tokens_per_second"] > 0 for record in records)
+
+
+class PerSentence:
+    """A loss that counts sentences, and knows no likelihood."""
+
+    def count(self, batch: Batch) -> int:
+        return len(batch.source_BS)
+
+    def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
+        return LossSums(3.0 * len(batch.source_BS) + 0.0 * CrossEntropy(0.0)(model, batch).loss, None)
+
+
+def test_a_loss_of_sentences_is_divided_by_sentences_and_logged_so(tmp_path: Path, data: Path) -> None:
+    options: dict[str, Any] = {"log_every": 2, "accumulate": 2, "validate_every": 9}
+    run = Run(tmp_path / "model", data, [1.0], loss=PerSentence(), max_updates=4, **options)
+    run.to_the_end()
+    for record in log_of(tmp_path / "model", "train"):
+        assert record["loss"] == pytest.approx(3.0)
+        assert record["nll"] is None
 
 
 def test_the_log_of_a_run_that_goes_on_has_each_update_once(tmp_path: Path, data: Path) -> None:

@@ -1,0 +1,214 @@
+"""Beam-search optimisation: the reference must stay in the beam, by a margin, at every step of a search.
+
+The score of a prefix is the logit of its last token: there is no softmax, and nothing is summed over the steps; what
+came before is in the decoder's state. A search keeps K prefixes. Where the reference's prefix is not ahead of its rival
+by 1, the loss is
+
+    cost * (1 - f(reference's token) + f(rival's token))
+
+and the search of this sentence starts again from the reference's prefix, alone. The rival is the K-th of all prefixes
+that could go on, or the one after that where the K-th is the reference itself; at the end of the reference it is the
+best of the others.
+
+There are two passes. The search has no gradient, and all sentences and prefixes in one batch; it leaves the rivals'
+tokens. Between two starts there is one rival, so that one chain of tokens holds all of a sentence. The second pass
+steps over the reference and over this chain, side by side; the chain takes the reference's state where the search
+started again. One dropout mask serves the reference, the chain and all of the beam, in both passes.
+
+Source:
+    Wiseman and Rush 2016, section 4; the chain is theirs (section 4.2.2, "recurrent search path").
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nmtcli.data.batches import Batch
+from nmtcli.data.subword import EOS
+from nmtcli.losses.signature import LossSums
+from nmtcli.model.attention import Memory
+from nmtcli.model.decoder import State
+from nmtcli.model.dropout import Drop, Dropout, dropout
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.scoring.sentence import sentence_bleu
+
+MARGIN = 1.0
+Drops = Callable[[int], Drop]  # from the number of a step to what drops values in it
+
+
+class Path(NamedTuple):
+    """What a search leaves.
+
+    Attributes:
+        rival_BT: tokens of the rivals' prefixes since the last start; the reference's where there is no rival.
+        starts_BT: True where the search goes on from the reference's prefix alone, before this token.
+        violated_BT: True where the reference was not ahead by the margin.
+    """
+
+    rival_BT: Tensor
+    starts_BT: Tensor
+    violated_BT: Tensor
+
+
+class BeamSearch:
+    """The margin loss of a beam search.
+
+    Args:
+        beam: K, prefixes that are kept.
+        growth: start with K = 2 and add one every so many updates; 0: K from the start [updates].
+        cost: `one`; or `bleu`, 1 - sentence BLEU of the rival's tokens since the last start.
+        forbidden: ids that no search says.
+    """
+
+    def __init__(self, *, beam: int, growth: int, cost: str, forbidden: tuple[int, ...]) -> None:
+        self.beam = beam
+        self.growth = growth
+        self.cost = cost
+        self.forbidden = forbidden
+
+    def count(self, batch: Batch) -> int:
+        """See `Loss.count`: target tokens."""
+        return batch.target_tokens
+
+    def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
+        """See `Loss` [logits]."""
+        memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
+        drops = shared_masks(model.dropout, model.training)
+        with torch.no_grad():
+            path = search(model, memory, state, batch, self.beam_at(update), self.forbidden, drops)
+        cost_BT = path.violated_BT if self.cost == "one" else bleu_costs(path, batch)
+        return LossSums(margin_loss(model, memory, state, batch, path, cost_BT, drops), None)
+
+    def beam_at(self, update: int) -> int:
+        """K at this update."""
+        return min(self.beam, 2 + update // self.growth) if self.growth else self.beam
+
+
+def shared_masks(dropout_of_model: Dropout, training: bool) -> Drops:
+    """Dropout with one mask a sentence for all of its prefixes, the same one whenever a step is taken again."""
+    masks: dict[tuple[str, int], Tensor] = {}
+
+    def at(step: int) -> Drop:
+        def drop(place: str, values_BKE: Tensor) -> Tensor:
+            if not training or not dropout_of_model.probability:
+                return values_BKE
+            key = place, 0 if dropout_of_model.variational else step
+            if key not in masks:
+                masks[key] = dropout(torch.ones_like(values_BKE[:, :1]), dropout_of_model.probability, True)
+            return values_BKE * masks[key]
+
+        return drop
+
+    return at
+
+
+def search(
+    model: Seq2Seq, memory: Memory, state: State, batch: Batch, beam: int, forbidden: tuple[int, ...], drops: Drops
+) -> Path:
+    """Searches each sentence along its reference.
+
+    The reference's prefix is in the beam at every step: it was ahead of the K-th of the others, or the beam is new.
+
+    Args:
+        model, memory, state: from `model.encode`.
+        batch: the sentences.
+        beam: K.
+        forbidden: ids that are never said, unless the reference does.
+        drops: dropout of each step.
+    """
+    target_BT, mask_BT = batch.target_output_BT, batch.target_mask_BT
+    (B, T), K, device = target_BT.shape, beam, target_BT.device
+    last_B = mask_BT.sum(dim=1) - 1
+    forbidden_ids = torch.tensor(forbidden, dtype=torch.long, device=device)
+    row_B, slot_K, position_T = (torch.arange(size, device=device) for size in (B, K, T))
+    state = state.select(row_B.repeat_interleave(K))
+    tokens_BK = batch.target_input_BT[:, :1].expand(B, K)
+    live_BK = (slot_K == 0).expand(B, K)
+    reference_B = torch.zeros_like(last_B)  # which of the K is the reference's prefix
+    start_B = torch.zeros_like(last_B)
+    said_BKT = target_BT.unsqueeze(1).expand(B, K, T)
+    rival_BT, starts_BT, violated_BT = target_BT, (position_T == 0).expand(B, T), torch.zeros_like(mask_BT)
+    for t in range(T):
+        readout_BKE, _, state = model.advance(memory, state, tokens_BK, drops(t))
+        logits_BKV = model.logits(readout_BKE)
+        V = logits_BKV.shape[-1]
+        said_B = target_BT[:, t]
+        score_B = logits_BKV[row_B, reference_B, said_B]
+        logits_BKV[..., forbidden_ids] = -torch.inf
+        logits_BKV.masked_fill_(~live_BK.unsqueeze(-1), -torch.inf)
+        logits_BKV[row_B, reference_B, said_B] = score_B
+        scores_BC, flat_BC = logits_BKV.flatten(1).topk(min(K + 1, K * V))
+        is_reference_BC = flat_BC == (reference_B * V + said_B).unsqueeze(1)
+        kth_B = torch.where(last_B == t, 0, K - 1)
+        kth_B = torch.where(is_reference_BC[row_B, kth_B], kth_B + 1, kth_B)
+        violated_B = mask_BT[:, t] & (score_B - scores_BC[row_B, kth_B] < MARGIN)
+
+        parents_BC, tokens_BC = flat_BC // V, flat_BC % V
+        rival_parent_B = parents_BC[row_B, kth_B]
+        rival_prefix_BT = said_BKT[row_B, rival_parent_B].clone()
+        rival_prefix_BT[:, t] = tokens_BC[row_B, kth_B]
+        span_BT = violated_B.unsqueeze(1) & (position_T >= start_B.unsqueeze(1)) & (position_T <= t)
+        rival_BT = torch.where(span_BT, rival_prefix_BT, rival_BT)
+        violated_BT = violated_BT | (violated_B.unsqueeze(1) & (position_T == t))
+        starts_BT = starts_BT | (violated_B.unsqueeze(1) & (position_T == t + 1))
+        start_B = torch.where(violated_B, t + 1, start_B)
+
+        violated_B1 = violated_B.unsqueeze(1)
+        parents_BK = torch.where(violated_B1, reference_B.unsqueeze(1), parents_BC[:, :K])
+        tokens_BK = torch.where(violated_B1, said_B.unsqueeze(1), tokens_BC[:, :K])
+        goes_on_BK = scores_BC[:, :K].isfinite() & (tokens_BK != EOS)
+        live_BK = torch.where(violated_B1, slot_K == 0, goes_on_BK)
+        reference_B = torch.where(violated_B, 0, is_reference_BC[:, :K].long().argmax(dim=1))
+        said_BKT = said_BKT[row_B.unsqueeze(1), parents_BK].clone()
+        said_BKT[:, :, t] = tokens_BK
+        state = state.select((row_B.unsqueeze(1) * K + parents_BK).flatten())
+    return Path(rival_BT, starts_BT, violated_BT)
+
+
+def bleu_costs(path: Path, batch: Batch) -> Tensor:
+    """cost_BT: at violations 1 - sentence BLEU of the rival's tokens since the last start, else 0."""
+    cost_BT = torch.zeros(path.violated_BT.shape, dtype=torch.float64, device=path.violated_BT.device)
+    starts = path.starts_BT.tolist()
+    rivals, references = path.rival_BT.tolist(), batch.target_output_BT.tolist()
+    for b, t in path.violated_BT.nonzero().tolist():
+        start = max(position for position in range(t + 1) if starts[b][position])
+        span = slice(start, t + 1)
+        cost_BT[b, t] = 1 - sentence_bleu(rivals[b][span], references[b][span])
+    return cost_BT
+
+
+def margin_loss(
+    model: Seq2Seq, memory: Memory, state: State, batch: Batch, path: Path, cost_BT: Tensor, drops: Drops
+) -> Tensor:
+    """The sum of cost * (1 - f(reference) + f(rival)) over the violations of a search, with gradient.
+
+    Args:
+        model, memory, state, batch, drops: as in `search`.
+        path: what the search left.
+        cost_BT: of each violation; 0 elsewhere.
+    """
+    B, T = cost_BT.shape
+    row_B = torch.arange(B, device=cost_BT.device)
+    state = state.select(row_B.repeat_interleave(2))  # of each sentence the reference's, then the rival's
+    read_BT = torch.where(path.starts_BT[:, 1:], batch.target_output_BT[:, :-1], path.rival_BT[:, :-1])
+    read_BT = torch.cat([batch.target_input_BT[:, :1], read_BT], dim=1)
+    differences = []
+    for t in range(T):
+        state = state.select(torch.stack([2 * row_B, 2 * row_B + ~path.starts_BT[:, t]], dim=1).flatten())
+        tokens_B2 = torch.stack([batch.target_input_BT[:, t], read_BT[:, t]], dim=1)
+        readout_B2E, _, state = model.advance(memory, state, tokens_B2, drops(t))
+        said_B2 = torch.stack([batch.target_output_BT[:, t], path.rival_BT[:, t]], dim=1)
+        logits_B2 = token_logits(model, readout_B2E, said_B2)
+        differences.append(logits_B2[:, 1] - logits_B2[:, 0])
+    difference_BT = torch.stack(differences, dim=1)
+    loss_BT = cost_BT.to(difference_BT.dtype) * (MARGIN + difference_BT)
+    return loss_BT.masked_fill(~path.violated_BT, 0.0).sum()
+
+
+def token_logits(model: Seq2Seq, readout_BKE: Tensor, tokens_BK: Tensor) -> Tensor:
+    """logits_BK of one token each, as `model.logits` has them."""
+    full = torch.promote_types(readout_BKE.dtype, torch.float32)
+    logits_BK = (readout_BKE.to(full) * model.projection_VE[tokens_BK].to(full)).sum(dim=-1)
+    return logits_BK + model.projection_bias_V[tokens_BK].to(full)

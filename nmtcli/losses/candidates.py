@@ -1,0 +1,135 @@
+"""Candidate translations of a sentence, what the model gives each, and what each is worth.
+
+Losses over whole translations compare candidates. These are found without gradient and without dropout, by beam search
+or by sampling; each comes once. Then one fused pass of forced decoding scores all of them, with gradient.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from nmtcli.config import SearchConfig
+from nmtcli.data.batches import Batch
+from nmtcli.data.subword import Subword
+from nmtcli.losses.cross_entropy import CHUNK_ELEMENTS
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.scoring.sentence import Reward
+from nmtcli.search.translator import Translator
+
+LONGEST = 1.5  # a candidate at most, in lengths of its source, plus search.translator.EXTRA_LENGTH [tokens]
+
+
+class Candidates(NamedTuple):
+    """The candidates of B sentences, N at most of each.
+
+    Attributes:
+        scores_BN: mean log-probability of a token; minus infinity where there is no candidate [nats/token].
+        rewards_BN: in [0, 1]; 0 where there is no candidate.
+        mask_BN: True where there is a candidate.
+    """
+
+    scores_BN: Tensor
+    rewards_BN: Tensor
+    mask_BN: Tensor
+
+
+class CandidateSearch:
+    """Finds, rewards and scores candidates.
+
+    Args:
+        count: hypotheses of beam search, or samples, of each sentence.
+        by: `beam` or `samples`.
+        with_reference: the reference is a candidate too.
+        source, target: subword models.
+        reward: what a candidate is worth.
+    """
+
+    def __init__(
+        self, *, count: int, by: str, with_reference: bool, source: Subword, target: Subword, reward: Reward
+    ) -> None:
+        search: dict[str, Any] = {"beam": count} if by == "beam" else {"beam": 1, "sample": True}
+        self._config = SearchConfig(max_length=LONGEST, **search)
+        self._count = count
+        self._with_reference = with_reference
+        self._source, self._target = source, target
+        self._reward = reward
+
+    def __call__(self, model: Seq2Seq, batch: Batch) -> Candidates:
+        """The candidates of a batch; scores have a gradient."""
+        found = self._find(model, batch)
+        rewards = [
+            self._reward([self._target.decode(ids) for ids in candidates], self._target.decode(reference))
+            for candidates, reference in zip(found, _ids(batch.target_output_BT, batch.target_mask_BT), strict=True)
+        ]
+        mask_BN = _padded([[True] * len(candidates) for candidates in found], False, batch.source_BS.device)
+        scores_N = mean_log_probabilities(model, batch, found)
+        scores_BN = torch.full(mask_BN.shape, -torch.inf, dtype=scores_N.dtype, device=scores_N.device)
+        scores_BN = scores_BN.masked_scatter(mask_BN, scores_N)
+        return Candidates(scores_BN, _padded(rewards, 0.0, mask_BN.device), mask_BN)
+
+    def _find(self, model: Seq2Seq, batch: Batch) -> list[list[list[int]]]:
+        """The ids of each sentence's candidates, each once, those of search first."""
+        sources = _ids(batch.source_BS, batch.source_mask_BS)
+        with model.searching():
+            translator = Translator(
+                [model], self._source, self._target, self._config, device=batch.source_BS.device, wanted=self._count
+            )
+            numbers = torch.randint(1 << 62, (len(sources),)).tolist() if self._config.sample else [0] * len(sources)
+            hypotheses = translator.search(sources, numbers)
+        found = [[one.ids for one in some] for some in hypotheses]
+        if self._with_reference:
+            for some, reference in zip(found, _ids(batch.target_output_BT, batch.target_mask_BT), strict=True):
+                some.append(reference)
+        return [[list(ids) for ids in dict.fromkeys(map(tuple, some))] for some in found]
+
+
+def mean_log_probabilities(model: Seq2Seq, batch: Batch, candidates: list[list[list[int]]]) -> Tensor:
+    """scores_N of all candidates, sentence by sentence, by one pass over all of them.
+
+    Args:
+        model: in training mode: with dropout.
+        batch: the sentences.
+        candidates: ids of each sentence's candidates, EOS at the end.
+    """
+    device = batch.source_BS.device
+    flat = [ids for some in candidates for ids in some]
+    rows_N = torch.tensor([row for row, some in enumerate(candidates) for _ in some], device=device)
+    targets = Batch.of([([0], ids) for ids in flat]).to(device)
+    memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
+    readout_NTE = model.decode(memory.select(rows_N), state.select(rows_N), targets.target_input_BT)
+    nll_NT = token_nll(model, readout_NTE, targets.target_output_BT)
+    mask_NT = targets.target_mask_BT
+    return -nll_NT.masked_fill(~mask_NT, 0.0).sum(dim=1) / mask_NT.sum(dim=1)
+
+
+def token_nll(model: Seq2Seq, readout_BTE: Tensor, targets_BT: Tensor, chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
+    """nll_BT of each target token, with gradient, a few rows of logits in memory at a time [nats].
+
+    The logits of a chunk are computed again on the way back rather than kept.
+    """
+    size = max(1, chunk_elements // model.projection_VE.shape[0])
+    chunks = zip(torch.split(readout_BTE.flatten(0, 1), size), torch.split(targets_BT.flatten(), size), strict=True)
+    nll = [
+        checkpoint(_nll, model, readout_NE, targets_N, use_reentrant=False, preserve_rng_state=False)
+        for readout_NE, targets_N in chunks
+    ]
+    return torch.cat(nll).view(targets_BT.shape)
+
+
+def _nll(model: Seq2Seq, readout_NE: Tensor, targets_N: Tensor) -> Tensor:
+    logits_NV = model.logits(readout_NE)
+    return logits_NV.logsumexp(dim=-1) - logits_NV.gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
+
+
+def _ids(ids_BT: Tensor, mask_BT: Tensor) -> list[list[int]]:
+    """The ids of each sentence, without padding."""
+    lengths = mask_BT.sum(dim=1).tolist()
+    return [ids[:length] for ids, length in zip(ids_BT.tolist(), lengths, strict=True)]
+
+
+def _padded(rows: list[list[Any]], filling: Any, device: torch.device) -> Tensor:
+    """A tensor of rows of unequal length."""
+    width = max(map(len, rows))
+    return torch.tensor([row + [filling] * (width - len(row)) for row in rows], device=device)

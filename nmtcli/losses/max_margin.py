@@ -1,0 +1,44 @@
+"""The margin between the best candidate translation and the one that the model would rather say."""
+
+import torch
+from torch import Tensor
+
+from nmtcli.data.batches import Batch
+from nmtcli.losses.candidates import Candidates, CandidateSearch
+from nmtcli.losses.signature import LossSums
+from nmtcli.model.seq2seq import Seq2Seq
+
+
+class MaxMargin:
+    """The candidate with the highest reward, u*, must be ahead of the model's favourite among the others, v, by as much
+    as its reward is:
+
+        max(0, reward(u*) - reward(v) - s(u*) + s(v))
+
+    Args:
+        search: finds candidates.
+    Source:
+        Edunov et al. 2018, section 3.2; s is the mean log-probability of a token.
+    """
+
+    def __init__(self, search: CandidateSearch) -> None:
+        self.search = search
+
+    def count(self, batch: Batch) -> int:
+        """See `Loss.count`: sentences."""
+        return len(batch.source_BS)
+
+    def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
+        """See `Loss` [nats/token]."""
+        return LossSums(margin(self.search(model, batch)).sum(), None)
+
+
+def margin(candidates: Candidates) -> Tensor:
+    """margin_B of each sentence; 0 where it has one candidate only."""
+    scores_BN, rewards_BN, mask_BN = candidates
+    best_B1 = rewards_BN.masked_fill(~mask_BN, -1.0).argmax(dim=1, keepdim=True)
+    is_best_BN = torch.zeros_like(mask_BN).scatter(1, best_B1, True)
+    favourite_B1 = scores_BN.masked_fill(is_best_BN, -torch.inf).argmax(dim=1, keepdim=True)
+    ahead_BN = rewards_BN - scores_BN.masked_fill(~mask_BN, 0.0)
+    difference_B = (ahead_BN.gather(1, best_B1) - ahead_BN.gather(1, favourite_B1)).squeeze(1)
+    return difference_B.clamp(min=0.0).masked_fill(mask_BN.sum(dim=1) < 2, 0.0)

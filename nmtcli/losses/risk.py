@@ -1,0 +1,43 @@
+"""Expected risk over candidate translations."""
+
+import torch
+from torch import Tensor
+
+from nmtcli.data.batches import Batch
+from nmtcli.losses.candidates import Candidates, CandidateSearch
+from nmtcli.losses.signature import LossSums
+from nmtcli.model.seq2seq import Seq2Seq
+
+
+class Risk:
+    """The mean of 1 - reward under the model's own distribution over the candidates of a sentence.
+
+        Q(u) = softmax over the candidates of alpha * s(u),     risk = sum over u of Q(u) * (1 - reward(u))
+
+    s is the mean log-probability of a token.
+
+    Args:
+        search: finds candidates.
+        alpha: sharpness of Q.
+    Source:
+        Shen et al. 2016, eq. 13 (there s is the sum); with the mean: Edunov et al. 2018, section 3.2.
+    """
+
+    def __init__(self, search: CandidateSearch, alpha: float) -> None:
+        self.search = search
+        self.alpha = alpha
+
+    def count(self, batch: Batch) -> int:
+        """See `Loss.count`: sentences."""
+        return len(batch.source_BS)
+
+    def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
+        """See `Loss` [1 - reward]."""
+        return LossSums(expected_risk(self.search(model, batch), self.alpha).sum(), None)
+
+
+def expected_risk(candidates: Candidates, alpha: float) -> Tensor:
+    """risk_B of each sentence."""
+    scores_BN, rewards_BN, mask_BN = candidates
+    sharpened_BN = (alpha * scores_BN.masked_fill(~mask_BN, 0.0)).masked_fill(~mask_BN, -torch.inf)
+    return (sharpened_BN.softmax(dim=1) * (1 - rewards_BN)).sum(dim=1)
