@@ -46,9 +46,6 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         given: the options that they set; on resume the others are those of the run that goes on.
         console: who to talk to.
     """
-    data = DataDirectory.open(config.data)
-    device = choose_device(config.device)
-    set_threads(config.threads)
     resumes = config.resume and _holds_run(config.model)
     if resumes:
         directory = ModelDirectory.open(config.model)
@@ -56,6 +53,10 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             (directory.model_config, _training_config(directory)), (model_config, config), given
         )
         directory.about.update(training=config.to_dict())
+    data = DataDirectory.open(config.data)
+    device = choose_device(config.device)
+    set_threads(config.threads)
+    if resumes:
         _check_same_data(directory, data)
     else:
         _check_room(config)

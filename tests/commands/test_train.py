@@ -297,6 +297,16 @@ def test_a_run_that_cannot_start_leaves_the_directory_as_it_was(
 # starting from another model
 
 
+def test_a_run_goes_on_with_its_own_number_of_threads(nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    """Another number sums in another order."""
+    model = tmp_path / "model"
+    trained_well(nmt, data, model, "--max-updates", "2", "--threads", "1")
+    torch.set_num_threads(2)
+    result = nmt("train", "--data", data, "--model", model, "--resume", "--max-updates", "3")
+    assert "1 threads" in result.err
+    assert torch.get_num_threads() == 1
+
+
 def test_init_from_starts_from_the_other_models_weights(trained: Path, nmt: Nmt, data: Path, tmp_path: Path) -> None:
     """With a learning rate of 0 they are what the run ends with."""
     options = ["--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--max-updates", "2"]

@@ -106,7 +106,9 @@ def test_forbidden_ids_are_never_said_and_their_probability_goes_to_nobody() -> 
         assert found[0].log_probability == pytest.approx(expected[0].log_probability, abs=1e-5)
 
 
-def naive_beam_search(sentence: int, beam: int, longest: int, alpha: float) -> list[Hypothesis]:
+def naive_beam_search(
+    sentence: int, beam: int, longest: int, alpha: float, *, accumulates: bool = True
+) -> list[Hypothesis]:
     """The rules of beam search for one sentence with lists: what the tensor program must do."""
     live: list[tuple[float, list[int]]] = [(0.0, [])]
     finished: list[Hypothesis] = []
@@ -115,7 +117,8 @@ def naive_beam_search(sentence: int, beam: int, longest: int, alpha: float) -> l
         for total, ids in live:
             log_probs = distribution(sentence, (BOS, *ids))[0].tolist()
             tokens = [EOS] if length == longest else [token for token in range(V) if token != BOS]
-            grown += [(total + log_probs[token], [*ids, token]) for token in tokens]
+            before = total if accumulates else 0.0
+            grown += [(before + log_probs[token], [*ids, token]) for token in tokens]
         grown.sort(key=lambda one: -one[0])
         finished += [
             Hypothesis(ids, total, total / length_penalty(length, alpha), None)
@@ -126,9 +129,42 @@ def naive_beam_search(sentence: int, beam: int, longest: int, alpha: float) -> l
         live = [one for one in grown if one[1][-1] != EOS][:beam]
         if len(finished) >= beam or not live:
             break
-        if finished and finished[0].score >= live[0][0] / length_penalty(longest, alpha):
+        if accumulates and finished and finished[0].score >= live[0][0] / length_penalty(longest, alpha):
             break
     return finished[:beam]
+
+
+@pytest.mark.parametrize("beam", [1, 2, 3, 5])
+def test_scores_of_whole_hypotheses_are_not_summed_and_may_rise(beam: int) -> None:
+    sentences, longest = list(range(20)), [3 + number % 5 for number in range(20)]
+    found = search(sentences, beam, longest, accumulates=False)
+    for sentence, limit, hypotheses in zip(sentences, longest, found, strict=True):
+        expected = naive_beam_search(sentence, beam, limit, 0.0, accumulates=False)
+        assert [one.ids for one in hypotheses] == [one.ids for one in expected]
+        for one in hypotheses:
+            last = float(distribution(sentence, (BOS, *one.ids[:-1]))[0][EOS])
+            assert one.score == one.log_probability == pytest.approx(last, abs=1e-5)
+
+
+def test_greedy_search_by_such_scores_ends_with_the_last_one() -> None:
+    (found,) = zip(*search_greedily(range(10), accumulates=False), strict=True)
+    for sentence, one in enumerate(found):
+        assert one.score == pytest.approx(float(distribution(sentence, (BOS, *one.ids[:-1]))[0][EOS]), abs=1e-5)
+    (summed,) = zip(*search_greedily(range(10), accumulates=True), strict=True)
+    assert [one.ids for one in summed] == [one.ids for one in found]
+
+
+def search_greedily(sentences: range, *, accumulates: bool) -> list[list[Hypothesis]]:
+    return step_by_step(
+        step,
+        start(list(sentences), 1),
+        source_mask_BS=torch.ones(len(sentences), S, dtype=torch.bool),
+        max_lengths_B=torch.full((len(sentences),), 6),
+        bos=BOS,
+        eos=EOS,
+        forbidden=torch.tensor([BOS]),
+        accumulates=accumulates,
+    )
 
 
 @pytest.mark.parametrize("beam", [1, 2, 3, 5])
