@@ -332,7 +332,7 @@ class TrainConfig(Config):
     model: str = opt("model", "the model directory", env="NMT_MODEL", may_change=True)
     resume: bool = opt(False, "go on where this directory stopped; start if nothing is there", may_change=True)
     overwrite: bool = opt(False, "replace a model directory that is there", may_change=True)
-    init_from: str = opt("", "model directory whose weights to start from")
+    init_from: str = opt("", "model directory whose weights to start from; its shape is the default")
     # loss
     loss: str = opt("cross-entropy", "what training makes small: see below", choices=tuple(LOSSES))
     loss_mix: float = opt(0.0, "share of cross-entropy beside another loss", at_least=0.0, below=1.0)
@@ -420,6 +420,21 @@ class TrainConfig(Config):
                     f"{option_name(config_field.name)} is for --loss {', '.join(losses)}, but that is {self.loss}",
                     "Leave it out",
                 )
+        if self.loss not in ("cross-entropy", "greedy") and not self.loss_mix and self.label_smoothing != 0.1:
+            raise ConfigError(
+                f"--label-smoothing has no effect on --loss {self.loss} without --loss-mix", "Leave it out"
+            )
+        if self.loss == "greedy" and self.teacher_forcing == 1:
+            raise ConfigError("--teacher-forcing 1 reads the reference only", "Use less, or --loss cross-entropy")
+        if self.beam_growth and self.candidates <= 2:
+            raise ConfigError(
+                f"--beam-growth starts with 2, but --candidates is {self.candidates}", "Use more candidates"
+            )
+        if self.loss in LOSSES_OF_LOGITS and self.validation_metric == "loss":
+            raise ConfigError(
+                f"--validation-metric loss is of log-probabilities, but --loss {self.loss} is of logits",
+                "Use bleu or chrf",
+            )
         if self.greedy_passes == 1:
             raise ConfigError("--greedy-passes 1 reads the reference only", "Use 0, 2 or more, or --loss cross-entropy")
         if self.teacher_forcing_half != 1000 and self.teacher_forcing_decay == "none":

@@ -38,7 +38,7 @@ def start(nmt: Nmt, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     folder = tmp_path_factory.mktemp("start")
     for cell in ("lstm", "gru", "rnn"):
         options = ["--cell", cell, "--max-updates", "60", "--learning-rate", "0.01", "--validate-every", "1000"]
-        result = nmt("train", "--data", data, "--model", folder / cell, *TINY, *options)
+        result = nmt("train", "--data", data, "--model", folder / cell, *TINY, *options)  # TINY is its shape
         assert result.code == 0, result.err
     return {cell: folder / cell for cell in ("lstm", "gru", "rnn")}
 
@@ -50,8 +50,8 @@ def test_it_trains_from_a_model_and_translates(
     way: str, cell: str, precision: str, start: dict[str, Path], nmt: Nmt, data: Path, corpus: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
-    options = ["--cell", cell, "--precision", precision, "--init-from", str(start[cell]), "--max-updates", "4"]
-    result = nmt("train", "--data", data, "--model", model, *TINY, *options, *options_of(way))
+    options = ["--precision", precision, "--threads", "1", "--init-from", str(start[cell]), "--max-updates", "4"]
+    result = nmt("train", "--data", data, "--model", model, *options, *options_of(way))
     assert result.code == 0, result.err
     records = log_of(model, "train")
     assert [record["update"] for record in records] == [2, 4]
@@ -126,6 +126,10 @@ def test_an_option_that_a_loss_does_not_have_is_refused(loss: str, name: str, nm
         (["--loss", "greedy", "--teacher-forcing-half", "5"], "--teacher-forcing-half"),
         (["--loss", "risk", "--candidates", "1"], "--candidates is 1"),
         (["--loss", "beam", "--word-dropout", "0.1"], "--word-dropout"),
+        (["--loss", "beam", "--label-smoothing", "0.2"], "--label-smoothing"),
+        (["--loss", "beam", "--candidates", "2", "--beam-growth", "9"], "--beam-growth"),
+        (["--loss", "beam", "--validation-metric", "loss"], "--validation-metric"),
+        (["--loss", "greedy", "--teacher-forcing", "1"], "--teacher-forcing 1"),
     ],
 )
 def test_what_a_loss_cannot_do_is_refused_before_anything_is_there(

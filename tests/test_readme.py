@@ -155,7 +155,9 @@ def test_the_tree_names_every_module_and_nothing_else() -> None:
     for path in paths:
         assert (ROOT / path).exists(), path
     modules = [path for path in (ROOT / "nmtcli").rglob("*.py") if not path.name.startswith("__")]
-    assert {path for path in paths if path.endswith(".py")} == {str(path.relative_to(ROOT)) for path in modules}
+    assert {path for path in paths if path.endswith(".py") and path.startswith("nmtcli/")} == {
+        str(path.relative_to(ROOT)) for path in modules
+    }
     assert {path.name for path in (ROOT / "recipes").iterdir() if path.is_dir() and path.name[0] not in "_."} == {
         path.split("/")[1] for path in paths if path.startswith("recipes/") and path.count("/") == 2
     }

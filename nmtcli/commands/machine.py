@@ -31,6 +31,8 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, but is {name}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs", "Use --device cpu")
+    if device.type == "cuda":  # so that the random numbers that are saved are those of this one
+        torch.cuda.set_device(device)
     return device
 
 

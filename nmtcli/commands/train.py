@@ -19,7 +19,7 @@ from nmtcli.commands.machine import (
     keep_freed_memory,
     set_threads,
 )
-from nmtcli.config import Config, ModelConfig, SearchConfig, TrainConfig, knob_of, option_name
+from nmtcli.config import Config, ModelConfig, SearchConfig, TrainConfig, knob_of, option_name, option_text
 from nmtcli.console import Bar, Console
 from nmtcli.data.batches import TrainingBatches, loader_deaths
 from nmtcli.data.corpus import DataDirectory
@@ -60,6 +60,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         _check_same_data(directory, data)
     else:
         _check_room(config)
+        model_config = _shape_to_start_from(config.init_from, model_config, given)
         about = _about(model_config, config, data, choose_precision(config.precision, device))
         directory = ModelDirectory.planned(config.model, about)
     _check_sampling(config, data)
@@ -237,6 +238,16 @@ def _check_same_data(directory: ModelDirectory, data: DataDirectory) -> None:
         )
 
 
+def _shape_to_start_from(path: str, asked: ModelConfig, given: frozenset[str]) -> ModelConfig:
+    """What is asked for, where nothing is that of the model to start from."""
+    if not path:
+        return asked
+    others = ModelDirectory.open(path).model_config.to_dict()
+    return ModelConfig.from_dict(
+        {name: value if name in given else others[name] for name, value in asked.to_dict().items()}
+    )
+
+
 def _start(
     model: Seq2Seq, config: TrainConfig, directory: ModelDirectory, data: DataDirectory, console: Console
 ) -> None:
@@ -259,7 +270,14 @@ def _start_from(model: Seq2Seq, path: str, directory: ModelDirectory) -> None:
                 f"Preprocess with --source-model {path}/source.model --target-model {path}/target.model",
             )
     weights = unique_state(other.read_model())
-    load_weights(model, weights, other.path)
+    try:
+        load_weights(model, weights, other.path)
+    except DirectoryError as error:
+        ours, theirs = directory.model_config.to_dict(), other.model_config.to_dict()
+        differences = [option_text(name, value) for name, value in ours.items() if value != theirs[name]]
+        raise DirectoryError(
+            f"--init-from {path} has another shape than this model with {', '.join(differences)}", "Leave these out"
+        ) from error
 
 
 def _start_embedding(embedding_VE: torch.Tensor, subword: Subword, path: str, console: Console) -> None:

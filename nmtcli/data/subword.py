@@ -148,11 +148,16 @@ class Subword:
             )
         return [*self._segmenter.draw(text, alpha, seed), EOS]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids, special pieces left out; never with "\\n" or "\\r" in it."""
-        kept = [int(one) for one in ids if one not in (PAD, UNK, BOS, EOS)]
+    def decode(self, ids: Sequence[int], unknown: str = "") -> str:
+        """The text of ids, special pieces left out; never with "\\n" or "\\r" in it.
+
+        Args:
+            unknown: what stands for an unknown word; empty: nothing.
+        """
+        special = (PAD, BOS, EOS) if unknown and self.kind == "word" else (PAD, UNK, BOS, EOS)
+        kept = [int(one) for one in ids if one not in special]
         if self.kind == "word":
-            units = [self._processor.id_to_piece(one).removeprefix(_SPACE) for one in kept]
+            units = [unknown if one == UNK else self._processor.id_to_piece(one).removeprefix(_SPACE) for one in kept]
             text = _join_units(units) if self.joins else " ".join(units)
         else:
             text = self._processor.decode(kept)

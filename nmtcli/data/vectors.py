@@ -39,8 +39,8 @@ def read_vectors(path: str, pieces: Sequence[str], width: int) -> tuple[npt.NDAr
     as_written: dict[int, list[float]] = {}
     without_mark: dict[int, list[float]] = {}
     for number, line in enumerate(read_lines(path), start=1):
+        fields = [field for field in line.replace("\t", " ").split(" ") if field]
         if number == 1:
-            fields = [field for field in line.replace("\t", " ").split(" ") if field]
             has_header = len(fields) == 2 and all(field.isdecimal() for field in fields)
             found = int(fields[1]) if has_header else len(fields) - 1
             if found != width:
@@ -50,10 +50,9 @@ def read_vectors(path: str, pieces: Sequence[str], width: int) -> tuple[npt.NDAr
                 )
             if has_header:
                 continue
-        fields = line.rsplit(maxsplit=width)
-        if len(fields) != width + 1:
+        if len(fields) <= width:
             raise DataError(f"{path}, line {number:,}: no word with {width:,} numbers", "Get the file again")
-        word, *numbers = fields
+        word, numbers = " ".join(fields[:-width]), fields[-width:]
         for names, taken in ((usable, as_written), (unmarked, without_mark)):
             if word in names and names[word] not in taken:
                 taken[names[word]] = _numbers(numbers, path, number)

@@ -31,7 +31,7 @@ from nmtcli.losses.signature import LossSums
 from nmtcli.model.attention import Memory
 from nmtcli.model.decoder import State
 from nmtcli.model.dropout import Drop, Dropout, dropout
-from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.model.seq2seq import Seq2Seq, forget_casts
 from nmtcli.scoring.sentence import sentence_bleu
 
 MARGIN = 1.0
@@ -78,6 +78,7 @@ class BeamSearch:
         drops = shared_masks(model.dropout, model.training)
         with torch.no_grad():
             path = search(model, memory, state, batch, self.beam_at(update), self.forbidden, drops)
+        forget_casts()
         cost_BT = path.violated_BT if self.cost == "one" else bleu_costs(path, batch)
         return LossSums(margin_loss(model, memory, state, batch, path, cost_BT, drops), None)
 
@@ -169,14 +170,14 @@ def search(
 
 def bleu_costs(path: Path, batch: Batch) -> Tensor:
     """cost_BT: at violations 1 - sentence BLEU of the rival's tokens since the last start, else 0."""
-    cost_BT = torch.zeros(path.violated_BT.shape, dtype=torch.float64, device=path.violated_BT.device)
+    costs = [[0.0] * path.violated_BT.shape[1] for _ in path.violated_BT]
     starts = path.starts_BT.tolist()
     rivals, references = path.rival_BT.tolist(), batch.target_output_BT.tolist()
     for b, t in path.violated_BT.nonzero().tolist():
         start = max(position for position in range(t + 1) if starts[b][position])
         span = slice(start, t + 1)
-        cost_BT[b, t] = 1 - sentence_bleu(rivals[b][span], references[b][span])
-    return cost_BT
+        costs[b][t] = 1 - sentence_bleu(rivals[b][span], references[b][span])
+    return torch.tensor(costs, dtype=torch.float64, device=path.violated_BT.device)
 
 
 def margin_loss(
@@ -194,21 +195,20 @@ def margin_loss(
     state = state.select(row_B.repeat_interleave(2))  # of each sentence the reference's, then the rival's
     read_BT = torch.where(path.starts_BT[:, 1:], batch.target_output_BT[:, :-1], path.rival_BT[:, :-1])
     read_BT = torch.cat([batch.target_input_BT[:, :1], read_BT], dim=1)
-    differences = []
+    readouts = []
     for t in range(T):
         state = state.select(torch.stack([2 * row_B, 2 * row_B + ~path.starts_BT[:, t]], dim=1).flatten())
         tokens_B2 = torch.stack([batch.target_input_BT[:, t], read_BT[:, t]], dim=1)
         readout_B2E, _, state = model.advance(memory, state, tokens_B2, drops(t))
-        said_B2 = torch.stack([batch.target_output_BT[:, t], path.rival_BT[:, t]], dim=1)
-        logits_B2 = token_logits(model, readout_B2E, said_B2)
-        differences.append(logits_B2[:, 1] - logits_B2[:, 0])
-    difference_BT = torch.stack(differences, dim=1)
-    loss_BT = cost_BT.to(difference_BT.dtype) * (MARGIN + difference_BT)
-    return loss_BT.masked_fill(~path.violated_BT, 0.0).sum()
+        readouts.append(readout_B2E)
+    said_B2T = torch.stack([batch.target_output_BT, path.rival_BT], dim=1)
+    reference_BT, rival_BT = token_logits(model, torch.stack(readouts, dim=2), said_B2T).unbind(dim=1)
+    missing_BT = (MARGIN - reference_BT + rival_BT).clamp(min=0.0)  # in bf16 the search may have rounded otherwise
+    return (cost_BT.to(missing_BT.dtype) * missing_BT).masked_fill(~path.violated_BT, 0.0).sum()
 
 
-def token_logits(model: Seq2Seq, readout_BKE: Tensor, tokens_BK: Tensor) -> Tensor:
-    """logits_BK of one token each, as `model.logits` has them."""
-    full = torch.promote_types(readout_BKE.dtype, torch.float32)
-    logits_BK = (readout_BKE.to(full) * model.projection_VE[tokens_BK].to(full)).sum(dim=-1)
-    return logits_BK + model.projection_bias_V[tokens_BK].to(full)
+def token_logits(model: Seq2Seq, readout_BKTE: Tensor, tokens_BKT: Tensor) -> Tensor:
+    """logits_BKT of one token each, in fp32 or better."""
+    full = torch.promote_types(readout_BKTE.dtype, torch.float32)
+    logits_BKT = (readout_BKTE.to(full) * model.projection_VE[tokens_BKT].to(full)).sum(dim=-1)
+    return logits_BKT + model.projection_bias_V[tokens_BKT].to(full)

@@ -12,12 +12,13 @@ from torch.utils.checkpoint import checkpoint
 
 from nmtcli.config import SearchConfig
 from nmtcli.data.batches import Batch
-from nmtcli.data.subword import Subword
+from nmtcli.data.subword import UNK, Subword
 from nmtcli.losses.cross_entropy import CHUNK_ELEMENTS
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.sentence import Reward
 from nmtcli.search.translator import Translator
 
+UNKNOWN = "⁇"  # as a word of a reference, so that leaving it out is no merit
 LONGEST = 1.5  # a candidate at most, in lengths of its source, plus search.translator.EXTRA_LENGTH [tokens]
 
 
@@ -34,6 +35,15 @@ class Candidates(NamedTuple):
     rewards_BN: Tensor
     mask_BN: Tensor
 
+    def best(self) -> Tensor:
+        """number_B1 of the candidate with the highest reward; of equal ones the first."""
+        return self.rewards_BN.masked_fill(~self.mask_BN, -1.0).argmax(dim=1, keepdim=True)
+
+    def differ(self) -> Tensor:
+        """differ_B: True where candidates are not all worth the same."""
+        lowest_B = self.rewards_BN.masked_fill(~self.mask_BN, 2.0).amin(dim=1)
+        return self.rewards_BN.masked_fill(~self.mask_BN, -1.0).amax(dim=1) > lowest_B
+
 
 class CandidateSearch:
     """Finds, rewards and scores candidates.
@@ -41,7 +51,7 @@ class CandidateSearch:
     Args:
         count: hypotheses of beam search, or samples, of each sentence.
         by: `beam` or `samples`.
-        with_reference: the reference is a candidate too.
+        with_reference: the reference is a candidate too, unless it has an unknown piece.
         source, target: subword models.
         reward: what a candidate is worth.
     """
@@ -50,7 +60,7 @@ class CandidateSearch:
         self, *, count: int, by: str, with_reference: bool, source: Subword, target: Subword, reward: Reward
     ) -> None:
         search: dict[str, Any] = {"beam": count} if by == "beam" else {"beam": 1, "sample": True}
-        self._config = SearchConfig(max_length=LONGEST, **search)
+        self._config = SearchConfig(max_length=LONGEST, batch_tokens=1 << 14, **search)
         self._count = count
         self._with_reference = with_reference
         self._source, self._target = source, target
@@ -59,15 +69,18 @@ class CandidateSearch:
     def __call__(self, model: Seq2Seq, batch: Batch) -> Candidates:
         """The candidates of a batch; scores have a gradient."""
         found = self._find(model, batch)
+        scores_N = mean_log_probabilities(model, batch, found)  # a GPU does this while the host rewards
         rewards = [
-            self._reward([self._target.decode(ids) for ids in candidates], self._target.decode(reference))
+            self._reward(self._texts(candidates), *self._texts([reference]))
             for candidates, reference in zip(found, _ids(batch.target_output_BT, batch.target_mask_BT), strict=True)
         ]
         mask_BN = _padded([[True] * len(candidates) for candidates in found], False, batch.source_BS.device)
-        scores_N = mean_log_probabilities(model, batch, found)
         scores_BN = torch.full(mask_BN.shape, -torch.inf, dtype=scores_N.dtype, device=scores_N.device)
         scores_BN = scores_BN.masked_scatter(mask_BN, scores_N)
         return Candidates(scores_BN, _padded(rewards, 0.0, mask_BN.device), mask_BN)
+
+    def _texts(self, sentences: list[list[int]]) -> list[str]:
+        return [self._target.decode(ids, UNKNOWN) for ids in sentences]
 
     def _find(self, model: Seq2Seq, batch: Batch) -> list[list[list[int]]]:
         """The ids of each sentence's candidates, each once, those of search first."""
@@ -77,10 +90,10 @@ class CandidateSearch:
                 [model], self._source, self._target, self._config, device=batch.source_BS.device, wanted=self._count
             )
             numbers = torch.randint(1 << 62, (len(sources),)).tolist() if self._config.sample else [0] * len(sources)
-            hypotheses = translator.search(sources, numbers)
+            hypotheses = translator.search_all(sources, numbers)
         found = [[one.ids for one in some] for some in hypotheses]
-        if self._with_reference:
-            for some, reference in zip(found, _ids(batch.target_output_BT, batch.target_mask_BT), strict=True):
+        for some, reference in zip(found, _ids(batch.target_output_BT, batch.target_mask_BT), strict=True):
+            if not some or (self._with_reference and UNK not in reference):  # which no search may say
                 some.append(reference)
         return [[list(ids) for ids in dict.fromkeys(map(tuple, some))] for some in found]
 

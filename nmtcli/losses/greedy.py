@@ -29,19 +29,28 @@ class GreedySearch:
         label_smoothing: share of the target distribution that is uniform over the vocabulary.
         passes: 0: exact; else of how many passes, two at least.
         teacher_forcing, decay, half: see `teacher_forcing_at`.
+        forbidden: ids that no search says, and that the decoder does not read unless the reference has them.
     Source:
         mixing in the reference: Bengio et al. 2015 (scheduled sampling); in two passes: Mihaylova and Martins 2019; in
         more: Duckworth et al. 2019.
     """
 
     def __init__(
-        self, label_smoothing: float, *, passes: int, teacher_forcing: float, decay: str = "none", half: int = 1
+        self,
+        label_smoothing: float,
+        *,
+        passes: int,
+        teacher_forcing: float,
+        decay: str = "none",
+        half: int = 1,
+        forbidden: tuple[int, ...] = (),
     ) -> None:
         self.label_smoothing = label_smoothing
         self.passes = passes
         self.teacher_forcing = teacher_forcing
         self.decay = decay
         self.half = half
+        self.forbidden = forbidden
 
     def count(self, batch: Batch) -> int:
         """See `Loss.count`: target tokens."""
@@ -57,9 +66,11 @@ class GreedySearch:
         forced_BT = forced_BT.to(device)
         if self.passes:
             passes = 1 if ratio >= 1 else self.passes
-            readout_BTE = in_passes(model, memory, state, batch.target_input_BT, forced_BT, passes)
+            readout_BTE = in_passes(
+                model, memory, state, batch.target_input_BT, forced_BT, passes, forbidden=self.forbidden
+            )
         else:
-            readout_BTE = step_by_step(model, memory, state, batch.target_input_BT, forced_BT)
+            readout_BTE = step_by_step(model, memory, state, batch.target_input_BT, forced_BT, forbidden=self.forbidden)
         loss, nll = chunked_cross_entropy(
             readout_BTE.flatten(0, 1),
             model.projection_VE,
@@ -105,13 +116,22 @@ def _inverse_sigmoid_k(half: int) -> float:
     return k
 
 
-def step_by_step(model: Seq2Seq, memory: Memory, state: State, target_BT: Tensor, forced_BT: Tensor) -> Tensor:
+def step_by_step(
+    model: Seq2Seq,
+    memory: Memory,
+    state: State,
+    target_BT: Tensor,
+    forced_BT: Tensor,
+    *,
+    forbidden: tuple[int, ...] = (),
+) -> Tensor:
     """The exact form.
 
     Args:
         model, memory, state: from `model.encode`.
         target_BT: the reference, BOS first.
         forced_BT: True where the reference is read; BOS is read anyhow.
+        forbidden: ids that are not read otherwise.
     Returns:
         readout_BTE.
     """
@@ -123,12 +143,21 @@ def step_by_step(model: Seq2Seq, memory: Memory, state: State, target_BT: Tensor
         readouts.append(readout_B1E)
         if position < target_BT.shape[1]:
             here = slice(position, position + 1)
-            tokens_B1 = torch.where(forced_BT[:, here], target_BT[:, here], most_probable(model, readout_B1E))
+            tokens_B1 = torch.where(
+                forced_BT[:, here], target_BT[:, here], most_probable(model, readout_B1E, forbidden)
+            )
     return torch.cat(readouts, dim=1)
 
 
 def in_passes(
-    model: Seq2Seq, memory: Memory, state: State, target_BT: Tensor, forced_BT: Tensor, passes: int
+    model: Seq2Seq,
+    memory: Memory,
+    state: State,
+    target_BT: Tensor,
+    forced_BT: Tensor,
+    passes: int,
+    *,
+    forbidden: tuple[int, ...] = (),
 ) -> Tensor:
     """The form that is fused over time; Args and Returns as in `step_by_step`.
 
@@ -138,18 +167,18 @@ def in_passes(
     read_BT = target_BT
     for _ in range(passes - 1):
         with model.searching():
-            said_BT = most_probable(model, model.decode(memory, state, read_BT))
+            said_BT = most_probable(model, model.decode(memory, state, read_BT), forbidden)
         shifted_BT = torch.cat([target_BT[:, :1], said_BT[:, :-1]], dim=1)
         read_BT = torch.where(forced_BT, target_BT, shifted_BT)
     return model.decode(memory, state, read_BT)
 
 
 @torch.no_grad()
-def most_probable(model: Seq2Seq, readout_BTE: Tensor) -> Tensor:
-    """The argmax of the logits, tokens_BT, a few rows of logits at a time."""
+def most_probable(model: Seq2Seq, readout_BTE: Tensor, forbidden: tuple[int, ...]) -> Tensor:
+    """The argmax of the logits of what may be said, tokens_BT, a few rows of logits at a time."""
+    bar_V = model.projection_bias_V.new_zeros(model.projection_bias_V.shape)
+    bar_V[list(forbidden)] = -torch.inf
     rows_NE = readout_BTE.flatten(0, 1)
     size = max(1, CHUNK_ELEMENTS // model.projection_VE.shape[0])
-    tokens_N = torch.cat(
-        [model.logits(rows_NE[start : start + size]).argmax(-1) for start in range(0, len(rows_NE), size)]
-    )
+    tokens_N = torch.cat([(model.logits(some_NE) + bar_V).argmax(-1) for some_NE in torch.split(rows_NE, size)])
     return tokens_N.view(readout_BTE.shape[:2])

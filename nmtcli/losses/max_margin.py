@@ -15,6 +15,8 @@ class MaxMargin:
 
         max(0, reward(u*) - reward(v) - s(u*) + s(v))
 
+    It is 0 where all candidates are worth the same.
+
     Args:
         search: finds candidates.
     Source:
@@ -34,11 +36,11 @@ class MaxMargin:
 
 
 def margin(candidates: Candidates) -> Tensor:
-    """margin_B of each sentence; 0 where it has one candidate only."""
+    """margin_B of each sentence; of equal ones the first candidate is the best."""
     scores_BN, rewards_BN, mask_BN = candidates
-    best_B1 = rewards_BN.masked_fill(~mask_BN, -1.0).argmax(dim=1, keepdim=True)
+    best_B1 = candidates.best()
     is_best_BN = torch.zeros_like(mask_BN).scatter(1, best_B1, True)
     favourite_B1 = scores_BN.masked_fill(is_best_BN, -torch.inf).argmax(dim=1, keepdim=True)
     ahead_BN = rewards_BN - scores_BN.masked_fill(~mask_BN, 0.0)
     difference_B = (ahead_BN.gather(1, best_B1) - ahead_BN.gather(1, favourite_B1)).squeeze(1)
-    return difference_B.clamp(min=0.0).masked_fill(mask_BN.sum(dim=1) < 2, 0.0)
+    return difference_B.clamp(min=0.0).masked_fill(~candidates.differ(), 0.0)

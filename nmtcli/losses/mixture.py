@@ -7,7 +7,9 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class Mixture:
-    """A * the mean of cross-entropy over tokens + (1 - A) * the mean of another loss over whatever it counts.
+    """A * the mean of cross-entropy over a batch's tokens + (1 - A) * the mean of another loss over what that counts.
+
+    Over accumulated batches both are weighted by what the other loss counts.
 
     Args:
         cross_entropy: the one.

@@ -44,6 +44,7 @@ def _search_loss(
             teacher_forcing=config.teacher_forcing,
             decay=config.teacher_forcing_decay,
             half=config.teacher_forcing_half,
+            forbidden=target.forbidden_ids,
         )
     if config.loss == "beam":
         if model_config.word_dropout:

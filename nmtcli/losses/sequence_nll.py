@@ -9,7 +9,7 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class SequenceNLL:
-    """-log of the probability, among the candidates, of the one with the highest reward.
+    """-log of the probability, among the candidates, of the one with the highest reward; 0 where all are worth alike.
 
     Args:
         search: finds candidates.
@@ -32,6 +32,6 @@ class SequenceNLL:
 
 def nll_of_best(candidates: Candidates) -> Tensor:
     """nll_B of the candidate with the highest reward; of equal ones the first."""
-    best_B1 = candidates.rewards_BN.masked_fill(~candidates.mask_BN, -1.0).argmax(dim=1, keepdim=True)
-    scores_BN = candidates.scores_BN
-    return scores_BN.logsumexp(dim=1) - scores_BN.gather(1, best_B1).squeeze(1)
+    scores_BN, best_B1 = candidates.scores_BN, candidates.best()
+    nll_B = scores_BN.logsumexp(dim=1) - scores_BN.gather(1, best_B1).squeeze(1)
+    return nll_B.masked_fill(~candidates.differ(), 0.0)

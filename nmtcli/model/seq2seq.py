@@ -16,6 +16,13 @@ from nmtcli.model.encoder import Encoder
 from nmtcli.model.init import initialise
 
 
+def forget_casts() -> None:
+    """Before gradients follow a search in one autocast context: torch before 2.10 would use the weights that the search
+    has cast to bf16, and these have no gradient (pytorch issue 158232).
+    """
+    torch.clear_autocast_cache()
+
+
 class Seq2Seq(nn.Module):
     """A translation model. `decode` over T positions and T calls of `step` agree to rounding.
 
@@ -150,6 +157,7 @@ class Seq2Seq(nn.Module):
                 yield
         finally:
             self.train(was_training)
+            forget_casts()
 
     def _embed(self, ids_BT: Tensor, matrix_VE: Tensor, drop: Drop) -> Tensor:
         """What the recurrent layers read. Scaled, an entry is of the size of their states, however wide the embedding;

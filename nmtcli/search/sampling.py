@@ -34,7 +34,7 @@ def truncate(log_probs_BKV: Tensor, *, top_k: int, top_p: float, temperature: fl
 
 
 def draw(probabilities_BKV: Tensor, uniform_BK: Tensor) -> Tensor:
-    """Tokens by inverting the cumulative distribution, most probable first; a token of probability 0 is never drawn.
+    """Tokens by inverting the cumulative distribution; a token of probability 0 is never drawn.
 
     Args:
         probabilities_BKV: sum to 1.
@@ -42,12 +42,12 @@ def draw(probabilities_BKV: Tensor, uniform_BK: Tensor) -> Tensor:
     Returns:
         tokens_BK.
     """
-    sorted_BKV, order_BKV = probabilities_BKV.sort(dim=-1, descending=True, stable=True)
-    cumulative_BKV = sorted_BKV.cumsum(dim=-1)
+    cumulative_BKV = probabilities_BKV.cumsum(dim=-1)
+    total_BK1 = cumulative_BKV[..., -1:].contiguous()
     wanted_BK1 = uniform_BK.unsqueeze(-1).to(cumulative_BKV.dtype).contiguous()
     place_BK1 = torch.searchsorted(cumulative_BKV, wanted_BK1, right=True)
-    last_BK1 = (sorted_BKV > 0).sum(dim=-1, keepdim=True) - 1  # rounding can leave the sum below 1
-    return order_BKV.gather(-1, torch.minimum(place_BK1, last_BK1)).squeeze(-1)
+    last_BK1 = torch.searchsorted(cumulative_BKV, total_BK1)  # rounding can leave the sum below 1
+    return torch.minimum(place_BK1, last_BK1).squeeze(-1)
 
 
 def step_by_step(

@@ -119,13 +119,7 @@ class Translator:
         limit = self._config.max_source_length
         encoded = self._source.encode_many(["" if is_blank(line) else line for line in lines])
         sources = [ids if len(ids) <= limit + 1 else [*ids[:limit], EOS] for ids in encoded]
-        found: list[list[Hypothesis]] = [[] for _ in lines]
-        # a line of white space only, or whose characters the subword model drops, is EOS alone
-        order = sorted((n for n, ids in enumerate(sources) if len(ids) > 1), key=lambda n: (len(sources[n]), n))
-        for batch in self._batches(order, sources):
-            hypotheses = self.search([sources[n] for n in batch], [first_line + n for n in batch])
-            for number, candidates in zip(batch, hypotheses, strict=True):
-                found[number] = candidates[: self._wanted]
+        found = self.search_all(sources, range(first_line, first_line + len(lines)))
         return [
             Translation(
                 candidates=[Candidate(self._target.decode(one.ids), one) for one in candidates],
@@ -135,7 +129,23 @@ class Translator:
             for candidates, ids, whole in zip(found, sources, encoded, strict=True)
         ]
 
-    def _batches(self, order: list[int], sources: list[list[int]]) -> list[list[int]]:
+    def search_all(self, sources: Sequence[list[int]], line_numbers: Sequence[int]) -> list[list[Hypothesis]]:
+        """The hypotheses of sentences, in their order: best first, as many as are wanted or there are.
+
+        Args:
+            sources: ids, EOS at the end. One that is EOS alone (of white space, or of characters that the subword
+                model drops) has no hypothesis.
+            line_numbers: what samples depend on, beside the seed.
+        """
+        found: list[list[Hypothesis]] = [[] for _ in sources]
+        order = sorted((n for n, ids in enumerate(sources) if len(ids) > 1), key=lambda n: (len(sources[n]), n))
+        for batch in self._batches(order, sources):
+            hypotheses = self._search([sources[n] for n in batch], [line_numbers[n] for n in batch])
+            for number, some in zip(batch, hypotheses, strict=True):
+                found[number] = some[: self._wanted]
+        return found
+
+    def _batches(self, order: list[int], sources: Sequence[list[int]]) -> list[list[int]]:
         rows = self._wanted if self._config.sample else self._config.beam
         batches: list[list[int]] = []
         for number in order:  # rising lengths: the last one of a batch is its longest
@@ -145,13 +155,7 @@ class Translator:
         return batches
 
     @torch.inference_mode()
-    def search(self, sources: list[list[int]], line_numbers: list[int]) -> list[list[Hypothesis]]:
-        """The hypotheses of one batch of sentences, best first; those wanted at least, where there are so many.
-
-        Args:
-            sources: ids, EOS at the end.
-            line_numbers: what samples depend on, beside the seed.
-        """
+    def _search(self, sources: list[list[int]], line_numbers: list[int]) -> list[list[Hypothesis]]:
         config = self._config
         source_BS, mask_BS = (values.to(self._device) for values in padded(sources))
         max_lengths = [math.floor(config.max_length * len(source)) + EXTRA_LENGTH for source in sources]

@@ -102,7 +102,7 @@ class Validator:
         """Validates; the model is left in the mode it was in, and torch's random numbers as they were."""
         was_training = model.training
         model.eval()
-        with torch.random.fork_rng(), self._autocast():
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []), self._autocast():
             loss = self._loss(model)
             translator = Translator(
                 [model], *self._subwords, self._search, device=self._device, by_logits=self._by_logits

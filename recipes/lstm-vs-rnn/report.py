@@ -17,6 +17,7 @@ those of nmtcli/model/__init__.py.
 
 import argparse
 import json
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,11 +27,9 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import numpy.typing as npt
 import torch
 from matplotlib import font_manager
 from matplotlib import pyplot as plt
-from sacrebleu import BLEU
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,18 +43,18 @@ from nmtcli.scoring.metrics import tokenizer_for
 from nmtcli.search.translator import Translator
 from nmtcli.training.checkpoint import ModelDirectory
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from seeds import bleu_of, lines_of, mean_bleu, paired_bootstrap, sentence_statistics, spread
+
 mpl.use("Agg")
 COLUMNS = {"fixed": "fixed vector", "attention": "attention"}
 CELLS = {"rnn": "plain RNN", "gru": "GRU", "lstm": "LSTM"}
 COLORS = {"rnn": "#d55e00", "gru": "#009e73", "lstm": "#0072b2"}  # told apart by the colour-blind too
 STYLES = {"fixed": "--", "attention": "-"}
-RESAMPLINGS = 1000
 BINS = 5  # of source lengths, with as many sentences each
 LONGEST = 32  # sentences whose gradients are looked at: the longest of the development set
 PIECES = 12  # of the sentence whose gates and attention are shown
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Noto Sans SC")
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -117,59 +116,6 @@ class Corpus:
         }
 
 
-def lines_of(path: Path) -> list[str]:
-    """The lines of a text file, ended by newlines only."""
-    return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-
-
-def sentence_statistics(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> Array:
-    """What corpus BLEU is summed from: for each sentence 4 counts of n-grams found, 4 of n-grams, and two lengths."""
-    metric = BLEU(tokenize=tokenizer, force=True, effective_order=True)  # of the counts; it changes nothing in them
-    rows = []
-    for hypothesis, reference in zip(hypotheses, references, strict=True):
-        score = metric.sentence_score(hypothesis, [reference])
-        rows.append([*score.counts, *score.totals, score.sys_len, score.ref_len])
-    return np.array(rows, dtype=np.float64)
-
-
-def bleu_of(sums: Array) -> float:
-    """Corpus BLEU of summed statistics."""
-    correct, total = sums[:4].astype(int).tolist(), sums[4:8].astype(int).tolist()
-    return float(BLEU.compute_bleu(correct, total, int(sums[8]), int(sums[9]), smooth_method="exp").score)
-
-
-def mean_bleu(statistics: Array, chosen: npt.NDArray[np.int64] | slice = slice(None)) -> float:
-    """Corpus BLEU of these sentences, averaged over the seeds: `statistics[seed, sentence]`."""
-    return float(np.mean([bleu_of(one[chosen].sum(axis=0)) for one in statistics]))
-
-
-def paired_bootstrap(one: Array, other: Array, resamplings: int = RESAMPLINGS) -> float:
-    """p-value of the difference between two systems' BLEU, each averaged over its seeds.
-
-    Sentences are resampled, the same ones for every seed of both systems. So this asks whether another test set would
-    say the same of these trained models; how far models of other seeds are apart, the deviation says.
-
-    Args:
-        one, other: statistics[seed, sentence].
-        resamplings: B.
-    Returns:
-        (k + 1) / (B + 1), k the resamplings whose difference lies above their mean by more than the difference
-        that was measured; differences without sign, as in sacreBLEU, whose value this is where there is one seed.
-    Source:
-        Koehn 2004; Riezler and Maxwell 2005 for the shift to the mean.
-    """
-    rng = np.random.default_rng(12345)
-    sentences = one.shape[1]
-    measured = mean_bleu(one) - mean_bleu(other)
-    differences = []
-    for _ in range(resamplings):
-        chosen = rng.integers(sentences, size=sentences)
-        differences.append(mean_bleu(one, chosen) - mean_bleu(other, chosen))
-    sizes = np.abs(differences)
-    k = (sizes - sizes.mean() > abs(measured)).sum()
-    return float((k + 1) / (resamplings + 1))
-
-
 def table(corpus: Corpus) -> str:
     """The table of one corpus in Markdown: a row for each system."""
     lines = [
@@ -214,16 +160,6 @@ def embedding_parameters(model: Seq2Seq) -> int:
     parts = [model.source_embedding, model.target_embedding, model.projection]
     in_matrices = sum(parameter.numel() for part in parts if part is not None for parameter in part.parameters())
     return in_matrices + model.projection_bias_V.numel()
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and, of several, standard deviation.
-
-    >>> spread([30.0, 32.0]), spread([30.0])
-    ('31.00 ± 1.41', '30.00')
-    """
-    mean = f"{np.mean(values):.2f}"
-    return f"{mean} ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else mean
 
 
 def gradient_norms(model: Seq2Seq, batch: Batch) -> Tensor:

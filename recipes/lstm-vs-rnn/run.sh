@@ -68,7 +68,7 @@ train_and_score() { # corpus, column, cell, seed: in a folder of its own, unless
 }
 
 if [[ -n ${SMALL:-} ]]; then
-    python3 "$root/recipes/demo/make_corpus.py" "$work/corpus"
+    python3 "$root/recipes/demo/make_corpus.py" "$work/corpus" --train 8000 --valid 100 --test 100
     mkdir -p "$work/demo-en-zh"
     cd "$work/demo-en-zh"
     prepare en zh "$work/corpus/train" "$work/corpus/valid" "$work/corpus/test"

@@ -321,9 +321,20 @@ def test_init_from_refuses_another_vocabulary_and_another_shape(
     model = tmp_path / "model"
     said = train(nmt, other_data, model, "--init-from", trained).refusal(4)
     assert f"--source-model {trained}/source.model" in said
-    said = train(nmt, data, model, "--init-from", trained).refusal(4)  # hidden size 16, not 32
-    assert str(trained) in said
+    said = train(nmt, data, model, "--init-from", trained).refusal(4)  # TINY has hidden size 16, not 32
+    assert f"--init-from {trained} has another shape than this model with --hidden-size 16, --embedding-size 8" in said
     assert not model.exists()
+
+
+def test_the_shape_of_the_model_to_start_from_is_the_default(
+    trained: Path, nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    options = ["--learning-rate", "0", "--max-updates", "1", "--threads", "1", "--dropout", "0.25"]
+    result = nmt("train", "--data", data, "--model", tmp_path / "model", "--init-from", trained, *options)
+    assert result.code == 0, result.err
+    assert (tmp_path / "model/model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+    shapes = [json.loads((path / "config.json").read_text())["model"] for path in (trained, tmp_path / "model")]
+    assert shapes[1] == {**shapes[0], "dropout": 0.25}
 
 
 def test_a_run_may_start_from_the_one_that_it_replaces(model: Path, trained: Path, nmt: Nmt, data: Path) -> None:

@@ -44,6 +44,7 @@ def test_the_first_of_two_counts_and_special_pieces_take_none(tmp_path: Path) ->
         "the 1 2 \r\nx 3 4 \r\n",  # word2vec's blank at the end of a line
         "x\t3\t4\nthe\t1\t2\n",
         "x\xa0y 3 4\nthe 1 2",
+        "x 3 4\n\u3000 5 6\n\xa0 5 6\n\u2028 5 6\nthe  1 2",  # words that are white space
     ],
 )
 def test_the_dialects_of_the_format_are_read(text: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from nmtcli.config import ModelConfig
 from nmtcli.data.batches import Batch
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.subword import EOS
@@ -76,7 +77,7 @@ def test_risk_is_the_expectation_over_the_candidates(alpha: float) -> None:
 
 def test_the_nll_of_the_best_is_that_of_a_softmax_over_the_candidates() -> None:
     candidates = by_hand(
-        [[-0.5, -1.0, -0.2], [-2.0, -0.1, MINUS], [-1.0, MINUS, MINUS]], [[0.3, 0.9, 0.9], [0.0, 0.0, 0], [0, 0, 0]]
+        [[-0.5, -1.0, -0.2], [-2.0, -0.1, MINUS], [-1.0, MINUS, MINUS]], [[0.3, 0.9, 0.9], [0.1, 0, 0], [0, 0, 0]]
     )
     expected = [
         -math.log(math.exp(-1.0) / sum(map(math.exp, (-0.5, -1.0, -0.2)))),  # of two equal ones the first
@@ -84,6 +85,12 @@ def test_the_nll_of_the_best_is_that_of_a_softmax_over_the_candidates() -> None:
         0.0,
     ]
     assert nll_of_best(candidates).tolist() == pytest.approx(expected)
+
+
+def test_nothing_is_learnt_where_all_candidates_are_worth_the_same() -> None:
+    candidates = by_hand([[-3.0, -2.0, -1.0], [-3.0, -2.0, MINUS]], [[0.0, 0.0, 0.0], [0.4, 0.4, 0.0]])
+    for loss_B in (nll_of_best(candidates), margin(candidates)):
+        assert loss_B.tolist() == [0.0, 0.0]
 
 
 def test_the_margin_is_between_the_best_and_the_models_favourite() -> None:
@@ -221,6 +228,21 @@ def test_a_reward_is_of_detokenised_text_by_the_targets_language() -> None:
     assert chinese == pytest.approx(sentence_bleu(list("我喜欢猫。"), list("我喜欢狗。")))
     better, worse = Reward("chrf", "en")(["The cat sat.", "Dogs."], "The cat sits.")
     assert 0 <= worse < better < 1
+
+
+def test_leaving_out_an_unknown_word_of_the_reference_is_no_merit(other_data: Path) -> None:
+    opened = DataDirectory.open(other_data)  # of words
+    search = searcher(opened, with_reference=True)
+    known = opened.train[0][1].tolist()
+    reference = [known[0], 1, *known[1:]]
+    texts = search._texts([known, reference])
+    assert texts[1].replace("⁇", "").split() == texts[0].split()
+    assert Reward("bleu", "en")(texts[:1], texts[1])[0] < 1
+    sizes = {"source_size": opened.source_subword.size, "target_size": opened.target_subword.size}
+    model = Seq2Seq(ModelConfig(hidden_size=8, embedding_size=8), **sizes, joint=False)
+    found = search._find(model, Batch.of([(opened.train[0][0], reference), opened.train[0]]))
+    assert reference not in found[0]
+    assert known in found[1]
 
 
 def test_every_candidate_that_there_is_can_be_enumerated(opened: DataDirectory, learnt: Seq2Seq) -> None:

@@ -1,6 +1,7 @@
 """The greedy-search loss equals a naive loop where it searches, and cross-entropy where it does not."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -109,6 +110,27 @@ def test_the_first_pass_has_neither_dropout_nor_gradient_and_leaves_the_model_tr
         model.decode(memory, state, batch.target_input_BT)
     assert torch.equal(torch.get_rng_state(), after)  # one pass has drawn masks
     assert model.training
+
+
+@pytest.mark.parametrize("passes", [0, 3])
+def test_what_no_search_says_is_not_read(passes: int) -> None:
+    model, batch = tiny(), Batch.of(PAIRS)
+    with torch.no_grad():
+        model.projection_bias_V[1] = 100.0  # <unk> is what it would say
+    read: list[torch.Tensor] = []
+
+    def noting(inner: Callable[..., object]) -> Callable[..., object]:
+        def noted(memory: object, state: object, tokens_BT: torch.Tensor, *others: object) -> object:
+            read.append(tokens_BT)
+            return inner(memory, state, tokens_BT, *others)
+
+        return noted
+
+    model.advance, model.decode = noting(model.advance), noting(model.decode)  # type: ignore[method-assign,assignment]
+    for forbidden in ((), (0, 1, 2)):
+        read.clear()
+        GreedySearch(0.0, passes=passes, teacher_forcing=0.0, forbidden=forbidden)(model, batch, 0)
+        assert any(tokens.eq(1).any() for tokens in read) == (forbidden == ())
 
 
 def test_the_reference_is_read_as_often_as_asked_for() -> None:

@@ -60,7 +60,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_there_is_a_folder_for_each_corpus_and_experiment() -> None:
     corpora = {"demo", "multi30k-de-en", "tatoeba-en-de", "tatoeba-zh-en", "opensubtitles-zh-en", "ccmt-zh-en"}
-    assert {folder.name for folder in FOLDERS} == corpora | {"lstm-vs-rnn"}
+    assert {folder.name for folder in FOLDERS} == corpora | {"lstm-vs-rnn", "sequence-losses"}
     for folder in FOLDERS:
         assert {"README.md", "recipe.toml", "run.sh"} <= {path.name for path in folder.iterdir()}
 

@@ -1,0 +1,124 @@
+#!/usr/bin/env bash
+# Every loss of search, from one model that cross-entropy has trained, for the same further time; cross-entropy going on
+# is the control. Some two hours on 2 CPU cores; minutes with SMALL=1.
+#
+#     recipes/sequence-losses/run.sh               fetches Multi30k and Tatoeba's Chinese (4 MB) from their public homes
+#     DATA=dir recipes/sequence-losses/run.sh      takes dir/multi30k/train.de.gz ... and dir/cmn-eng/train.zh.gz ...
+#     SMALL=1 recipes/sequence-losses/run.sh       the whole way on the demo's corpus, no network; its scores say nothing
+#     JOBS=4 THREADS=2 ...                         training runs side by side (2), and CPU threads of each (1)
+#     WORK=dir ...                                 works in dir, not in work/sequence-losses
+#
+# Writes $WORK/report: a table for each corpus. A grid that was stopped goes on when started again: runs that are done are
+# not done again, the one that was cut goes on where it was. To start afresh, remove WORK.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(cd "$here/../.." && pwd)
+if ! command -v nmt > /dev/null; then
+    PATH="$root/.venv/bin:$PATH" # after `make setup`
+fi
+python=$(dirname "$(command -v nmt)")/python # the one that has nmtcli
+unset NMT_DATA NMT_MODEL                     # the directories are those in WORK
+
+work=${WORK:-$root/work/sequence-losses}
+mkdir -p "$work"
+work=$(cd "$work" && pwd)
+threads=${THREADS:-1}
+losses="cross-entropy greedy greedy-passes beam risk max-margin sequence-nll"
+
+prepare() { # source and target language, files, more options: makes data-bin and the texts in this folder
+    local source=$1 target=$2 train=$3 valid=$4 test=$5
+    for language in "$source" "$target"; do
+        for split in "valid=$valid" "test=$test"; do
+            local file=${split#*=}.$language
+            if [[ -f $file.gz ]]; then
+                gzip -dc "$file.gz" > "${split%%=*}.$language"
+            else
+                cp "$file" "${split%%=*}.$language"
+            fi
+        done
+    done
+    nmt preprocess -s "$source" -t "$target" --train "$train" --valid "$valid" --config "$here/recipe.toml" \
+        --overwrite "${@:6}"
+}
+
+options_of() { # loss: its options, and as many updates as take the time of the control's
+    case $1 in
+        cross-entropy) echo "--max-updates $((updates))" ;;
+        greedy) echo "--loss greedy --loss-mix 0.5 --max-updates $((updates * 10 / 22))" ;;
+        greedy-passes) echo "--loss greedy --greedy-passes 2 --teacher-forcing 0.5 --max-updates $((updates * 10 / 12))" ;;
+        beam) echo "--loss beam --candidates 6 --beam-cost bleu --loss-mix 0.5 --max-updates $((updates * 10 / 38))" ;;
+        risk) echo "--loss risk --candidates 6 --risk-alpha 10 --loss-mix 0.3 --max-updates $((updates * 10 / 150))" ;;
+        max-margin) echo "--loss max-margin --candidates 6 --loss-mix 0.3 --max-updates $((updates * 10 / 150))" ;;
+        sequence-nll) echo "--loss sequence-nll --candidates 6 --loss-mix 0.3 --max-updates $((updates * 10 / 150))" ;;
+    esac
+}
+
+train() { # corpus, folder, options: trains in a folder of the corpus, or goes on where it was cut
+    mkdir -p "$work/$1/$2"
+    cd "$work/$1/$2"
+    nmt train --config "$here/recipe.toml" --data ../data-bin --threads "$threads" --resume "${@:3}" 2>> train.log
+}
+
+tune_and_score() { # corpus, loss, seed: in a folder of its own, unless that was done
+    local source=${1: -5:2} target=${1: -2} # multi30k-de-en: de and en
+    local folder=$work/$1/$2-$3
+    if [[ -f $folder/done ]]; then
+        return
+    fi
+    # shellcheck disable=SC2046 # options are words
+    train "$1" "$2-$3" --init-from ../base/model --seed "$3" --learning-rate "$rate" --validate-every 0 \
+        $(options_of "$2")
+    for split in valid test; do
+        for beam in 1 5; do
+            nmt translate --config "$here/recipe.toml" --threads "$threads" --beam "$beam" < "../$split.$source" \
+                > "$split.$beam.$target"
+            nmt score --config "$here/recipe.toml" --target-lang "$target" --ref "../$split.$target" --json \
+                < "$split.$beam.$target" > "$split.$beam.json"
+        done
+    done
+    touch done
+    echo "$1, $2, seed $3 is done."
+}
+
+if [[ -n ${SMALL:-} ]]; then
+    python3 "$root/recipes/demo/make_corpus.py" "$work/corpus" --train 8000 --valid 100 --test 100
+    mkdir -p "$work/demo-en-zh"
+    cd "$work/demo-en-zh"
+    prepare en zh "$work/corpus/train" "$work/corpus/valid" "$work/corpus/test"
+    corpora="demo-en-zh" seeds="1" base_updates=200 updates=30
+else
+    if [[ -n ${DATA:-} ]]; then
+        data=$(cd "$DATA" && pwd)
+    else
+        data=$work/corpus
+        "$root/recipes/multi30k-de-en/fetch.sh" "$data/multi30k"
+        "$root/recipes/tatoeba-zh-en/fetch.sh" "$data/cmn-eng"
+    fi
+    mkdir -p "$work/multi30k-de-en" "$work/tatoeba-zh-en"
+    cd "$work/multi30k-de-en"
+    prepare de en "$data/multi30k/train" "$data/multi30k/val" "$data/multi30k/test_2016_flickr"
+    cd "$work/tatoeba-zh-en"
+    prepare zh en "$data/cmn-eng/train" "$data/cmn-eng/val" "$data/cmn-eng/test" --separate
+    corpora="multi30k-de-en tatoeba-zh-en" seeds="1 2 3" base_updates=6000 updates=3000
+fi
+rate=0.0003
+
+export -f train tune_and_score options_of
+export here work threads updates rate
+for corpus in $corpora; do
+    echo "$corpus" base --learning-rate 0.002 --max-updates "$base_updates" --validate-every "$((base_updates / 10))"
+done | xargs -P "${JOBS:-2}" -L 1 bash -euo pipefail -c 'train "$@"' train
+
+for seed in $seeds; do
+    for corpus in $corpora; do
+        if [[ $corpus == tatoeba-zh-en && $seed != 1 ]]; then
+            continue # one seed
+        fi
+        for loss in $losses; do
+            echo "$corpus $loss $seed"
+        done
+    done
+done | xargs -P "${JOBS:-2}" -L 1 bash -euo pipefail -c 'tune_and_score "$@"' tune_and_score
+
+"$python" "$here/report.py" "$work" "$work/report"

@@ -1,0 +1,58 @@
+"""The grid of losses: a small one gives its table, and goes on where it was."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nmtcli.config import LOSSES
+from tests.recipes.test_recipes import RECIPES, load
+
+FOLDER = RECIPES / "sequence-losses"
+RUN = (FOLDER / "run.sh").read_text(encoding="utf-8")
+report: Any = load("sequence-losses/report.py")
+
+
+def test_script_and_report_have_every_loss() -> None:
+    assert set(report.LOSSES) == {*LOSSES, "greedy-passes"}
+    (listed,) = re.findall(r'^losses="(.*)"$', RUN, flags=re.MULTILINE)
+    assert tuple(listed.split()) == report.LOSSES
+    assert set(re.findall(r"^ +([a-z-]+)\) echo \"--", RUN, flags=re.MULTILINE)) == set(report.LOSSES)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """SMALL=1 done once, and its environment."""
+    work = tmp_path_factory.mktemp("grid")
+    binaries = Path(sys.executable).parent
+    environment = {**os.environ, "SMALL": "1", "WORK": str(work), "PATH": f"{binaries}:{os.environ['PATH']}"}
+    subprocess.run([FOLDER / "run.sh"], env=environment, check=True, capture_output=True, text=True)
+    return work, environment
+
+
+def test_a_small_grid_gives_a_table_of_each_loss_and_beam(small: tuple[Path, dict[str, str]]) -> None:
+    text = (small[0] / "report" / "demo-en-zh.md").read_text(encoding="utf-8")
+    head, _, *rows = text.split("\n\n")[0].splitlines()
+    systems = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
+    assert [tuple(row[:2]) for row in systems] == [(loss, beam) for loss in report.LOSSES for beam in report.BEAMS]
+    assert all(len(row) == head.count("|") - 1 for row in systems)
+    for loss, *_, p_value in systems:
+        assert (p_value == "") == (loss == report.CONTROL)
+    assert re.search(r"^The validation set chooses [a-z-]+ with beam [15], ", text, flags=re.MULTILINE)
+
+
+def test_a_grid_that_goes_on_does_only_what_is_missing(small: tuple[Path, dict[str, str]]) -> None:
+    work, environment = small
+    cut = work / "demo-en-zh" / "greedy-passes-1"
+    (cut / "done").unlink()
+    output = (cut / "test.5.zh").read_bytes()
+    (cut / "test.5.zh").unlink()
+    done = subprocess.run([FOLDER / "run.sh"], env=environment, check=True, capture_output=True, text=True)
+    assert re.findall(r"^demo.* is done\.$", done.stdout, flags=re.MULTILINE) == [
+        "demo-en-zh, greedy-passes, seed 1 is done."
+    ]
+    assert (cut / "test.5.zh").read_bytes() == output
