@@ -162,23 +162,24 @@ def embedding_parameters(model: Seq2Seq) -> int:
     return in_matrices + model.projection_bias_V.numel()
 
 
-def gradient_norms(model: Seq2Seq, batch: Batch) -> Tensor:
+def gradient_norms(model: Seq2Seq, batch: Batch, outputs: int) -> Tensor:
     """How far the error of each output reaches back: |d(-log p(target_t)) / d(embedded source_s)| as norms_BTS.
 
     Args:
         model: in eval mode.
         batch: on the model's device.
+        outputs: T, of the first so many.
     """
     embedded: list[Tensor] = []
     hook = model.encoder.register_forward_pre_hook(lambda _, inputs: embedded.append(inputs[0]))
     memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
     hook.remove()
-    logits_BTV = model.logits(model.decode(memory, state, batch.target_input_BT))
-    nll_BT = F.cross_entropy(logits_BTV.transpose(1, 2), batch.target_output_BT, reduction="none")
-    norms = [
-        torch.autograd.grad(nll_BT[:, position].sum(), embedded[0], retain_graph=True)[0].norm(dim=-1)
-        for position in range(nll_BT.shape[1])
-    ]
+    readout_BTE = model.decode(memory, state, batch.target_input_BT[:, :outputs])
+    norms = []
+    for position in range(outputs):
+        logits_BV = model.logits(readout_BTE[:, position])
+        nll = F.cross_entropy(logits_BV, batch.target_output_BT[:, position], reduction="sum")
+        norms.append(torch.autograd.grad(nll, embedded[0], retain_graph=True)[0].norm(dim=-1))
     return torch.stack(norms, dim=1)
 
 
@@ -189,7 +190,7 @@ def norms_by_distance(model: Seq2Seq, batch: Batch) -> tuple[list[int], list[flo
     apart. Only positions that every sentence of the batch has are looked at.
     """
     shortest = int(torch.minimum(batch.source_mask_BS.sum(dim=1), batch.target_mask_BT.sum(dim=1)).min())
-    norms_TS = gradient_norms(model, batch)[:, :shortest, :shortest].mean(dim=0)
+    norms_TS = gradient_norms(model, batch, shortest)[:, :, :shortest].mean(dim=0)
     distances_TS = torch.arange(shortest).unsqueeze(1) + torch.arange(shortest) + 1
     distances = list(range(1, 2 * shortest))
     return distances, [float(norms_TS[distances_TS == distance].mean()) for distance in distances]

@@ -86,7 +86,7 @@ def test_gradient_norms_are_those_of_finite_differences(column: str, cell: str) 
     torch.manual_seed(1)
     model = model_of(column, cell, hidden_size=6, embedding_size=5).double()
     batch = batch_of((4, 3), (3, 4))
-    norms_BTS = report.gradient_norms(model, batch)
+    norms_BTS = report.gradient_norms(model, batch, 4)
     assert norms_BTS.shape == (2, 4, 4)
 
     def nll(shift_BSE: torch.Tensor) -> torch.Tensor:
@@ -112,7 +112,7 @@ def test_distances_count_the_steps_from_the_position_back_to_the_start_and_on_to
     torch.manual_seed(1)
     model = model_of("fixed", "lstm", hidden_size=6, embedding_size=5)
     batch = batch_of((3, 3), (4, 3))
-    norms_TS = report.gradient_norms(model, batch).mean(dim=0)
+    norms_TS = report.gradient_norms(model, batch, 3).mean(dim=0)
     distances, norms = report.norms_by_distance(model, batch)
     assert distances == [1, 2, 3, 4, 5]
     assert norms[0] == pytest.approx(float(norms_TS[0, 0]))
