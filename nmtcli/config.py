@@ -240,6 +240,9 @@ class ModelConfig(Config):
     attention: str = opt(
         "general", "score of query and key; none: sutskever and cho", choices=("general", "dot", "additive", "none")
     )
+    scale_attention: bool = opt(
+        True, "dot and general scores are over the square root of their width (Vaswani et al. 2017)"
+    )
     input_feeding: bool = opt(False, "luong's first layer reads the last readout too; training takes a loop over time")
     tie_embeddings: str = opt(
         "auto",

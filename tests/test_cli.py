@@ -36,7 +36,7 @@ OPTIONS = {
     "nmt train": """
         --arch --cell --encoder-layers --decoder-layers --hidden-size --embedding-size
         --bidirectional/--no-bidirectional --reverse-source/--no-reverse-source --residual/--no-residual
-        --decoder-init --attention --input-feeding/--no-input-feeding
+        --decoder-init --attention --scale-attention/--no-scale-attention --input-feeding/--no-input-feeding
         --tie-embeddings --scale-embeddings/--no-scale-embeddings
         --dropout --variational-dropout/--no-variational-dropout --word-dropout --init --init-scale --forget-bias
         --data --model --resume/--no-resume --overwrite/--no-overwrite --init-from

@@ -37,14 +37,18 @@ class Attention(nn.Module):
         score: dot, general or additive.
         query_size: width of the decoder's layer.
         value_size: width of the memory; dot needs both equal.
+        scaled: dot and general are over the square root of `query_size`. Without it a softmax over outputs of the size
+            that a GRU's or a plain RNN's have looks at one position from the first update on, and learns slowly.
     Source:
-        dot and general: Luong et al. 2015, eq. 8; additive: Bahdanau et al. 2015, appendix A.1.2.
+        dot and general: Luong et al. 2015, eq. 8; scaled: Vaswani et al. 2017, section 3.2.1; additive: Bahdanau et al.
+        2015, appendix A.1.2.
     """
 
-    def __init__(self, score: str, query_size: int, value_size: int) -> None:
+    def __init__(self, score: str, query_size: int, value_size: int, *, scaled: bool) -> None:
         super().__init__()
         assert score != "dot" or query_size == value_size
         self.score = score
+        self.scale = query_size**-0.5 if scaled else 1.0
         if score != "dot":
             self.project_keys = nn.Linear(value_size, query_size, bias=False)
         if score == "additive":
@@ -68,7 +72,7 @@ class Attention(nn.Module):
             joined_BTSD = self.project_query(query_BTD).unsqueeze(2) + memory.keys_BSD.unsqueeze(1)
             scores_BTS = self.combine(joined_BTSD.tanh()).squeeze(-1)
         else:
-            scores_BTS = query_BTD @ memory.keys_BSD.transpose(1, 2)
+            scores_BTS = query_BTD @ memory.keys_BSD.transpose(1, 2) * self.scale
         full = torch.promote_types(scores_BTS.dtype, torch.float32)
         weights_BTS = scores_BTS.to(full).masked_fill(~memory.mask_BS.unsqueeze(1), -torch.inf).softmax(dim=-1)
         return weights_BTS.to(memory.values_BSH.dtype) @ memory.values_BSH, weights_BTS

@@ -80,7 +80,9 @@ class Decoder(nn.Module):
         hidden, layers = config.hidden_size, config.decoder_layers
         sizes = [input_size + beside_first] + [hidden + beside_upper] * (layers - 1)
         self.layers = nn.ModuleList(RecurrentLayer(config.cell, size, hidden) for size in sizes)
-        self.attention = Attention(config.attention, hidden, memory_size) if config.attention != "none" else None
+        self.attention = None
+        if config.attention != "none":
+            self.attention = Attention(config.attention, hidden, memory_size, scaled=config.scale_attention)
         self.readout = nn.Linear(hidden + beside_top, input_size)
         self.bridge = None
         if config.decoder_init != "zero":

@@ -124,7 +124,8 @@ class ModelDirectory:
     def model_config(self) -> ModelConfig:
         """The model's shape."""
         try:
-            return ModelConfig.from_dict(self.about["model"])
+            # models from before there was a choice are not scaled
+            return ModelConfig.from_dict({"scale_attention": False, **self.about["model"]})
         except (ConfigError, KeyError, TypeError) as error:
             raise DirectoryError(f"{self.path / CONFIG} has no usable model configuration ({error})") from error
 

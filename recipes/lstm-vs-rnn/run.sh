@@ -47,9 +47,9 @@ train_and_score() { # corpus, column, cell, seed: in a folder of its own, unless
     local column=$2 cell=$3 seed=$4
     local source=${1: -5:2} target=${1: -2} # multi30k-de-en: de and en
     local folder=$work/$1/$column-$cell-$seed
-    local -A arch=([attention]="luong --attention additive" [fixed]=sutskever)
+    local -A arch=([attention]=luong [fixed]=sutskever)
     local -A width=( # what makes the parameters as many in each column, embeddings apart
-        [attention-rnn]=444 [attention-gru]=304 [attention-lstm]=256
+        [attention-rnn]=472 [attention-gru]=308 [attention-lstm]=256
         [fixed-rnn]=528 [fixed-gru]=312 [fixed-lstm]=256
     )
     if [[ -f $folder/score.json ]]; then
@@ -57,8 +57,8 @@ train_and_score() { # corpus, column, cell, seed: in a folder of its own, unless
     fi
     mkdir -p "$folder"
     cd "$folder"
-    # shellcheck disable=SC2086 # some are several words
-    nmt train --config "$here/recipe.toml" --data ../data-bin --arch ${arch[$column]} --cell "$cell" \
+    # shellcheck disable=SC2086 # $length is words
+    nmt train --config "$here/recipe.toml" --data ../data-bin --arch "${arch[$column]}" --cell "$cell" \
         --hidden-size "${width[$column-$cell]}" --seed "$seed" --threads "$threads" --resume $length 2>> train.log
     nmt translate --config "$here/recipe.toml" --threads "$threads" < "../test.$source" > "output.$target"
     nmt score --config "$here/recipe.toml" --target-lang "$target" --ref "../test.$target" --json \

@@ -7,9 +7,11 @@ from nmtcli.model.attention import Attention, Memory
 
 
 @pytest.mark.parametrize("score", ["dot", "general", "additive"])
-def test_attention_equals_a_double_loop(score: str) -> None:
+@pytest.mark.parametrize("scaled", [True, False])
+def test_attention_equals_a_double_loop(score: str, scaled: bool) -> None:
     torch.manual_seed(4)
-    attention = Attention(score, 6, 6).double()
+    attention = Attention(score, 6, 6, scaled=scaled).double()
+    scale = 6**-0.5 if scaled and score != "additive" else 1.0
     values_BSH = torch.randn(2, 5, 6, dtype=torch.float64)
     query_BTD = torch.randn(2, 3, 6, dtype=torch.float64)
     lengths = [5, 2]
@@ -29,7 +31,7 @@ def test_attention_equals_a_double_loop(score: str) -> None:
                 else:
                     inner = attention.project_query(query) + attention.project_keys.weight @ value
                     scores.append(attention.combine.weight[0] @ inner.tanh())
-            exps = [float(one.detach().exp()) for one in scores]
+            exps = [float((one.detach() * scale).exp()) for one in scores]
             weights = [one / sum(exps) for one in exps]
             context = sum(weight * values_BSH[b, s] for s, weight in enumerate(weights))
             assert weights_BTS[b, t, : lengths[b]].tolist() == pytest.approx(weights, abs=1e-12)
@@ -37,7 +39,7 @@ def test_attention_equals_a_double_loop(score: str) -> None:
 
 
 def test_weights_on_padding_are_exactly_zero_and_the_others_sum_to_one() -> None:
-    attention = Attention("general", 4, 4)
+    attention = Attention("general", 4, 4, scaled=True)
     values_BSH = torch.randn(1, 4, 4) * 50
     mask_BS = torch.tensor([[True, True, False, False]])
     memory = Memory(values_BSH, attention.keys(values_BSH), mask_BS, values_BSH[:, 0])

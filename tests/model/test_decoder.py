@@ -28,7 +28,7 @@ def attend(decoder: Decoder, query_H: Tensor, memory: Memory) -> Tensor:
     scores = []
     for value_H in memory.values_BSH[0]:
         if attention.score == "general":
-            scores.append(query_H @ attention.project_keys.weight @ value_H)
+            scores.append(query_H @ attention.project_keys.weight @ value_H / len(query_H) ** 0.5)
         else:
             inner_H = attention.project_query(query_H) + attention.project_keys.weight @ value_H
             scores.append(attention.combine.weight[0] @ inner_H.tanh())

@@ -42,15 +42,13 @@ def widths() -> dict[str, int]:
 
 
 def architectures() -> dict[str, str]:
-    assert '[attention]="luong --attention additive" [fixed]=sutskever' in RUN
-    return {"attention": "luong", "fixed": "sutskever"}
+    return dict(re.findall(r"\[(\w+)\]=(luong|sutskever)", RUN))
 
 
 def model_of(column: str, cell: str, **changed: Any) -> Seq2Seq:
     """A model as a run of the grid has it, over tiny vocabularies."""
     arch = architectures()[column]
-    attention = {"attention": "additive"} if column == "attention" else {}
-    given = {**RECIPE["model"], **attention, "arch": arch, "cell": cell, "hidden_size": widths()[f"{column}-{cell}"]}
+    given = {**RECIPE["model"], "arch": arch, "cell": cell, "hidden_size": widths()[f"{column}-{cell}"]}
     config = ModelConfig(**{**ARCHITECTURES[arch], **given, **changed})
     return Seq2Seq(config, source_size=40, target_size=40, joint=True).eval()
 
