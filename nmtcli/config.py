@@ -407,6 +407,12 @@ class TrainConfig(Config):
     precision: str = opt("auto", "auto: bf16 where it is faster", choices=PRECISIONS)
     threads: int = opt(0, "CPU threads; 0: one for each core", at_least=0, may_change=True)
     seed: int = opt(1, "fixes parameters, order of the data, dropout and sampling", at_least=0)
+    max_skips: int = opt(
+        10, "give up after so many updates in a row whose gradient is not finite", at_least=1, may_change=True
+    )
+    if_save_fails: str = opt(
+        "stop", "disk full and the like: stop, or go on and try the next", choices=("stop", "go-on"), may_change=True
+    )
     log_every: int = opt(100, "a line of log every so many updates [updates]", at_least=1, may_change=True)
     tensorboard: str = opt("", "write TensorBoard events into this directory", may_change=True)
 

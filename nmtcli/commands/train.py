@@ -21,7 +21,7 @@ from nmtcli.commands.machine import (
 )
 from nmtcli.config import Config, ModelConfig, SearchConfig, TrainConfig, knob_of, option_name, option_text
 from nmtcli.console import Bar, Console
-from nmtcli.data.batches import TrainingBatches, loader_deaths
+from nmtcli.data.batches import Batch, TrainingBatches, loader_deaths
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.subword import Subword
 from nmtcli.data.vectors import read_vectors
@@ -30,6 +30,7 @@ from nmtcli.losses.named import loss_for
 from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import CONFIG, STATE, ModelDirectory, load_weights, unique_state
+from nmtcli.training.lock import LOCK, locked
 from nmtcli.training.loop import Progress, Trainer
 from nmtcli.training.optimizer import optimizer_for
 from nmtcli.training.validation import Validation, Validator
@@ -46,67 +47,71 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         given: the options that they set; on resume the others are those of the run that goes on.
         console: who to talk to.
     """
-    resumes = config.resume and _holds_run(config.model)
-    if resumes:
-        directory = ModelDirectory.open(config.model)
-        model_config, config = merged(
-            (directory.model_config, _training_config(directory)), (model_config, config), given
-        )
-        directory.about.update(training=config.to_dict())
-    data = DataDirectory.open(config.data)
-    device = choose_device(config.device)
-    set_threads(config.threads)
-    if resumes:
-        _check_same_data(directory, data)
-    else:
-        _check_room(config)
-        model_config = _shape_to_start_from(config.init_from, model_config, given)
-        about = _about(model_config, config, data, choose_precision(config.precision, device))
-        directory = ModelDirectory.planned(config.model, about)
-    _check_sampling(config, data)
-    loss = loss_for(
-        config, model_config, source=data.source_subword, target=data.target_subword, target_lang=data.target_lang
-    )
-    board_class = _tensorboard() if config.tensorboard else None
-    keep_freed_memory()
-    precision = autocast(device, directory.about["precision"])
-
-    torch.manual_seed(config.seed)
-    model = directory.new_model().to(device)
-    optimizer = optimizer_for(model, config)
-    goes_on = resumes and directory.has_last()
-    if not goes_on:
-        _start(model, config, directory, data, console)
-    mean = copy.deepcopy(model) if config.ema else None
-    progress = _progress(directory.load_last(model, optimizer, mean), directory) if goes_on else Progress()
-    if resumes:
-        directory.write_about()
-    else:  # everything that can be refused was: only now does anything appear on the disk, or go
-        directory.create(source_model=data.path / "source.model", target_model=data.path / "target.model")
-    batches = TrainingBatches(
-        data.train,
-        data.source_subword,
-        data.target_subword,
-        batch_tokens=config.batch_tokens,
-        seed=config.seed,
-        subword_alpha=config.subword_alpha,
-        workers=config.loader_workers,
-        pin_memory=device.type == "cuda",
-    )
-    validator = Validator(
-        data.valid,
-        data.source_subword,
-        data.target_subword,
-        target_lang=data.target_lang,
-        search=SearchConfig(beam=config.validation_beam),
-        by_logits=directory.searches_by_logits,
-        batch_tokens=config.batch_tokens,
-        samples=config.show,
-        device=device,
-        autocast=precision,
-    )
-    _introduce(console, model, data, device, directory.about["precision"], progress)
     with ExitStack() as stack:
+        resumes = config.resume and _holds_run(config.model)
+        if resumes:
+            stack.enter_context(locked(Path(config.model)))
+            directory = ModelDirectory.open(config.model)
+            model_config, config = merged(
+                (directory.model_config, _training_config(directory)), (model_config, config), given
+            )
+            directory.about.update(training=config.to_dict())
+        data = DataDirectory.open(config.data)
+        device = choose_device(config.device)
+        set_threads(config.threads)
+        if resumes:
+            _check_same_data(directory, data)
+        else:
+            _check_room(config)
+            model_config = _shape_to_start_from(config.init_from, model_config, given)
+            about = _about(model_config, config, data, choose_precision(config.precision, device))
+            directory = ModelDirectory.planned(config.model, about)
+        _check_sampling(config, data)
+        loss = loss_for(
+            config, model_config, source=data.source_subword, target=data.target_subword, target_lang=data.target_lang
+        )
+        board_class = _tensorboard() if config.tensorboard else None
+        keep_freed_memory()
+        precision = autocast(device, directory.about["precision"])
+
+        torch.manual_seed(config.seed)
+        model = directory.new_model().to(device)
+        optimizer = optimizer_for(model, config)
+        goes_on = resumes and directory.has_last()
+        if not goes_on:
+            _start(model, config, directory, data, console)
+        mean = copy.deepcopy(model) if config.ema else None
+        progress = _progress(directory.load_last(model, optimizer, mean), directory) if goes_on else Progress()
+        if resumes:
+            directory.write_about()
+            directory.restore_best()
+        else:  # everything that can be refused was: only now does anything appear on the disk, or go
+            stack.enter_context(locked(Path(config.model)))
+            _check_room(config)  # another run may have begun here since
+            directory.create(source_model=data.path / "source.model", target_model=data.path / "target.model")
+        batches = TrainingBatches(
+            data.train,
+            data.source_subword,
+            data.target_subword,
+            batch_tokens=config.batch_tokens,
+            seed=config.seed,
+            subword_alpha=config.subword_alpha,
+            workers=config.loader_workers,
+            pin_memory=device.type == "cuda",
+        )
+        validator = Validator(
+            data.valid,
+            data.source_subword,
+            data.target_subword,
+            target_lang=data.target_lang,
+            search=SearchConfig(beam=config.validation_beam),
+            by_logits=directory.searches_by_logits,
+            batch_tokens=config.batch_tokens,
+            samples=config.show,
+            device=device,
+            autocast=precision,
+        )
+        _introduce(console, model, data, device, directory.about["precision"], progress)
         bar, signals = stack.enter_context(console.bar("training")), stack.enter_context(_signals())
         board = stack.enter_context(board_class(config.tensorboard)) if board_class else None
         trainer = Trainer(
@@ -126,7 +131,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         )
         with loader_deaths():
             reason = trainer.run()
-    console.say(f"Done after {reason}. Translate with: nmt translate --model {config.model} < input.txt")
+        console.say(f"Done after {reason}. Translate with: nmt translate --model {config.model} < input.txt")
 
 
 def merged(
@@ -193,7 +198,7 @@ def _check_room(config: TrainConfig) -> None:
         if not config.overwrite:
             raise DirectoryError(f"{path} holds a run", "Go on with --resume, replace it with --overwrite")
         ModelDirectory.open(config.model)  # refuse to remove what is not ours
-    elif any(path.iterdir()):
+    elif any(child.name != LOCK for child in path.iterdir()):
         raise DirectoryError(f"{path} is not empty, and not a model directory", "Name another one with --model")
 
 
@@ -371,6 +376,17 @@ class _Reporter:
     def skipped(self, update: int, norm: float) -> None:
         """A warning."""
         self._console.warn(f"update {update:,} was left out: its gradient norm is {norm}")
+
+    def split(self, update: int, batch: Batch) -> None:
+        """A warning."""
+        self._console.warn(
+            f"update {update:,}: a batch of {len(batch.source_BS):,} pairs does not fit in memory and is cut in two; a "
+            f"lower --batch-tokens saves the time this takes"
+        )
+
+    def save_failed(self, update: int, error: OSError) -> None:
+        """A warning."""
+        self._console.warn(f"update {update:,} could not be saved ({error.strerror}); training goes on")
 
     def _scalars(self, kind: str, record: dict[str, Any], names: tuple[str, ...]) -> None:
         if self._board is not None:

@@ -68,6 +68,25 @@ class Batch:
             target_tokens=int(target_mask_BT.sum()),
         )
 
+    def halves(self) -> "tuple[Batch, Batch]":
+        """Two batches of half the sentences each, padded to what they have; there must be two sentences at least."""
+        middle = len(self.source_BS) // 2
+        first, second = (self._rows(slice(None, middle)), self._rows(slice(middle, None)))
+        return first, second
+
+    def _rows(self, rows: slice) -> "Batch":
+        source_mask_BS, target_mask_BT = self.source_mask_BS[rows], self.target_mask_BT[rows]
+        source, target = (int(mask.sum(dim=1).max()) for mask in (source_mask_BS, target_mask_BT))
+        return Batch(
+            source_BS=self.source_BS[rows, :source],
+            source_mask_BS=source_mask_BS[:, :source],
+            target_input_BT=self.target_input_BT[rows, :target],
+            target_output_BT=self.target_output_BT[rows, :target],
+            target_mask_BT=target_mask_BT[:, :target],
+            source_tokens=int(source_mask_BS.sum()),
+            target_tokens=int(target_mask_BT.sum()),
+        )
+
     def to(self, device: torch.device) -> "Batch":
         """The batch on a device."""
         return self if device.type == "cpu" else self._map(lambda tensor: tensor.to(device, non_blocking=True))

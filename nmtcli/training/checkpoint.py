@@ -5,8 +5,9 @@
       source.model             SentencePiece, as in the data directory
       target.model
       model.safetensors        what translate uses: the best by the validation metric, or, with --average, the average
-      best.safetensors         the best, where model.safetensors is an average
+      best.safetensors         the best, where model.safetensors is an average, or of the end of a run out of turn
       log.jsonl                one JSON object a line (see training/loop.py)
+      lock                     while training runs (see training/lock.py)
       last/state.safetensors   all that a resumed run needs
       checkpoints/update-00001000/model.safetensors
 
@@ -39,6 +40,7 @@ from nmtcli.config import LOSSES_OF_LOGITS, ModelConfig
 from nmtcli.data.subword import Subword
 from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.training.lock import LOCK
 
 FORMAT, VERSION = "nmtcli-model", 1
 CONFIG = "config.json"
@@ -92,7 +94,11 @@ class ModelDirectory:
             source_model, target_model: SentencePiece files to copy.
         """
         if self.path.exists():
-            shutil.rmtree(self.path)
+            for path in self.path.iterdir():
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                elif path.name != LOCK:
+                    path.unlink()
         write_whole(self.path / "source.model", source_model.read_bytes())
         write_whole(self.path / "target.model", target_model.read_bytes())
         self.write_about()
@@ -205,10 +211,17 @@ class ModelDirectory:
         for update in set(self.checkpoints()) - updates:
             shutil.rmtree(self.path / f"checkpoints/update-{update:08d}")
 
-    def save_best(self, model: Seq2Seq) -> None:
-        """Makes these weights what translate uses."""
-        write_whole(self.path / WEIGHTS, weights_bytes(model))
-        (self.path / BEST).unlink(missing_ok=True)
+    def save_best(self, model: Seq2Seq, *, keeping_last: bool = False) -> None:
+        """Makes these weights what translate uses.
+
+        Args:
+            keeping_last: the best until now stays beside them.
+        """
+        if keeping_last:
+            self.save_average(model)
+        else:
+            write_whole(self.path / WEIGHTS, weights_bytes(model))
+            (self.path / BEST).unlink(missing_ok=True)
 
     def save_average(self, model: Seq2Seq) -> None:
         """Makes these weights what translate uses, and keeps the best beside them."""
@@ -216,6 +229,12 @@ class ModelDirectory:
         if not best.exists():
             write_whole(best, (self.path / WEIGHTS).read_bytes())
         write_whole(self.path / WEIGHTS, weights_bytes(model))
+
+    def restore_best(self) -> None:
+        """Makes the best what translate uses, as it was before the end of a run that now goes on."""
+        best = self.path / BEST
+        if best.exists():
+            best.replace(self.path / WEIGHTS)
 
     def average(self, updates: Sequence[int]) -> Seq2Seq:
         """A model whose every weight is the mean over these checkpoints."""

@@ -4,8 +4,9 @@
 
     kind "train": `loss` (of --loss; cross-entropy's, with smoothing, in nats/token) and `nll` [nats/token] (null where
         the loss does not compute it), `learning_rate`, `gradient_norm` (before clipping, of the last update),
-        `tokens_per_second` (source and target), `skipped` (updates so far whose gradient was not finite), `seconds` (of
-        training so far, validations apart)
+        `tokens_per_second` (source and target), `skipped` (updates so far whose gradient was not finite), `splits`
+        (batches so far that did not fit in memory and were cut in two: after one a run is no longer the same, bit for
+        bit, as it would be elsewhere), `seconds` (of training so far, validations apart)
     kind "validation": `loss` [nats/token], `perplexity`, `bleu`, `bleu_signature`, `chrf`, `chrf_signature`, `best` (it
         is the best so far), `seconds` (it took)
     kind "average": as validation, and `averaged` (the updates)
@@ -17,23 +18,22 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from nmtcli.config import TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
-from nmtcli.errors import Stopped, TrainingError
+from nmtcli.errors import Stopped, TrainingError, WorldError
 from nmtcli.losses.signature import Loss
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import ModelDirectory
 from nmtcli.training.optimizer import follow
 from nmtcli.training.schedule import learning_rate
 from nmtcli.training.validation import Validation
-
-MOST_SKIPS = 10  # updates in a row whose gradient is not finite before training gives up
 
 
 @dataclass
@@ -51,6 +51,7 @@ class Progress:
         cuts: cuts of the rate.
         validations: [update, value of the metric] of each checkpoint.
         skipped: updates whose gradient was not finite.
+        splits: batches that did not fit in memory and were cut in two.
         log_bytes: length of log.jsonl.
         loss, nll, tokens, source_tokens, logged_seconds: sums since the last line of log, the loss as if it were one of
             tokens.
@@ -66,12 +67,21 @@ class Progress:
     cuts: int = 0
     validations: list[tuple[int, float]] = field(default_factory=list)
     skipped: int = 0
+    splits: int = 0
     log_bytes: int = 0
     loss: float = 0.0
     nll: float | None = 0.0
     tokens: int = 0
     source_tokens: int = 0
     logged_seconds: float = 0.0
+
+
+class MemoryFull(Exception):
+    """A batch does not fit in memory."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__()
+        self.batch = batch
 
 
 class Events(Protocol):
@@ -88,6 +98,12 @@ class Events(Protocol):
 
     def skipped(self, update: int, norm: float) -> None:
         """An update was left out: its gradient was not finite."""
+
+    def split(self, update: int, batch: Batch) -> None:
+        """A batch did not fit in memory and was cut in two."""
+
+    def save_failed(self, update: int, error: OSError) -> None:
+        """Something could not be saved; training goes on."""
 
 
 class Trainer:
@@ -161,9 +177,9 @@ class Trainer:
         reason = self._reason_to_stop()
         while not reason:
             reason = self._advance(stream)
-        self._save()
+        self._save(at_the_end=True)
         if self._validated_at != self._progress.update:
-            self._check_model()
+            self._check_model(in_turn=False)
         if self._config.average:
             self._average()
         return reason
@@ -190,7 +206,7 @@ class Trainer:
         if validated or (was_done and config.save_every and progress.update % config.save_every == 0):
             self._save()
         if signal_number := self._signal_seen():
-            self._save()
+            self._save(at_the_end=True)
             raise Stopped(signal_number, f"Stopped at update {progress.update:,}; go on with nmt train --resume")
         return self._reason_to_stop() or self._out_of_time()
 
@@ -199,14 +215,12 @@ class Trainer:
         config, progress = self._config, self._progress
         tokens = sum(batch.target_tokens for batch in group)
         count = sum(self._loss.count(batch) for batch in group)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss, nlls = 0.0, []
-        for batch in group:
-            with self._autocast():
-                sums = self._loss(self._model, batch.to(self._device), progress.update)
-            (sums.loss / count).backward()  # type: ignore[no-untyped-call]
-            loss += float(sums.loss.detach())
-            nlls.append(sums.nll)
+        while True:
+            try:
+                loss, nlls = self._gradient(group, count)
+                break
+            except MemoryFull as full:
+                group = self._split(group, full.batch)
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
         if not math.isfinite(norm):
             self._skip(norm)
@@ -229,13 +243,50 @@ class Trainer:
         progress.source_tokens += sum(batch.source_tokens for batch in group)
         return True
 
+    def _gradient(self, group: list[Batch], count: int) -> tuple[float, list[Tensor | None]]:
+        """Makes the gradient of the mean loss over these batches; gives the loss's sum and each nll.
+
+        Raises:
+            MemoryFull: a batch does not fit.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        loss, nlls = 0.0, []
+        for batch in group:
+            try:
+                with self._autocast():
+                    sums = self._loss(self._model, batch.to(self._device), self._progress.update)
+                (sums.loss / count).backward()  # type: ignore[no-untyped-call]
+            except (RuntimeError, MemoryError) as error:
+                if not _is_full_memory(error):
+                    raise
+                raise MemoryFull(batch) from error
+            loss += float(sums.loss.detach())
+            nlls.append(sums.nll)
+        return loss, nlls
+
+    def _split(self, group: list[Batch], batch: Batch) -> list[Batch]:
+        """The group with a batch that did not fit cut in two; what was made of its gradient is void."""
+        progress = self._progress
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(batch.source_BS) == 1:
+            raise TrainingError(
+                f"update {progress.update + 1:,}: a pair of {batch.source_tokens:,} and {batch.target_tokens:,} tokens "
+                f"does not fit in memory",
+                "Preprocess with a lower --max-length, or train a smaller model; go on with --resume",
+            )
+        progress.splits += 1
+        self._events.split(progress.update + 1, batch)
+        return [part for one in group for part in (one.halves() if one is batch else (one,))]
+
     def _skip(self, norm: float) -> None:
         self._progress.skipped += 1
         self._skips_in_a_row += 1
         self._events.skipped(self._progress.update + 1, norm)
-        if self._skips_in_a_row == MOST_SKIPS:
+        if self._skips_in_a_row == self._config.max_skips:
             raise TrainingError(
-                f"{MOST_SKIPS} updates in a row were not finite, the last {self._progress.update + 1:,} "
+                f"{self._skips_in_a_row} updates in a row were not finite, the last {self._progress.update + 1:,} "
                 f"(lr {self._learning_rate():g}, gradient norm {norm:g})",
                 f"The last good state is in {self._directory.path}/last; try a lower --learning-rate",
             )
@@ -255,30 +306,42 @@ class Trainer:
             every=config.decay_every,
         )
 
-    def _check_model(self) -> None:
-        """Validates, keeps a checkpoint, and lets best, patience and plateau know."""
+    def _check_model(self, *, in_turn: bool = True) -> None:
+        """Validates, keeps a checkpoint, and lets best, patience and plateau know.
+
+        Out of turn, at the end of a run whose last update was not one to validate after, nothing goes that a run which
+        goes on from here will want: it shall be the run that was never stopped.
+        """
         config, progress = self._config, self._progress
         began = time.monotonic()
+        wanted = set() if in_turn else self._kept()
+        had_best = progress.best is not None
         validation = self._validate(self._shown)
         is_best = validation.better_than(progress.best, config.validation_metric)
-        self._directory.save_checkpoint(progress.update, self._shown)
+        with self._saving():
+            self._directory.save_checkpoint(progress.update, self._shown)
         progress.validations.append((progress.update, validation.value(config.validation_metric)))
         self._validated_at = progress.update
         if is_best:
             progress.best = progress.validations[-1][1]
             progress.stalled = progress.plateau_stalled = 0
-            self._directory.save_best(self._shown)
+            with self._saving():
+                self._directory.save_best(self._shown, keeping_last=not in_turn and had_best)
         else:
             progress.stalled += 1
             progress.plateau_stalled += 1
             if config.decay == "plateau" and progress.plateau_stalled >= config.decay_patience:
                 progress.cuts += 1
                 progress.plateau_stalled = 0
-        latest = [update for update, _ in progress.validations]
-        self._directory.keep_checkpoints({*latest[max(0, len(latest) - config.keep) :], *self._averaged()})
+        self._directory.keep_checkpoints(wanted | self._kept())
         record = {**_validation_record(validation), "best": is_best, "seconds": time.monotonic() - began}
         self._log("validation", record)
         self._events.validated({"update": progress.update, "epoch": progress.epoch, **record}, validation)
+
+    def _kept(self) -> set[int]:
+        """The updates whose checkpoints are kept by rule."""
+        latest = [update for update, _ in self._progress.validations]
+        return {*latest[max(0, len(latest) - self._config.keep) :], *self._averaged()}
 
     def _averaged(self) -> list[int]:
         """The updates whose checkpoints make the average, if training ended now."""
@@ -327,6 +390,7 @@ class Trainer:
             "gradient_norm": self._norm,
             "tokens_per_second": (progress.tokens + progress.source_tokens) / max(seconds, 1e-9),
             "skipped": progress.skipped,
+            "splits": progress.splits,
             "seconds": progress.seconds,
         }
         progress.loss, progress.nll = 0.0, 0.0
@@ -338,7 +402,8 @@ class Trainer:
     def _log(self, kind: str, record: dict[str, Any]) -> None:
         progress = self._progress
         line = json.dumps({"kind": kind, "update": progress.update, "epoch": progress.epoch, **record})
-        with (self._directory.path / "log.jsonl").open("ab") as file:
+        with self._saving(), (self._directory.path / "log.jsonl").open("ab") as file:
+            file.truncate(progress.log_bytes)  # what a failed write has left of a line
             progress.log_bytes += file.write(line.encode() + b"\n")
 
     def _cut_log(self) -> None:
@@ -349,8 +414,32 @@ class Trainer:
             self._progress.log_bytes = known.rfind(b"\n") + 1
             file.truncate(self._progress.log_bytes)
 
-    def _save(self) -> None:
-        self._directory.save_last(self._model, self._optimizer, dataclasses.asdict(self._progress), self._mean)
+    def _save(self, *, at_the_end: bool = False) -> None:
+        with self._saving(at_the_end=at_the_end):
+            self._directory.save_last(self._model, self._optimizer, dataclasses.asdict(self._progress), self._mean)
+
+    @contextmanager
+    def _saving(self, *, at_the_end: bool = False) -> Iterator[None]:
+        """Says what could not be saved, and goes on if it may; at the end of a run nothing would come after.
+
+        Raises:
+            WorldError: something could not be saved.
+        """
+        try:
+            yield
+        except OSError as error:
+            if self._config.if_save_fails == "go-on" and not at_the_end:
+                self._events.save_failed(self._progress.update, error)
+                return
+            raise WorldError(
+                f"update {self._progress.update:,} could not be saved in {self._directory.path} ({error.strerror})",
+                "What was saved before is whole: go on with --resume when there is room and permission",
+            ) from error
+
+
+def _is_full_memory(error: Exception) -> bool:
+    """CUDA's error has a class of its own, that of a CPU's allocator its text only."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _validation_record(validation: Validation) -> dict[str, Any]:

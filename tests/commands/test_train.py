@@ -297,6 +297,21 @@ def test_a_run_that_cannot_start_leaves_the_directory_as_it_was(
 # starting from another model
 
 
+def test_a_validation_at_the_end_out_of_turn_leaves_nothing_for_the_run_that_goes_on(
+    nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    """Such a validation may be the best so far, and its checkpoint the latest; the run that was never stopped has
+    neither."""
+    for seed in ("1", "2", "3"):
+        options = ["--seed", seed, "--validate-every", "4", "--validation-metric", "loss", "--log-every", "2"]
+        options += ["--average", "2", "--keep", "1", "--learning-rate", "0.03", "--decay", "none"]
+        whole = trained_well(nmt, data, tmp_path / f"whole {seed}", *options, "--max-updates", "12")
+        model = tmp_path / f"model {seed}"
+        for updates in ("5", "7", "10", "11", "12"):
+            trained_well(nmt, data, model, *options, "--resume", "--max-updates", updates)
+        assert_same_run(model, whole)
+
+
 def test_a_run_goes_on_with_its_own_number_of_threads(nmt: Nmt, data: Path, tmp_path: Path) -> None:
     """Another number sums in another order."""
     model = tmp_path / "model"

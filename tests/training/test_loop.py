@@ -2,6 +2,8 @@
 
 import contextlib
 import copy
+import errno
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -15,13 +17,13 @@ import torch
 from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.errors import Stopped, TrainingError
+from nmtcli.errors import Stopped, TrainingError, WorldError
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.losses.signature import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import Score
 from nmtcli.training.checkpoint import ModelDirectory, read_tensors
-from nmtcli.training.loop import MOST_SKIPS, Progress, Trainer
+from nmtcli.training.loop import Progress, Trainer
 from nmtcli.training.schedule import learning_rate
 from nmtcli.training.validation import Validation
 from tests.conftest import log_of
@@ -35,6 +37,8 @@ class Events:
         self.logs: list[dict[str, Any]] = []
         self.validations: list[dict[str, Any]] = []
         self.skips: list[tuple[int, float]] = []
+        self.splits: list[tuple[int, int]] = []
+        self.failures: list[tuple[int, str]] = []
 
     def updated(self, progress: Progress, batches_per_epoch: int) -> None:
         assert 0 <= progress.batch < batches_per_epoch
@@ -49,6 +53,12 @@ class Events:
 
     def skipped(self, update: int, norm: float) -> None:
         self.skips.append((update, norm))
+
+    def split(self, update: int, batch: Batch) -> None:
+        self.splits.append((update, len(batch.source_BS)))
+
+    def save_failed(self, update: int, error: OSError) -> None:
+        self.failures.append((update, error.strerror))
 
 
 def scripted(values: list[float]) -> Callable[[Seq2Seq], Validation]:
@@ -382,14 +392,104 @@ def test_an_update_whose_gradient_is_not_finite_is_left_out(tmp_path: Path, data
     assert len(run.events.validations) == 2  # at updates 2 and 4, and not again where an update was left out
 
 
-def test_training_gives_up_when_many_updates_in_a_row_are_not_finite(tmp_path: Path, data: Path) -> None:
-    calls = set(range(3, 100)) - {3 + MOST_SKIPS - 1}  # one that is finite just in time, and then no more
-    run = Run(tmp_path / "model", data, [1.0], loss=BrokenAt(calls), max_updates=50, learning_rate=0.25)
-    with pytest.raises(TrainingError, match=rf"{MOST_SKIPS} updates in a row.*0\.25.*{tmp_path}/model/last"):
+@pytest.mark.parametrize("most", [2, 10])
+def test_training_gives_up_when_so_many_updates_in_a_row_are_not_finite(most: int, tmp_path: Path, data: Path) -> None:
+    calls = set(range(3, 100)) - {3 + most - 1}  # one that is finite just in time, and then no more
+    options: dict[str, Any] = {"max_updates": 50, "learning_rate": 0.25, "max_skips": most}
+    run = Run(tmp_path / "model", data, [1.0], loss=BrokenAt(calls), **options)
+    with pytest.raises(TrainingError, match=rf"{most} updates in a row.*0\.25.*{tmp_path}/model/last"):
         run.to_the_end()
-    assert len(run.events.skips) == 2 * MOST_SKIPS - 1
+    assert len(run.events.skips) == 2 * most - 1
     _, metadata = read_tensors(tmp_path / "model/last/state.safetensors")
     assert json.loads(metadata["progress"])["update"] == 2
+
+
+class Narrow(CrossEntropy):
+    """A loss that does not fit in memory for more than so many sentences, or tokens of one."""
+
+    def __init__(self, sentences: int, tokens: int = 1000) -> None:
+        super().__init__(0.0)
+        self.sentences, self.tokens = sentences, tokens
+
+    def __call__(self, model: Seq2Seq, batch: Batch, update: int = 0) -> LossSums:
+        sums = super().__call__(model, batch)
+        if len(batch.source_BS) > self.sentences:
+            (sums.loss * 7).backward()  # type: ignore[no-untyped-call]  # what is made of the gradient before it fails
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if batch.target_output_BT.shape[1] > self.tokens:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
+        return sums
+
+
+def test_a_batch_that_does_not_fit_is_cut_until_it_does_and_the_update_is_the_same(tmp_path: Path, data: Path) -> None:
+    options: dict[str, Any] = {"max_updates": 2, "accumulate": 2, "log_every": 1, "validate_every": 9}
+    whole = Run(tmp_path / "whole", data, [1.0], loss=CrossEntropy(0.0), **options)
+    cut = Run(tmp_path / "cut", data, [1.0], loss=Narrow(3), **options)
+    for run in (whole, cut):
+        run.to_the_end()
+    sizes = [len(batch.source_BS) for batch in first_batches(whole, 4)]
+    assert max(sizes) > 6  # some are cut twice
+    assert cut.progress.splits == len(cut.events.splits) > len([size for size in sizes if size > 3])
+    assert whole.progress.splits == 0
+    for one, other in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    records = [log_of(tmp_path / name, "train") for name in ("whole", "cut")]
+    for one, other in zip(*records, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+        assert one["tokens_per_second"] > 0
+    assert records[1][-1]["splits"] == cut.progress.splits
+
+
+def test_a_pair_that_does_not_fit_ends_it(tmp_path: Path, data: Path) -> None:
+    run = Run(tmp_path / "model", data, [1.0], loss=Narrow(1000, tokens=1), max_updates=2)
+    with pytest.raises(TrainingError, match=r"update 1: a pair of \d+ and \d+ tokens does not fit in memory"):
+        run.to_the_end()
+
+
+# saves that fail
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, name: str, calls: set[int]) -> None:
+    """Makes these calls of a method of the model directory find a full disk."""
+    inner, number = getattr(ModelDirectory, name), itertools.count(1)
+
+    def method(*arguments: object, **more: object) -> object:
+        if next(number) in calls:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return inner(*arguments, **more)
+
+    monkeypatch.setattr(ModelDirectory, name, method)
+
+
+@pytest.mark.parametrize("name", ["save_last", "save_best", "save_checkpoint"])
+def test_a_save_that_fails_ends_it_and_what_was_saved_is_whole(
+    name: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "model", data, [1.0, 2.0, 3.0], max_updates=6)
+    failing(monkeypatch, name, {2})
+    with pytest.raises(WorldError, match=r"update 4 could not be saved in .*model \(No space left on device\)"):
+        run.to_the_end()
+    _, metadata = read_tensors(tmp_path / "model/last/state.safetensors")
+    assert json.loads(metadata["progress"])["update"] == 2
+
+
+@pytest.mark.parametrize("name", ["save_last", "save_best", "save_checkpoint"])
+def test_a_save_that_fails_is_said_and_training_goes_on_if_it_may(
+    name: str, tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(tmp_path / "model", data, [1.0, 2.0, 3.0], max_updates=6, if_save_fails="go-on")
+    failing(monkeypatch, name, {2})
+    run.to_the_end()
+    assert run.events.failures == [(4, "No space left on device")]
+    _, metadata = read_tensors(tmp_path / "model/last/state.safetensors")
+    assert json.loads(metadata["progress"])["update"] == 6
+
+
+def test_the_last_save_must_not_fail(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path / "model", data, [1.0], max_updates=3, validate_every=9, if_save_fails="go-on")
+    failing(monkeypatch, "save_last", {1})
+    with pytest.raises(WorldError, match="update 3 could not be saved"):
+        run.to_the_end()
 
 
 # the log
