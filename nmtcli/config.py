@@ -225,8 +225,8 @@ class ModelConfig(Config):
         "gnmt", "wiring of the decoder, and other defaults that go with it: see below", choices=tuple(ARCHITECTURES)
     )
     cell: str = opt("lstm", "recurrent cell of both sides", choices=("lstm", "gru", "rnn"))
-    encoder_layers: int = opt(2, "recurrent layers of the encoder", at_least=1)
-    decoder_layers: int = opt(2, "recurrent layers of the decoder", at_least=1)
+    encoder_layers: int = opt(2, "recurrent layers of the encoder", at_least=1, at_most=64)
+    decoder_layers: int = opt(2, "recurrent layers of the decoder", at_least=1, at_most=64)
     hidden_size: int = opt(512, "width of the recurrent layers, both directions together", at_least=1)
     embedding_size: int = opt(256, "width of the embeddings and of the readout", at_least=1)
     bidirectional: bool = opt(True, "the encoder reads in both directions, half the width each")
@@ -333,6 +333,7 @@ class TrainConfig(Config):
 
     data: str = opt("data-bin", "the data directory", env="NMT_DATA", may_change=True)
     model: str = opt("model", "the model directory", env="NMT_MODEL", may_change=True)
+    verify: bool = opt(False, "hash all files of the data directory first, large ones too", may_change=True)
     resume: bool = opt(False, "go on where this directory stopped; start if nothing is there", may_change=True)
     overwrite: bool = opt(False, "replace a model directory that is there", may_change=True)
     init_from: str = opt("", "model directory whose weights to start from; its shape is the default")
@@ -485,6 +486,7 @@ class TranslateConfig(Config):
 
     files: tuple[str, ...] = opt((), "text to translate; none, or -: stdin", argument=True)
     model: tuple[str, ...] = opt(("model",), "model directory; several make an ensemble", env="NMT_MODEL")
+    verify: bool = opt(False, "hash the weights first, large ones too")
     checkpoint: str = opt("", "checkpoint of the directory: last, best, or update-00001000")
     nbest: int = opt(0, "print the n best in Moses' format; 0: the best, bare", at_least=0)
     alignments: str = opt("", "write each line's attention to this file")

@@ -39,7 +39,7 @@ OPTIONS = {
         --decoder-init --attention --scale-attention/--no-scale-attention --input-feeding/--no-input-feeding
         --tie-embeddings --scale-embeddings/--no-scale-embeddings
         --dropout --variational-dropout/--no-variational-dropout --word-dropout --init --init-scale --forget-bias
-        --data --model --resume/--no-resume --overwrite/--no-overwrite --init-from
+        --data --model --verify/--no-verify --resume/--no-resume --overwrite/--no-overwrite --init-from
         --loss --loss-mix --teacher-forcing --teacher-forcing-decay --teacher-forcing-half --greedy-passes
         --candidates --beam-growth --beam-cost --candidates-by --with-reference/--no-with-reference --reward
         --risk-alpha
@@ -57,7 +57,8 @@ OPTIONS = {
         FILES
         --beam --length-penalty --coverage-penalty --max-length --max-source-length --batch-tokens
         --sample/--no-sample --top-k --top-p --temperature --seed
-        --model --checkpoint --nbest --alignments --alignment-format --buffer-lines --device --precision --threads
+        --model --verify/--no-verify --checkpoint --nbest --alignments --alignment-format --buffer-lines
+        --device --precision --threads
         --config -q/--quiet -v/--verbose -h/--help
         """,
     "nmt score": """

@@ -57,6 +57,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             )
             directory.about.update(training=config.to_dict())
         data = DataDirectory.open(config.data)
+        data.verify(quick=not config.verify)
         device = choose_device(config.device)
         set_threads(config.threads)
         if resumes:

@@ -42,7 +42,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
     source, target = _same_subwords(directories)
     dtype = PRECISION_TYPES[choose_precision(config.precision, device)]
     by_logits = _by_logits(directories, search_config)
-    models = [one.read_model(config.checkpoint).eval().to(device, dtype) for one in directories]
+    models = [one.read_model(config.checkpoint, verify=config.verify).eval().to(device, dtype) for one in directories]
     for path, one in zip(config.model, models, strict=True):
         if not one.has_attention and (config.alignments or search_config.coverage_penalty):
             option = "--alignments" if config.alignments else "--coverage-penalty"

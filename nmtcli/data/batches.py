@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from nmtcli.data.corpus import Corpus
 from nmtcli.data.subword import BOS, EOS, PAD, Subword
-from nmtcli.errors import WorldError
+from nmtcli.errors import DirectoryError, WorldError
 
 WINDOW = 1 << 17  # pairs sorted by length together [pairs]
 
@@ -229,7 +229,10 @@ class TrainingBatches:
             worker_init_fn=_leave_signals_to_the_trainer,
             generator=torch.Generator(),  # else the loader draws from the random numbers of dropout
         )
-        yield from loader
+        for batch in loader:
+            if isinstance(batch, DirectoryError):
+                raise batch
+            yield batch
 
     def _keys(self, epoch: int, start: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
         for number in itertools.count(epoch):
@@ -255,7 +258,7 @@ def loader_deaths() -> Iterator[None]:
         ) from error
 
 
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[Batch | DirectoryError]):
     """Makes the batch of an epoch and an array of pair numbers."""
 
     def __init__(self, corpus: Corpus, subwords: tuple[Subword, Subword], seed: int, alpha: float) -> None:
@@ -264,9 +267,22 @@ class _Batches(Dataset[Batch]):
         self._seed = seed
         self._alpha = alpha
 
-    def __getitem__(self, key: tuple[int, npt.NDArray[np.int64]]) -> Batch:
+    def __getitem__(self, key: tuple[int, npt.NDArray[np.int64]]) -> Batch | DirectoryError:
+        """The batch; an error is given rather than raised, for the loader makes a page of one in another process."""
         epoch, pairs = key
-        return Batch.of([self._pair(epoch, int(pair)) for pair in pairs])
+        try:
+            batch = Batch.of([self._pair(epoch, int(pair)) for pair in pairs])
+            for side, ids_BS, subword in zip(
+                ("source", "target"), (batch.source_BS, batch.target_output_BT), self._subwords, strict=True
+            ):
+                if (highest := int(ids_BS.max())) >= subword.size:
+                    raise DirectoryError(
+                        f"the training {side} has piece {highest:,} of {subword.size:,}: the data directory is damaged",
+                        "Run nmt preprocess again",
+                    )
+        except DirectoryError as error:
+            return error
+        return batch
 
     def _pair(self, epoch: int, pair: int) -> tuple[Ids, Ids]:
         source, target = self._corpus[pair]

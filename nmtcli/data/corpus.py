@@ -38,6 +38,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -47,7 +48,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from nmtcli.data.subword import SPECIALS, Subword
+from nmtcli.data.files import QUICK_BYTES, read_json, sha256_of, size_of_regular
+from nmtcli.data.subword import EOS, SPECIALS, Subword
 from nmtcli.data.text import read_written_lines
 from nmtcli.errors import DirectoryError, WorldError
 
@@ -96,9 +98,18 @@ class Corpus:
     def __getitem__(self, index: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        source = self._source_tokens[self._source_offsets[index] : self._source_offsets[index + 1]]
-        target = self._target_tokens[self._target_offsets[index] : self._target_offsets[index + 1]]
-        return source, target
+        source = self._sentence("source", self._source_tokens, self._source_offsets, index)
+        return source, self._sentence("target", self._target_tokens, self._target_offsets, index)
+
+    def _sentence(self, side: str, tokens: npt.NDArray[Any], offsets: npt.NDArray[Any], index: int) -> npt.NDArray[Any]:
+        start, end = int(offsets[index]), int(offsets[index + 1])
+        if not 0 <= start < end <= len(tokens) or tokens[end - 1] != EOS:
+            raise DirectoryError(
+                f"{self._directory}/train.{side}.offsets.npy: sentence {index + 1:,} is no sentence of the "
+                f"{len(tokens):,} tokens ({start:,} to {end:,})",
+                AGAIN,
+            )
+        return tokens[start:end]
 
     @functools.cached_property
     def source_lengths(self) -> npt.NDArray[np.int64]:
@@ -180,6 +191,29 @@ class DataDirectory:
             raise DirectoryError(f"{self.path} has {len(self.meta['test'])} test texts, not a number {number}")
         return self._text(f"test.{number}", self.meta["test"][number - 1]["pairs"])
 
+    def verify(self, *, quick: bool = False) -> None:
+        """Hashes every file and compares with meta.json.
+
+        Args:
+            quick: only those whose hash takes no time.
+        Raises:
+            DirectoryError: a file is not what it was.
+        """
+        for name in self._sha256s():
+            path = self.path / name
+            if size_of_regular(path, AGAIN) <= QUICK_BYTES or not quick:
+                self._verify_file(path)
+
+    def _verify_file(self, path: Path) -> None:
+        if sha256_of(path) != self._sha256s().get(path.name):
+            raise DirectoryError(f"{path} is damaged: its sha256 is not the one in {META}", AGAIN)
+
+    def _sha256s(self) -> dict[str, str]:
+        hashes = self.meta.get("sha256")
+        if not isinstance(hashes, dict) or not all(re.fullmatch(r"[\w.]+", name) for name in hashes):
+            raise DirectoryError(f"{self.path / META} has no usable sha256s", AGAIN)
+        return hashes
+
     def _subword(self, side: str) -> Subword:
         name = f"{side}.model"
         subword = Subword.load(self.path / name)
@@ -191,6 +225,8 @@ class DataDirectory:
         sides = []
         for side in SIDES:
             path = self.path / f"{name}.{side}.txt"
+            if size_of_regular(path, AGAIN) <= QUICK_BYTES:
+                self._verify_file(path)
             try:
                 sides.append(list(read_written_lines(path)))
             except (FileNotFoundError, UnicodeDecodeError) as error:
@@ -244,8 +280,7 @@ def write_meta(directory: Path, facts: Mapping[str, Any]) -> None:
     """
     sha256 = {}
     for path in sorted(directory.iterdir()):
-        with path.open("rb") as file:
-            sha256[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256[path.name] = sha256_of(path)
     known = {"format": FORMAT, "version": VERSION, "special_ids": SPECIALS, "sha256": sha256, **facts}
     assert sorted(known) == sorted(_META_KEYS)
     text = json.dumps({key: known[key] for key in _META_KEYS}, ensure_ascii=False, indent=2)
@@ -318,24 +353,17 @@ def _empty(directory: Path) -> None:
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        meta = json.loads((path / META).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DirectoryError(f"{path} is not a data directory: it has no {META}", "Run nmt preprocess first") from error
-    except ValueError as error:
-        raise DirectoryError(f"{path / META} is not JSON ({error})", AGAIN) from error
-    if not isinstance(meta, dict):
-        raise DirectoryError(f"{path / META} holds no JSON object", AGAIN)
-    return meta
+    if not (path / META).exists():
+        raise DirectoryError(f"{path} is not a data directory: it has no {META}", "Run nmt preprocess first")
+    return read_json(path / META, AGAIN)
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:
     """The array in a .npy file, memory-mapped."""
+    size_of_regular(path, AGAIN)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DirectoryError(f"{path} is not there", AGAIN) from error
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, OSError, SyntaxError, OverflowError) as error:
         raise DirectoryError(f"{path} is cut short or damaged ({error})", AGAIN) from error
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
         raise DirectoryError(f"{path} does not hold a list of whole numbers", AGAIN)

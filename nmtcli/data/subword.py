@@ -28,6 +28,7 @@ from typing import Any
 
 import sentencepiece
 
+from nmtcli.data.files import SUBWORD_BYTES, read_small
 from nmtcli.data.segmentation import Segmenter
 from nmtcli.errors import ConfigError, DataError, DirectoryError
 
@@ -87,13 +88,8 @@ class Subword:
         Raises:
             DirectoryError: the file is missing, damaged, or has other special ids.
         """
-        try:
-            model = Path(path).read_bytes()
-        except FileNotFoundError as error:
-            raise DirectoryError(f"{path} is not there", "Copy it again, or run nmt preprocess again") from error
-        except IsADirectoryError as error:
-            raise DirectoryError(f"{path} is a directory, not a SentencePiece model") from error
-        return cls(model, str(path))
+        mend = "Copy it again, or run nmt preprocess again"
+        return cls(read_small(Path(path), SUBWORD_BYTES, mend), str(path))
 
     def __reduce__(self) -> tuple[type["Subword"], tuple[bytes, str]]:
         return Subword, (self._model, self._name)

@@ -17,12 +17,14 @@ training pairs), `model` (ModelConfig), `training` (TrainConfig), `precision` (w
 
 Weights are safetensors files whose keys are the parameters' names; tied parameters are there once. `state.safetensors`
 holds `model.<parameter>`, `optimizer.<parameter>.<key>`, `random.<device>` (the generators' states, bytes), with --ema
-`mean.<parameter>`, and, as the metadata `progress`, a JSON object: the fields of `training.loop.Progress`.
+`mean.<parameter>`, and, as the metadata `progress`, a JSON object: the fields of `training.loop.Progress`. The metadata
+`sha256` of each safetensors file is that of its tensors, by name: name, type, shape and bytes.
 
 Every file is written under a temporary name, flushed to the disk and renamed, so that a name stands for a whole file.
 Nothing is pickled.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -37,6 +39,7 @@ import torch
 from torch import Tensor
 
 from nmtcli.config import LOSSES_OF_LOGITS, ModelConfig
+from nmtcli.data.files import QUICK_BYTES, read_json, size_of_regular
 from nmtcli.data.subword import Subword
 from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.model.seq2seq import Seq2Seq
@@ -47,6 +50,7 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
 STATE = "last/state.safetensors"
+MOST_PIECES = 1 << 24  # of a vocabulary
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -113,11 +117,8 @@ class ModelDirectory:
         file = Path(path) / CONFIG
         if not file.exists():
             raise DirectoryError(f"{path} is not a model directory: it has no {CONFIG}", "Run nmt train first")
-        try:
-            about = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise DirectoryError(f"{file} cannot be read ({error})", "Copy it again") from error
-        if not isinstance(about, dict) or about.get("format") != FORMAT:
+        about = read_json(file, "Copy it again")
+        if about.get("format") != FORMAT:
             raise DirectoryError(f"{file} is not the configuration of a model", "Name a directory that nmt train made")
         if about.get("version") != VERSION:
             raise DirectoryError(
@@ -161,29 +162,32 @@ class ModelDirectory:
 
     def new_model(self) -> Seq2Seq:
         """A model of this directory's shape, its parameters drawn from torch's random numbers."""
-        about = self.about
-        try:
-            sizes = {"source_size": int(about["source_size"]), "target_size": int(about["target_size"])}
-            joint = bool(about["joint"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DirectoryError(f"{self.path / CONFIG} lacks the sizes of its vocabularies ({error})") from error
-        return Seq2Seq(self.model_config, **sizes, joint=joint)
+        source, target, joint = (self.about.get(name) for name in ("source_size", "target_size", "joint"))
+        is_usable = all(isinstance(size, int) and 0 < size <= MOST_PIECES for size in (source, target))
+        if not is_usable or not isinstance(joint, bool):
+            raise DirectoryError(f"{self.path / CONFIG} has no usable sizes of its vocabularies", "Copy it again")
+        return Seq2Seq(self.model_config, source_size=int(source or 0), target_size=int(target or 0), joint=joint)
 
-    def read_model(self, checkpoint: str = "") -> Seq2Seq:
+    def read_model(self, checkpoint: str = "", *, verify: bool = False) -> Seq2Seq:
         """The model with the weights of a checkpoint.
 
         Args:
             checkpoint: "" for what translate uses; last, best, or a name under checkpoints/.
+            verify: see `read_tensors`.
         Raises:
             DirectoryError: no such checkpoint, or weights that are damaged or of another shape.
         """
-        model = self.new_model()
-        load_weights(model, *self._weights_of(checkpoint))
+        weights, path = self._weights_of(checkpoint, verify=verify)
+        with torch.device("meta"):  # a shape that is not that of the weights must not take memory
+            model = self.new_model()
+        check_shapes(model, weights, path)
+        model = model.to_empty(device="cpu")
+        load_weights(model, weights, path)
         return model
 
-    def _weights_of(self, checkpoint: str) -> tuple[dict[str, Tensor], Path]:
+    def _weights_of(self, checkpoint: str, *, verify: bool = False) -> tuple[dict[str, Tensor], Path]:
         if checkpoint == "last":
-            tensors, _ = read_tensors(self.path / STATE)
+            tensors, _ = read_tensors(self.path / STATE, verify=verify)
             return {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}, self.path / STATE
         if checkpoint in ("", "best"):
             best = self.path / BEST
@@ -195,7 +199,7 @@ class ModelDirectory:
         if not path.exists():
             kept = ", ".join(["last"] * (self.path / STATE).exists() + [f"update-{n:08d}" for n in self.checkpoints()])
             raise DirectoryError(f"{path} is not there", f"There is {kept}" if kept else "Train the model first")
-        return read_tensors(path)[0], path
+        return read_tensors(path, verify=verify)[0], path
 
     def checkpoints(self) -> list[int]:
         """The updates whose checkpoints are kept, in order."""
@@ -262,9 +266,7 @@ class ModelDirectory:
         tensors["random.cpu"] = torch.get_rng_state()
         if torch.cuda.is_available():
             tensors["random.cuda"] = torch.cuda.get_rng_state()
-        contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        content = safetensors.torch.save(contiguous, {"progress": json.dumps(progress)})
-        write_whole(self.path / STATE, content)
+        write_whole(self.path / STATE, tensors_bytes(tensors, {"progress": json.dumps(progress)}))
 
     def has_last(self) -> bool:
         """Something was saved to resume from."""
@@ -278,7 +280,7 @@ class ModelDirectory:
         Returns:
             the progress that was saved.
         """
-        tensors, metadata = read_tensors(self.path / STATE)
+        tensors, metadata = read_tensors(self.path / STATE, verify=True)
         path = self.path / STATE
         weights = {name[6:]: value for name, value in tensors.items() if name.startswith("model.")}
         load_weights(model, weights, path)
@@ -311,37 +313,69 @@ def unique_state(model: Seq2Seq) -> dict[str, Tensor]:
 
 def weights_bytes(model: Seq2Seq) -> bytes:
     """The content of a weights file."""
-    tensors = {name: value.cpu().contiguous() for name, value in unique_state(model).items()}
-    return bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+    return tensors_bytes(unique_state(model), {"format": "pt"})
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def tensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The content of a safetensors file, whose metadata has the hash of its tensors as `sha256`."""
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return bytes(safetensors.torch.save(contiguous, {**metadata, "sha256": _sha256_of(contiguous)}))
+
+
+def _sha256_of(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def read_tensors(path: Path, *, verify: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file.
 
+    Args:
+        verify: look at the hash of the tensors even where that takes time; one from before there was a hash has none.
     Raises:
-        DirectoryError: missing, cut short, or not such a file.
+        DirectoryError: missing, cut short, not such a file, or not what it was.
     """
+    size = size_of_regular(path, "Train the model first, or copy it again")
+    tensors, metadata = _read_tensors(path)
+    if (verify or size <= QUICK_BYTES) and metadata.get("sha256", "") not in ("", _sha256_of(tensors)):
+        raise DirectoryError(f"{path} is damaged: its tensors are not those that were saved", "Copy it again")
+    return tensors, metadata
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return tensors, dict(file.metadata() or {})
-    except FileNotFoundError as error:
-        raise DirectoryError(f"{path} is not there", "Train the model first") from error
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
         raise DirectoryError(f"{path} is damaged or cut short ({error})", "Copy it again") from error
 
 
 def load_weights(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None:
     """Copies weights into a model whose parameters have just these names and shapes."""
+    check_shapes(model, weights, path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def check_shapes(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None:
+    """Sees to it that these are just the parameters of a model.
+
+    Raises:
+        DirectoryError: they are not.
+    """
     parameters = dict(model.named_parameters())
     if missing := sorted(set(parameters) ^ set(weights)):
         raise DirectoryError(f"{path} does not fit the model: `{missing[0]}` is on one side only", "Copy it again")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            if parameter.shape != weights[name].shape:
-                raise DirectoryError(
-                    f"{path} does not fit the model: `{name}` is {tuple(weights[name].shape)}, "
-                    f"not {tuple(parameter.shape)}",
-                    "Use data with the same vocabulary and the same model options",
-                )
-            parameter.copy_(weights[name])
+    for name, parameter in parameters.items():
+        if parameter.shape != weights[name].shape:
+            raise DirectoryError(
+                f"{path} does not fit the model: `{name}` is {tuple(weights[name].shape)}, "
+                f"not {tuple(parameter.shape)}",
+                "Use data with the same vocabulary and the same model options",
+            )

@@ -595,3 +595,20 @@ def test_a_disk_that_fills_up_ends_it_with_one_line_and_exit_6(
     assert {name: after[name] for name in before if name != "log.jsonl"} == {
         name: before[name] for name in before if name != "log.jsonl"
     }
+
+
+def test_a_directory_that_is_trained_in_is_refused_and_a_killed_ones_is_not(
+    nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    command = [sys.executable, "-m", "nmtcli", "train", "--data", data, "--model", model, *TINY, "--max-epochs", "1000"]
+    with subprocess.Popen([str(part) for part in command], stderr=subprocess.DEVNULL) as process:
+        while not (model / "lock").exists() or not (model / "config.json").exists():
+            assert process.poll() is None
+        for option in ("--resume", "--overwrite"):
+            said = train(nmt, data, model, option, "--max-updates", "1").refusal(6)
+            assert f"is in use: process {process.pid} on " in said
+        assert process.poll() is None
+        process.kill()
+    trained_well(nmt, data, model, "--resume", "--max-updates", "1")
+    assert not (model / "lock").exists()

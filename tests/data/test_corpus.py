@@ -20,7 +20,7 @@ from nmtcli.errors import DirectoryError, WorldError
 
 PAIRS = [("der alte Mann", "the old man"), ("das Meer", "the sea"), ("ja", "yes , of course")]
 ODD_LINES = ["", "  ", "a\u2028b", "c\x85d", "e\x0bf\x0cg\0", "\ufeffh", "i\rj\r", "k"]
-sentences = st.lists(st.integers(0, 70_000), min_size=1, max_size=5)
+sentences = st.lists(st.integers(0, 70_000), max_size=4).map(lambda ids: [*ids, EOS])
 pairs_of_ids = st.lists(st.tuples(sentences, sentences), min_size=1, max_size=20)
 
 
@@ -224,11 +224,77 @@ def test_damaged_text_is_refused_when_it_is_read(data: Path) -> None:
     (data / "valid.source.txt").write_text("one line\n")
     (data / "test.1.source.txt").write_bytes(b"\xff\n")
     (data / "test.2.source.txt").unlink()
-    with pytest.raises(DirectoryError, match=r"valid.source.txt has 1 lines instead of 8"):
+    with pytest.raises(DirectoryError, match=r"valid.source.txt is damaged: its sha256"):
         _ = opened.valid
-    for number in (1, 2):
-        with pytest.raises(DirectoryError, match="is missing or damaged"):
-            opened.test(number)
+    with pytest.raises(DirectoryError, match=r"test.1.source.txt is damaged: its sha256"):
+        opened.test(1)
+    with pytest.raises(DirectoryError, match=r"test.2.source.txt is not there"):
+        opened.test(2)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_bit_that_flipped_is_found_where_that_takes_no_time_or_where_it_is_asked_for(
+    quick: bool, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    DataDirectory.open(data).verify(quick=quick)
+    path = data / "train.target.tokens.npy"
+    content = bytearray(path.read_bytes())
+    content[-4] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DirectoryError, match=r"train.target.tokens.npy is damaged"):
+        DataDirectory.open(data).verify(quick=quick)
+    monkeypatch.setattr(page, "QUICK_BYTES", 10)
+    if quick:
+        DataDirectory.open(data).verify(quick=True)
+    else:
+        with pytest.raises(DirectoryError, match=r"train.target.tokens.npy is damaged"):
+            DataDirectory.open(data).verify()
+
+
+@pytest.mark.parametrize("offsets", [[0, 5, 4, 8], [0, -1, 4, 8], [0, 99, 4, 8], [0, 0, 4, 8], [0, 1, 4, 8]], ids=str)
+def test_offsets_that_are_none_are_refused_when_they_are_read(data: Path, offsets: list[int]) -> None:
+    tokens = len(np.load(data / "train.source.tokens.npy"))
+    np.save(data / "train.source.offsets.npy", np.array([*offsets[:-1], tokens]))
+    corpus = DataDirectory.open(data).train
+    with pytest.raises(DirectoryError, match=r"train.source.offsets.npy: sentence \d is no sentence"):
+        list(corpus)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", ["meta.json", "source.model", "train.source.tokens.npy", "valid.target.txt"])
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a loop", "a folder", "a link to nothing"])
+def test_what_is_no_file_is_refused_and_not_read(kind: str, name: str, data: Path) -> None:
+    path = data / name
+    path.unlink()
+    match kind:
+        case "a pipe":
+            os.mkfifo(path)
+        case "a device":
+            path.symlink_to("/dev/zero")
+        case "a loop":
+            path.symlink_to(path)
+        case "a folder":
+            path.mkdir()
+        case _:
+            path.symlink_to("nothing")
+    with pytest.raises(DirectoryError) as refused:
+        _ = DataDirectory.open(data).valid
+    assert "\n" not in str(refused.value)
+
+
+def test_a_link_to_a_file_is_one(data: Path, tmp_path: Path) -> None:
+    for path in list(data.iterdir()):
+        path.rename(tmp_path / path.name)
+        path.symlink_to(tmp_path / path.name)
+    opened = DataDirectory.open(data)
+    opened.verify()
+    assert len(opened.valid) == len(ODD_LINES)
+
+
+def test_a_json_that_fills_the_memory_is_not_read(data: Path) -> None:
+    with (data / "meta.json").open("ab") as file:
+        file.truncate(1 << 40)  # a hole: it takes no room on the disk
+    with pytest.raises(DirectoryError, match=r"meta.json has 1,099,511,627,776 bytes, more than it can have"):
+        DataDirectory.open(data)
 
 
 def test_a_directory_appears_when_it_is_whole(tmp_path: Path) -> None:

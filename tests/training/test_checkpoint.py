@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ import safetensors.torch
 import torch
 
 import nmtcli
+import nmtcli.training.checkpoint as page
 from nmtcli.config import ModelConfig
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.training.checkpoint import ModelDirectory, read_tensors, unique_state, weights_bytes, write_whole
@@ -364,3 +366,68 @@ def test_nothing_in_the_package_can_unpickle_or_evaluate() -> None:
 def test_every_json_of_a_directory_begins_with_format_and_version(trained: Path, data: Path) -> None:
     for path, name in ((trained / "config.json", "nmtcli-model"), (data / "meta.json", "nmtcli-data")):
         assert list(json.loads(path.read_text(encoding="utf-8")).items())[:2] == [("format", name), ("version", 1)]
+
+
+# what a checksum can tell, and shapes that would fill the memory
+
+
+def flip(path: Path, offset: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[offset] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("verify", [[], ["--verify"]], ids=["quick", "verify"])
+def test_a_bit_that_flipped_in_the_weights_is_found(
+    verify: list[str], model: Path, nmt: Nmt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flip(model / "model.safetensors", -1)
+    if verify:  # as if it were large
+        monkeypatch.setattr(page, "QUICK_BYTES", 10)
+        assert nmt("translate", "--model", model, stdin=b"1\n").code == 0
+    said = nmt("translate", "--model", model, *verify, stdin=b"1\n").refusal(4)
+    assert "model.safetensors is damaged: its tensors are not those that were saved" in said
+
+
+def test_a_bit_that_flipped_in_the_state_is_found_whatever_its_size(
+    model: Path, data: Path, nmt: Nmt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "QUICK_BYTES", 10)
+    flip(model / "last/state.safetensors", -1)
+    said = nmt("train", "--model", model, "--data", data, "--resume", "--max-updates", "99").refusal(4)
+    assert "state.safetensors is damaged" in said
+
+
+def test_weights_from_before_there_was_a_hash_are_read(model: Path, nmt: Nmt) -> None:
+    expected = nmt("translate", "--model", model, stdin=b"1\n").out
+    tensors, metadata = read_tensors(model / "model.safetensors")
+    assert metadata["sha256"]
+    (model / "model.safetensors").write_bytes(safetensors.torch.save(tensors, {"format": "pt"}))
+    assert nmt("translate", "--model", model, "--verify", stdin=b"1\n").out == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("source_size", 1 << 40),
+        ("source_size", 1 << 23),
+        ("target_size", "17"),
+        ("source_size", True),
+        ("joint", 1),
+        ("hidden_size", 1 << 20),
+        ("embedding_size", 1 << 22),
+        ("encoder_layers", 1 << 30),
+        ("decoder_layers", 60),
+    ],
+)
+def test_a_shape_that_would_fill_the_memory_is_refused_before_it_does(
+    key: str, value: object, model: Path, nmt: Nmt
+) -> None:
+    with edited_json(model / "config.json") as about:
+        (about["model"] if key in about["model"] else about)[key] = value
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (16 << 30, hard))
+    try:
+        nmt("translate", "--model", model, stdin=b"1\n").refusal(4)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
