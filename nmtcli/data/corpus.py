@@ -38,7 +38,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -159,19 +158,14 @@ class DataDirectory:
             raise DirectoryError(f"{path} is not a data directory", "Name what nmt preprocess has written")
         if meta.get("version") != VERSION:
             raise DirectoryError(f"{path} is of version {meta.get('version')}, but this nmt reads {VERSION}", AGAIN)
-        try:
-            return cls(path, meta)
-        except (KeyError, TypeError) as error:
-            raise DirectoryError(f"{path / META} is not whole ({error})", AGAIN) from error
+        _check_meta(path / META, meta)
+        return cls(path, meta)
 
     @property
     def training_sha256(self) -> str:
         """What the training pairs are known by: a hash over the hashes of their files that meta.json has."""
         names = [f"train.{side}.{part}.npy" for side in SIDES for part in ("tokens", "offsets")]
-        try:
-            return hashlib.sha256("".join(self.meta["sha256"][name] for name in names).encode()).hexdigest()
-        except (KeyError, TypeError) as error:
-            raise DirectoryError(f"{self.path / META} is not whole ({error})", AGAIN) from error
+        return hashlib.sha256("".join(self.meta["sha256"][name] for name in names).encode()).hexdigest()
 
     @functools.cached_property
     def valid(self) -> list[tuple[str, str]]:
@@ -199,20 +193,14 @@ class DataDirectory:
         Raises:
             DirectoryError: a file is not what it was.
         """
-        for name in self._sha256s():
+        for name in self.meta["sha256"]:
             path = self.path / name
             if size_of_regular(path, AGAIN) <= QUICK_BYTES or not quick:
                 self._verify_file(path)
 
     def _verify_file(self, path: Path) -> None:
-        if sha256_of(path) != self._sha256s().get(path.name):
+        if sha256_of(path) != self.meta["sha256"].get(path.name):
             raise DirectoryError(f"{path} is damaged: its sha256 is not the one in {META}", AGAIN)
-
-    def _sha256s(self) -> dict[str, str]:
-        hashes = self.meta.get("sha256")
-        if not isinstance(hashes, dict) or not all(re.fullmatch(r"[\w.]+", name) for name in hashes):
-            raise DirectoryError(f"{self.path / META} has no usable sha256s", AGAIN)
-        return hashes
 
     def _subword(self, side: str) -> Subword:
         name = f"{side}.model"
@@ -358,12 +346,33 @@ def _read_meta(path: Path) -> dict[str, Any]:
     return read_json(path / META, AGAIN)
 
 
+def _check_meta(path: Path, meta: dict[str, Any]) -> None:
+    """Sees to it that what is read of meta.json is of the type that it must be.
+
+    Raises:
+        DirectoryError: a key is missing, or its value is something else.
+    """
+    kinds: dict[str, type] = {"source_lang": str, "target_lang": str, "subword": str, "joint": bool, "pairs": int}
+    kinds |= {"valid": dict, "test": list, "sha256": dict}
+    for key, kind in kinds.items():
+        if not isinstance(meta.get(key), kind):
+            raise DirectoryError(f"{path} is not whole: {key} is {meta.get(key)!r:.40}", AGAIN)
+    for text in (meta["valid"], *meta["test"]):
+        if not isinstance(text, dict) or not isinstance(text.get("pairs"), int):
+            raise DirectoryError(f"{path} is not whole: a text has no number of pairs", AGAIN)
+    names = {f"train.{side}.{part}.npy" for side in SIDES for part in ("tokens", "offsets")}
+    names |= {f"{side}.model" for side in SIDES}
+    known = meta["sha256"]
+    if not names <= set(known) or not all(isinstance(value, str) and "/" not in name for name, value in known.items()):
+        raise DirectoryError(f"{path} is not whole: it lacks hashes of files", AGAIN)
+
+
 def _mapped(path: Path) -> npt.NDArray[Any]:
     """The array in a .npy file, memory-mapped."""
     size_of_regular(path, AGAIN)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError, SyntaxError, OverflowError) as error:
+    except Exception as error:  # a header is Python literals to NumPy, and what it raises for others has no end
         raise DirectoryError(f"{path} is cut short or damaged ({error})", AGAIN) from error
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
         raise DirectoryError(f"{path} does not hold a list of whole numbers", AGAIN)

@@ -169,13 +169,22 @@ def test_a_missing_directory_says_what_to_run(tmp_path: Path) -> None:
         ({"version": 2}, "is of version 2, but this nmt reads 1"),
         ({"pairs": 4}, "has 3 pairs, but its meta.json says 4"),
         ({"sha256": {}}, "meta.json is not whole"),
-        ({"sha256": {"source.model": "0"}}, "is not the one that the corpus was encoded with"),
+        ({"sha256": {"source.model": "0"}}, "meta.json is not whole"),
+        ({"valid": {"name": "val"}}, "a text has no number of pairs"),
+        ({"target_lang": 7}, "target_lang is 7"),
         ({"pairs": None, "joint": None, "sha256": None}, "meta.json is not whole"),
     ],
 )
 def test_a_wrong_meta_json_is_refused(data: Path, changes: dict[str, Any], message: str) -> None:
     change_meta(data, **changes)
     with pytest.raises(DirectoryError, match=message):
+        DataDirectory.open(data)
+
+
+def test_another_subword_model_is_refused(data: Path) -> None:
+    hashes = json.loads((data / "meta.json").read_text())["sha256"]
+    change_meta(data, sha256={**hashes, "source.model": "0"})
+    with pytest.raises(DirectoryError, match="is not the one that the corpus was encoded with"):
         DataDirectory.open(data)
 
 
