@@ -408,6 +408,7 @@ class TrainConfig(Config):
     precision: str = opt("auto", "auto: bf16 where it is faster", choices=PRECISIONS)
     threads: int = opt(0, "CPU threads; 0: one for each core", at_least=0, may_change=True)
     seed: int = opt(1, "fixes parameters, order of the data, dropout and sampling", at_least=0)
+    deterministic: bool = opt(False, "on a GPU too, only algorithms that give the same each time; slower")
     max_skips: int = opt(
         10, "give up after so many updates in a row whose gradient is not finite", at_least=1, may_change=True
     )

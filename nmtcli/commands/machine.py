@@ -3,8 +3,8 @@
 import ctypes
 import os
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -34,6 +34,21 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":  # so that the random numbers that are saved are those of this one
         torch.cuda.set_device(device)
     return device
+
+
+@contextmanager
+def deterministic_algorithms() -> Iterator[None]:
+    """Only algorithms that give the same each time; torch raises an error where it has none.
+
+    A CPU's do anyhow, with one number of threads.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def choose_precision(name: str, device: torch.device) -> str:

@@ -16,6 +16,7 @@ from nmtcli.commands.machine import (
     autocast,
     choose_device,
     choose_precision,
+    deterministic_algorithms,
     keep_freed_memory,
     set_threads,
 )
@@ -29,8 +30,8 @@ from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.losses.named import loss_for
 from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.checkpoint import CONFIG, STATE, ModelDirectory, load_weights, unique_state
-from nmtcli.training.lock import LOCK, locked
+from nmtcli.training.checkpoint import BEGUN, CONFIG, STATE, ModelDirectory, load_weights, unique_state
+from nmtcli.training.lock import locked
 from nmtcli.training.loop import Progress, Trainer
 from nmtcli.training.optimizer import optimizer_for
 from nmtcli.training.validation import Validation, Validator
@@ -73,6 +74,8 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         )
         board_class = _tensorboard() if config.tensorboard else None
         keep_freed_memory()
+        if config.deterministic:
+            stack.enter_context(deterministic_algorithms())
         precision = autocast(device, directory.about["precision"])
 
         torch.manual_seed(config.seed)
@@ -83,12 +86,13 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             _start(model, config, directory, data, console)
         mean = copy.deepcopy(model) if config.ema else None
         progress = _progress(directory.load_last(model, optimizer, mean), directory) if goes_on else Progress()
-        if resumes:
+        if goes_on:
             directory.write_about()
             directory.restore_best()
         else:  # everything that can be refused was: only now does anything appear on the disk, or go
-            stack.enter_context(locked(Path(config.model)))
-            _check_room(config)  # another run may have begun here since
+            if not resumes:
+                stack.enter_context(locked(Path(config.model)))
+                _check_room(config)  # another run may have begun here since
             directory.create(source_model=data.path / "source.model", target_model=data.path / "target.model")
         batches = TrainingBatches(
             data.train,
@@ -199,7 +203,7 @@ def _check_room(config: TrainConfig) -> None:
         if not config.overwrite:
             raise DirectoryError(f"{path} holds a run", "Go on with --resume, replace it with --overwrite")
         ModelDirectory.open(config.model)  # refuse to remove what is not ours
-    elif any(child.name != LOCK for child in path.iterdir()):
+    elif any(child.name not in BEGUN for child in path.iterdir()):
         raise DirectoryError(f"{path} is not empty, and not a model directory", "Name another one with --model")
 
 

@@ -47,6 +47,7 @@ from nmtcli.training.lock import LOCK
 
 FORMAT, VERSION = "nmtcli-model", 1
 CONFIG = "config.json"
+BEGUN = {LOCK, f"{CONFIG}.tmp"}  # what a run that was killed at its very start may leave
 WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
 STATE = "last/state.safetensors"
@@ -103,9 +104,9 @@ class ModelDirectory:
                     shutil.rmtree(path)
                 elif path.name != LOCK:
                     path.unlink()
+        self.write_about()  # first: it makes the directory ours, whatever happens now
         write_whole(self.path / "source.model", source_model.read_bytes())
         write_whole(self.path / "target.model", target_model.read_bytes())
-        self.write_about()
 
     @classmethod
     def open(cls, path: str) -> "ModelDirectory":
@@ -313,7 +314,7 @@ def unique_state(model: Seq2Seq) -> dict[str, Tensor]:
 
 def weights_bytes(model: Seq2Seq) -> bytes:
     """The content of a weights file."""
-    return tensors_bytes(unique_state(model), {"format": "pt"})
+    return tensors_bytes(unique_state(model), {})  # one key: with more, their order is not the same in each process
 
 
 def tensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:

@@ -597,6 +597,16 @@ def test_a_disk_that_fills_up_ends_it_with_one_line_and_exit_6(
     }
 
 
+def test_deterministic_training_is_the_same_on_a_cpu_and_ends_with_the_run(
+    nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    for name, options in (("one", []), ("other", ["--deterministic"])):
+        trained_well(nmt, data, tmp_path / name, "--max-updates", "2", *options)
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "other")]
+    assert weights[0] == weights[1]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_a_directory_that_is_trained_in_is_refused_and_a_killed_ones_is_not(
     nmt: Nmt, data: Path, tmp_path: Path
 ) -> None:
