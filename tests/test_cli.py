@@ -50,7 +50,8 @@ OPTIONS = {
         --max-epochs --max-updates --time-limit --patience
         --validation-metric --validate-every --validation-beam --show
         --save-every --keep --average --average-of
-        --device --precision --threads --seed --deterministic/--no-deterministic --max-skips --if-save-fails --log-every --tensorboard
+        --device --precision --threads --seed --deterministic/--no-deterministic --max-skips --if-save-fails
+        --log-every --tensorboard
         --config -q/--quiet -v/--verbose -h/--help
         """,
     "nmt translate": """
