@@ -32,8 +32,9 @@ from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import BEGUN, CONFIG, STATE, ModelDirectory, load_weights, unique_state
 from nmtcli.training.lock import locked
-from nmtcli.training.loop import Progress, Trainer
+from nmtcli.training.loop import Trainer
 from nmtcli.training.optimizer import optimizer_for
+from nmtcli.training.progress import Progress
 from nmtcli.training.validation import Validation, Validator
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from nmtcli.losses.signature import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import Score
 from nmtcli.training.checkpoint import ModelDirectory, read_tensors
-from nmtcli.training.loop import Progress, Trainer
+from nmtcli.training.loop import Trainer
+from nmtcli.training.progress import Progress
 from nmtcli.training.schedule import learning_rate
 from nmtcli.training.validation import Validation
 from tests.conftest import log_of
