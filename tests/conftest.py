@@ -4,6 +4,7 @@ process."""
 import contextlib
 import io
 import json
+import os
 import random
 import shutil
 import sys
@@ -145,6 +146,20 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     assert result.code == 0, result.err
     return directory
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Path:
+    """A directory in which nothing can be made. Permissions do not stop root, but /sys stops everybody."""
+    place = Path("/sys") if os.geteuid() == 0 else tmp_path / "read-only"
+    if place != Path("/sys"):
+        place.mkdir(mode=0o555)
+    try:
+        (place / "probe").mkdir()
+    except OSError:
+        return place
+    (place / "probe").rmdir()
+    pytest.skip(f"{place} can be written in")
 
 
 @pytest.fixture

@@ -234,7 +234,12 @@ def _about(model_config: ModelConfig, config: TrainConfig, data: DataDirectory, 
 
 
 def _check_same_data(directory: ModelDirectory, data: DataDirectory) -> None:
-    """A run goes on with the vocabularies and the training pairs that it began with."""
+    """A run goes on with the languages, the vocabularies and the training pairs that it began with."""
+    if directory.direction != data.direction:
+        raise DirectoryError(
+            f"{data.path} is {data.direction}, but {directory.path} translates {directory.direction}",
+            "Name the data that the model was trained on with --data",
+        )
     for side, subword in (("source", data.source_subword), ("target", data.target_subword)):
         if directory.about.get(f"{side}_sha256") != subword.sha256:
             raise DirectoryError(
@@ -244,7 +249,8 @@ def _check_same_data(directory: ModelDirectory, data: DataDirectory) -> None:
             )
     if directory.about.get("training_sha256") != data.training_sha256:
         raise DirectoryError(
-            f"{data.path} has other training pairs than those that {directory.path} was trained on",
+            f"{data.path} has other training pairs ({data.training_sha256[:12]}) than those that {directory.path} was "
+            f"trained on ({str(directory.about.get('training_sha256'))[:12]})",
             f"To train its model on other text, start another with --init-from {directory.path}",
         )
 
@@ -264,20 +270,23 @@ def _start(
 ) -> None:
     """Where weights do not start at random: --init-from, --source-vectors and --target-vectors."""
     if config.init_from:
-        _start_from(model, config.init_from, directory)
+        _start_from(model, config.init_from, directory, console)
     if config.source_vectors:
         _start_embedding(model.source_embedding.weight, data.source_subword, config.source_vectors, console)
     if config.target_vectors:  # where both sides share a matrix, these are written over the source's
         _start_embedding(model.target_embedding_VE, data.target_subword, config.target_vectors, console)
 
 
-def _start_from(model: Seq2Seq, path: str, directory: ModelDirectory) -> None:
+def _start_from(model: Seq2Seq, path: str, directory: ModelDirectory, console: Console) -> None:
     """Copies the weights of another model directory, which must have the same vocabularies and shape."""
     other = ModelDirectory.open(path)
+    if other.direction != directory.direction:
+        console.warn(f"--init-from {path} translates {other.direction}, the data is {directory.direction}")
     for side in ("source", "target"):
         if other.about.get(f"{side}_sha256") != directory.about[f"{side}_sha256"]:
             raise DirectoryError(
-                f"--init-from {path} has another {side} subword model than the data",
+                f"--init-from {path} has another {side} subword model ({str(other.about.get(f'{side}_sha256'))[:12]}) "
+                f"than the data ({directory.about[f'{side}_sha256'][:12]})",
                 f"Preprocess with --source-model {path}/source.model --target-model {path}/target.model",
             )
     weights = unique_state(other.read_model())

@@ -79,6 +79,11 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
 def _same_subwords(directories: list[ModelDirectory]) -> tuple[Subword, Subword]:
     first = directories[0].subwords()
     for directory in directories[1:]:
+        if directory.direction != directories[0].direction:
+            raise DirectoryError(
+                f"{directory.path} translates {directory.direction}, {directories[0].path} {directories[0].direction}",
+                "An ensemble needs models trained on the same data directory",
+            )
         for side, ours, theirs in zip(("source", "target"), first, directory.subwords(), strict=True):
             if ours.sha256 != theirs.sha256:
                 raise DirectoryError(

@@ -162,6 +162,11 @@ class DataDirectory:
         return cls(path, meta)
 
     @property
+    def direction(self) -> str:
+        """The languages, as in "de to en"."""
+        return f"{self.source_lang} to {self.target_lang}"
+
+    @property
     def training_sha256(self) -> str:
         """What the training pairs are known by: a hash over the hashes of their files that meta.json has."""
         names = [f"train.{side}.{part}.npy" for side in SIDES for part in ("tokens", "offsets")]

@@ -143,6 +143,11 @@ class ModelDirectory:
         training = self.about.get("training")
         return isinstance(training, dict) and training.get("loss") in LOSSES_OF_LOGITS
 
+    @property
+    def direction(self) -> str:
+        """The languages, as in "de to en"."""
+        return f"{self.about.get('source_lang')} to {self.about.get('target_lang')}"
+
     def subwords(self) -> tuple[Subword, Subword]:
         """The subword models of source and target, which must be those that the model was trained with."""
         both = []

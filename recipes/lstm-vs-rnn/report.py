@@ -229,7 +229,7 @@ def draw_updates(corpus: Corpus, path: Path) -> None:
         values = np.array([[bleu for _, bleu in run.validations] for run in runs])
         axes.plot(updates, values.mean(axis=0), STYLES[column], color=COLORS[cell], label=label(column, cell))
         axes.fill_between(updates, values.min(axis=0), values.max(axis=0), color=COLORS[cell], alpha=0.15, linewidth=0)
-    finish(figure, axes, path, x="updates", y="BLEU on the development set (greedy)", title=corpus.name)
+    finish(figure, axes, path, x="updates", y="BLEU on the development set (greedy)", title=corpus.name, beside=True)
 
 
 def draw_lengths(corpus: Corpus, path: Path) -> None:
@@ -252,7 +252,8 @@ def draw_lengths(corpus: Corpus, path: Path) -> None:
             label=label(column, cell),
         )
     axes.set_xticks(range(len(bins)), [f"{lengths[chosen].min()}-{lengths[chosen].max()}" for chosen in bins])
-    finish(figure, axes, path, x="pieces of the source (a fifth of the test set each)", y="BLEU", title=corpus.name)
+    x = "pieces of the source (a fifth of the test set each)"
+    finish(figure, axes, path, x=x, y="BLEU", title=corpus.name, beside=True)
 
 
 def draw_gradients(corpus: Corpus, path: Path) -> None:
@@ -348,14 +349,19 @@ def label(column: str, cell: str) -> str:
     return f"{CELLS[cell]}, {COLUMNS[column]}"
 
 
-def finish(figure: Any, axes: Any, path: Path, *, x: str = "", y: str = "", title: str = "") -> None:
-    """Labels, legend, grid; onto the disk."""
+def finish(
+    figure: Any, axes: Any, path: Path, *, x: str = "", y: str = "", title: str = "", beside: bool = False
+) -> None:
+    """Labels, legend (beside the panel, where it would cover lines), grid; onto the disk."""
     if x:
         axes.set_xlabel(x)
     axes.set_ylabel(y)
     if title:
         axes.set_title(title)
-    axes.legend(fontsize="small")
+    if beside:
+        axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    else:
+        axes.legend(fontsize="small")
     for one in figure.axes:
         one.grid(alpha=0.3)
     save(figure, path)

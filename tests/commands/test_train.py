@@ -212,7 +212,53 @@ def test_resume_with_other_text_of_the_same_vocabulary_is_refused(
     said = nmt("train", "--data", smaller, "--model", model, "--resume", "--max-updates", "20").refusal(4)
     assert str(smaller) in said
     assert "--init-from" in said
+    fingerprints = [DataDirectory.open(path).training_sha256[:12] for path in (smaller, data)]
+    assert all(one in said for one in fingerprints)
+    assert fingerprints[0] != fingerprints[1]
     assert tree(model) == tree(undisturbed)
+
+
+def test_swapped_languages_of_one_vocabulary_are_refused(
+    trained: Path, nmt: Nmt, corpus: Path, data: Path, tmp_path: Path
+) -> None:
+    """They share every subword model; starting from the other's weights is allowed, and said."""
+    result = nmt(
+        *("preprocess", "-s", "en", "-t", "num", "--train", corpus / "train", "--valid", corpus / "valid"),
+        *("--source-model", data / "source.model", "--target-model", data / "target.model"),
+        *("--data", tmp_path / "data-bin", "--workers", "1"),
+    )
+    assert result.code == 0, result.err
+    model = Path(shutil.copytree(trained, tmp_path / "model"))
+    said = nmt("train", "--data", tmp_path / "data-bin", "--model", model, "--resume").refusal(4)
+    assert "data-bin is en to num" in said
+    assert "model translates num to en" in said
+    assert tree(model) == tree(trained)
+    back = tmp_path / "back"
+    result = nmt(
+        *("train", "--data", tmp_path / "data-bin", "--model", back, "--init-from", trained, "--max-updates", "1"),
+        *("--device", "cpu", "--precision", "fp32", "--threads", "1", "--loader-workers", "0"),
+    )
+    assert result.code == 0, result.err
+    assert f"--init-from {trained} translates num to en, the data is en to num" in result.err
+    said = nmt("translate", "--model", trained, "--model", back, stdin=b"1\n").refusal(4)
+    assert f"{back} translates en to num, {trained} num to en" in said
+
+
+def test_a_place_where_nothing_may_be_written_costs_one_line(
+    nmt: Nmt, corpus: Path, data: Path, trained: Path, unwritable: Path
+) -> None:
+    files = ("--train", corpus / "train", "--valid", corpus / "valid")
+    before = sorted(unwritable.iterdir())
+    for arguments in (
+        ("train", "--data", data, "--model", unwritable / "model", *TINY, "--max-updates", "1"),
+        ("preprocess", "-s", "num", "-t", "en", *files, "--data", unwritable / "data-bin", "--workers", "1"),
+        ("translate", "--model", trained, "--alignments", unwritable / "alignments"),
+    ):
+        result = nmt(*arguments, stdin=b"1\n")
+        assert (result.code, result.out) == (6, b""), arguments
+        assert result.err.splitlines()[-1].startswith(f"Error: {unwritable}")
+        assert "Traceback" not in result.err
+    assert sorted(unwritable.iterdir()) == before
 
 
 # the model directory
