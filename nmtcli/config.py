@@ -493,8 +493,15 @@ class TranslateConfig(Config):
     alignments: str = opt("", "write each line's attention to this file")
     alignment_format: str = opt("pharaoh", "pharaoh: 0-0 1-2; json: all weights", choices=("pharaoh", "json"))
     buffer_lines: int = opt(2000, "lines read and sorted by length at a time [lines]", at_least=1)
+    workers: int = opt(
+        0, "processes that translate, on a CPU; 0: one, or one for each core where there are many lines", at_least=0
+    )
     device: str = opt("auto", DEVICES_HELP)
-    precision: str = opt("fp32", "auto: bf16 where it is faster", choices=PRECISIONS)
+    precision: str = opt(
+        "fp32",
+        "auto: bf16 where it is faster; int8: on a CPU, the fastest, within rounding of the others",
+        choices=(*PRECISIONS, "int8"),
+    )
     threads: int = opt(0, "CPU threads; 0: one for each core", at_least=0)
 
 

@@ -59,7 +59,7 @@ OPTIONS = {
         --beam --length-penalty --coverage-penalty --max-length --max-source-length --batch-tokens
         --sample/--no-sample --top-k --top-p --temperature --seed
         --model --verify/--no-verify --checkpoint --nbest --alignments --alignment-format --buffer-lines
-        --device --precision --threads
+        --workers --device --precision --threads
         --config -q/--quiet -v/--verbose -h/--help
         """,
     "nmt score": """

@@ -12,7 +12,7 @@ from nmtcli.errors import ConfigError
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 CLEARLY_FASTER = 0.75  # a share of the time: a busy machine must not decide
-PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}  # of what is not quantised
 
 
 def choose_device(name: str) -> torch.device:
@@ -52,11 +52,13 @@ def deterministic_algorithms() -> Iterator[None]:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """fp32 or bf16; `auto` is bf16 where the hardware multiplies it natively, on a CPU if that is clearly faster.
+    """fp32, bf16 or int8; `auto` is bf16 where the hardware multiplies it natively, on a CPU if that is clearly faster.
 
     CPUs differ: of two that have AVX512-BF16, one multiplies matrices in bf16 twice as fast as in fp32, the other half
     as fast. So it is tried, with the threads that are set, in some 100 milliseconds.
     """
+    if name == "int8" and device.type != "cpu":
+        raise ConfigError("--precision int8 is for a CPU", "Use --precision bf16, or --device cpu")
     if name != "auto":
         return name
     if device.type == "cuda":
@@ -92,9 +94,14 @@ def autocast(device: torch.device, precision: str) -> Callable[[], AbstractConte
     return context
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 def set_threads(threads: int) -> None:
     """Threads of one operation; 0: one for each core that this process may use."""
-    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads or cores())
 
 
 def keep_freed_memory() -> None:

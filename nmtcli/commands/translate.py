@@ -16,19 +16,34 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice
-from typing import BinaryIO, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import torch
+from torch import Tensor
 
-from nmtcli.commands.machine import PRECISION_TYPES, choose_device, choose_precision, keep_freed_memory, set_threads
+from nmtcli.commands.machine import (
+    PRECISION_TYPES,
+    choose_device,
+    choose_precision,
+    cores,
+    keep_freed_memory,
+    set_threads,
+)
 from nmtcli.config import SearchConfig, TranslateConfig, option_name
 from nmtcli.console import Console
+from nmtcli.data.parallel import workers
 from nmtcli.data.subword import EOS, Subword
 from nmtcli.data.text import decode_stream
 from nmtcli.errors import ConfigError, DataError, DirectoryError, WorldError
-from nmtcli.search.translator import Translation, Translator
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.search.beam import Hypothesis
+from nmtcli.search.translator import SearchBatch, SearchBatches, Translation, Translator
 from nmtcli.training.checkpoint import ModelDirectory
+
+LINES_FOR_WORKERS = 1000  # in the buffer: workers take seconds to start, in which one process translates some hundred
 
 
 def run(search_config: SearchConfig, config: TranslateConfig, console: Console) -> None:
@@ -36,33 +51,26 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
     if config.nbest > search_config.beam and not search_config.sample:
         raise ConfigError(f"--nbest {config.nbest} needs as large a beam", f"Use --beam {config.nbest}")
     device = choose_device(config.device)
-    set_threads(config.threads)
-    keep_freed_memory()
+    if config.workers > 1 and device.type != "cpu":
+        raise ConfigError(f"--workers {config.workers} is for a CPU", "Leave it out, or use --device cpu")
     directories = [ModelDirectory.open(path) for path in config.model]
     source, target = _same_subwords(directories)
-    dtype = PRECISION_TYPES[choose_precision(config.precision, device)]
-    by_logits = _by_logits(directories, search_config)
-    models = [one.read_model(config.checkpoint, verify=config.verify).eval().to(device, dtype) for one in directories]
-    for path, one in zip(config.model, models, strict=True):
-        if not one.has_attention and (config.alignments or search_config.coverage_penalty):
-            option = "--alignments" if config.alignments else "--coverage-penalty"
-            raise ConfigError(f"{option} needs attention, but {path} reads the source as one vector", "Leave it out")
-    translator = Translator(
-        models,
-        source,
-        target,
+    _check_attention(directories, search_config, config)
+    search = _Search(
         search_config,
+        config,
         device=device,
-        wanted=max(config.nbest, 1),
-        by_logits=by_logits,
-        with_attention=bool(config.alignments),
+        precision=choose_precision(config.precision, device),
+        by_logits=_by_logits(directories, search_config),
     )
     replaced: list[int] = []
     number = 0
     with ExitStack() as stack, torch.inference_mode():
         alignments = stack.enter_context(_alignment_file(config.alignments))
         lines = (line for name in config.files or ("-",) for line in _lines(name, replaced.append))
-        while chunk := list(islice(lines, config.buffer_lines)):
+        chunk = list(islice(lines, config.buffer_lines))
+        translator = stack.enter_context(_translator(search, source, target, first_lines=len(chunk)))
+        while chunk:
             for translation in translator.translate(chunk, first_line=number):
                 if translation.was_cut:
                     limit = search_config.max_source_length
@@ -72,8 +80,82 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
                     alignments.write(_alignment(translation, source, target, config.alignment_format) + "\n")
                 number += 1
             sys.stdout.buffer.flush()
+            chunk = list(islice(lines, config.buffer_lines))
     if replaced:
         console.warn(f"{len(replaced):,} lines were not UTF-8, line {replaced[0]:,} first: bad bytes were replaced")
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Searches batches with models that it reads when they are needed, so that it can be sent to another process."""
+
+    search_config: SearchConfig
+    config: TranslateConfig
+    device: torch.device
+    precision: str
+    by_logits: bool
+    threads: int = 0  # 0: as config says
+
+    def __call__(self, batch: SearchBatch) -> list[list[Hypothesis]]:
+        """What a worker answers. Attention travels as an array: tensors would travel as open files."""
+        with torch.inference_mode():
+            found = self._here.search_batch(batch)
+        return _with_attention(found, Tensor.numpy)
+
+    @cached_property
+    def _here(self) -> Translator:
+        return self.translator(*_same_subwords([ModelDirectory.open(path) for path in self.config.model]))
+
+    def translator(self, source: Subword, target: Subword, search: SearchBatches | None = None) -> Translator:
+        """One with the models in this process, or, where `search` has them, with none."""
+        models: list[Seq2Seq] = []
+        if search is None:
+            set_threads(self.threads or self.config.threads)
+            keep_freed_memory()
+            models = [self._read_model(path) for path in self.config.model]
+        return Translator(
+            models,
+            source,
+            target,
+            self.search_config,
+            device=self.device,
+            wanted=max(self.config.nbest, 1),
+            by_logits=self.by_logits,
+            with_attention=bool(self.config.alignments),
+            search=search,
+        )
+
+    def _read_model(self, path: str) -> Seq2Seq:
+        model = ModelDirectory.open(path).read_model(self.config.checkpoint, verify=self.config.verify).eval()
+        model.to(self.device, PRECISION_TYPES[self.precision])
+        if self.precision == "int8":
+            model.quantise()
+        return model
+
+
+@contextmanager
+def _translator(search: _Search, source: Subword, target: Subword, first_lines: int) -> Iterator[Translator]:
+    """With models here, or in workers of one thread each where that is faster: many small operations share badly."""
+    count = search.config.workers
+    if not count:
+        worthwhile = search.device.type == "cpu" and not search.config.threads and first_lines >= LINES_FOR_WORKERS
+        count = cores() if worthwhile else 1
+    if count == 1:
+        yield search.translator(source, target)
+        return
+    threads = search.config.threads or max(1, cores() // count)
+    with workers(replace(search, threads=threads), count) as answers:
+        search_batches = lambda batches: (  # noqa: E731
+            _with_attention(found, torch.from_numpy) for found in answers(batches)
+        )
+        yield search.translator(source, target, search_batches)
+
+
+def _with_attention(found: list[list[Hypothesis]], convert: Callable[[Any], Any]) -> list[list[Hypothesis]]:
+    return [
+        [one if one.attention_TS is None else one._replace(attention_TS=convert(one.attention_TS)) for one in some]
+        for some in found
+    ]
 
 
 def _same_subwords(directories: list[ModelDirectory]) -> tuple[Subword, Subword]:
@@ -92,6 +174,16 @@ def _same_subwords(directories: list[ModelDirectory]) -> tuple[Subword, Subword]
                     "An ensemble needs models trained on the same data directory",
                 )
     return first
+
+
+def _check_attention(directories: list[ModelDirectory], search_config: SearchConfig, config: TranslateConfig) -> None:
+    """What needs attention is refused for models that have none."""
+    for directory in directories:
+        if directory.model_config.attention == "none" and (config.alignments or search_config.coverage_penalty):
+            option = "--alignments" if config.alignments else "--coverage-penalty"
+            raise ConfigError(
+                f"{option} needs attention, but {directory.path} reads the source as one vector", "Leave it out"
+            )
 
 
 def _by_logits(directories: list[ModelDirectory], config: SearchConfig) -> bool:

@@ -38,17 +38,30 @@ def in_order(
         NmtError: the one that the function raised.
         WorldError: a process died.
     """
+    with workers(function, processes) as answers:
+        yield from answers(items)
+
+
+@contextmanager
+def workers(
+    function: Callable[[Item], Result], processes: int
+) -> Iterator[Callable[[Iterable[Item]], Iterator[Result]]]:
+    """Processes for many lists of items, one list after the other: see `in_order`, whose Raises hold for each."""
     with _started(function, processes) as connections:
-        idle = deque(connections)
-        busy: deque[Connection[Any, Any]] = deque()
-        for item in items:
-            if not idle:
-                yield _received(busy[0])
-                idle.append(busy.popleft())
-            _send(idle[0], item)
-            busy.append(idle.popleft())
-        while busy:
-            yield _received(busy.popleft())
+
+        def answers(items: Iterable[Item]) -> Iterator[Result]:
+            idle = deque(connections)
+            busy: deque[Connection[Any, Any]] = deque()
+            for item in items:
+                if not idle:
+                    yield _received(busy[0])
+                    idle.append(busy.popleft())
+                _send(idle[0], item)
+                busy.append(idle.popleft())
+            while busy:
+                yield _received(busy.popleft())
+
+        yield answers
 
 
 def _send(connection: "Connection[Any, Any]", item: object) -> None:

@@ -5,6 +5,8 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from nmtcli.model.linear import Linear
+
 
 class Memory(NamedTuple):
     """The source as the decoder sees it; made once for a batch.
@@ -52,7 +54,7 @@ class Attention(nn.Module):
         if score != "dot":
             self.project_keys = nn.Linear(value_size, query_size, bias=False)
         if score == "additive":
-            self.project_query = nn.Linear(query_size, query_size)
+            self.project_query = Linear(query_size, query_size)
             self.combine = nn.Linear(query_size, 1, bias=False)
 
     def keys(self, values_BSH: Tensor) -> Tensor:

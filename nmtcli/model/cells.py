@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from nmtcli.model.linear import Matrix, linear, quantised
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}  # blocks of H rows in the weight matrices
 
@@ -28,8 +29,8 @@ class CellState(NamedTuple):
 class Weights(NamedTuple):
     """The parameters of one cell, gates stacked as torch stacks them: i f g o (LSTM), r z n (GRU)."""
 
-    input_GE: Tensor
-    recurrent_GH: Tensor
+    input_GE: Matrix
+    recurrent_GH: Matrix
     input_bias_G: Tensor
     recurrent_bias_G: Tensor
 
@@ -90,8 +91,8 @@ def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cell
     Source:
         Cho et al. 2014.
     """
-    from_input_NG = F.linear(input_NE, weights.input_GE, weights.input_bias_G)
-    from_hidden_NG = F.linear(state.hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G)
+    from_input_NG = linear(input_NE, weights.input_GE, weights.input_bias_G)
+    from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G)
     input_r_NH, input_z_NH, input_n_NH = from_input_NG.chunk(3, dim=-1)
     hidden_r_NH, hidden_z_NH, hidden_n_NH = from_hidden_NG.chunk(3, dim=-1)
     reset_NH = (input_r_NH + hidden_r_NH).sigmoid()
@@ -115,7 +116,7 @@ def rnn_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
 
 
 def _affine(input_NE: Tensor, hidden_NH: Tensor, weights: Weights) -> Tensor:
-    return F.linear(input_NE, weights.input_GE, weights.input_bias_G) + F.linear(
+    return linear(input_NE, weights.input_GE, weights.input_bias_G) + linear(
         hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G
     )
 
@@ -134,6 +135,7 @@ class RecurrentLayer(nn.Module):
         self.cell = cell
         kernel = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[cell]
         self.kernel = kernel(input_size, hidden_size, batch_first=True)
+        self.whole_numbers: Weights | None = None
 
     def forward(self, input_BTE: Tensor, state: CellState | None = None) -> Tensor:
         """All positions at once.
@@ -157,10 +159,17 @@ class RecurrentLayer(nn.Module):
 
     def step(self, input_NE: Tensor, state: CellState) -> CellState:
         """One position, gate by gate."""
-        weights = self.weights()
+        weights = self.whole_numbers or self.weights()
         if self.cell == "rnn":
             return rnn_cell(input_NE, state, weights)
         return (lstm_cell if self.cell == "lstm" else gru_cell)(input_NE, state, weights)[0]
+
+    def quantise(self) -> None:
+        """From now on steps are in whole numbers; the call over a sequence is not."""
+        weights = self.weights()
+        self.whole_numbers = weights._replace(
+            input_GE=quantised(self.kernel.weight_ih_l0), recurrent_GH=quantised(self.kernel.weight_hh_l0)
+        )
 
     def weights(self) -> Weights:
         """The parameters, as the written cells take them."""

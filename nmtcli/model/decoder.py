@@ -24,6 +24,7 @@ from nmtcli.config import ModelConfig
 from nmtcli.model.attention import Attention, Memory
 from nmtcli.model.cells import CellState, RecurrentLayer
 from nmtcli.model.dropout import Drop, Dropout
+from nmtcli.model.linear import Linear
 
 Run = Callable[[int, Tensor], Tensor]  # from the number of a layer and its input to its output
 
@@ -83,7 +84,7 @@ class Decoder(nn.Module):
         self.attention = None
         if config.attention != "none":
             self.attention = Attention(config.attention, hidden, memory_size, scaled=config.scale_attention)
-        self.readout = nn.Linear(hidden + beside_top, input_size)
+        self.readout = Linear(hidden + beside_top, input_size)
         self.bridge = None
         if config.decoder_init != "zero":
             self.bridge = nn.Linear(memory_size, layers * hidden * (2 if config.cell == "lstm" else 1))

@@ -10,10 +10,12 @@ from torch.nn import functional as F
 from nmtcli.config import ModelConfig
 from nmtcli.errors import ConfigError
 from nmtcli.model.attention import Memory
+from nmtcli.model.cells import RecurrentLayer
 from nmtcli.model.decoder import DECODERS, State
 from nmtcli.model.dropout import Drop, Dropout, dropout
 from nmtcli.model.encoder import Encoder
 from nmtcli.model.init import initialise
+from nmtcli.model.linear import Int8Matrix, Linear, linear, quantised
 
 
 def forget_casts() -> None:
@@ -47,6 +49,7 @@ class Seq2Seq(nn.Module):
         self.target_embedding = nn.Embedding(target_size, embedding) if tie != "all" else None
         self.projection = nn.Linear(embedding, target_size, bias=False) if tie == "none" else None
         self.projection_bias_V = nn.Parameter(torch.empty(target_size))
+        self.whole_numbers: Int8Matrix | None = None  # the projection, after `quantise`
         self.dropout = Dropout(config.dropout, config.variational_dropout)
         self.encoder = Encoder(
             config.cell,
@@ -143,9 +146,22 @@ class Seq2Seq(nn.Module):
 
     def logits(self, readout_BTE: Tensor) -> Tensor:
         """logits_BTV, in fp32 or better."""
-        logits_BTV = F.linear(readout_BTE, self.projection_VE)
+        matrix = self.whole_numbers or self.projection_VE
+        if readout_BTE.dtype != torch.bfloat16 and not torch.is_autocast_enabled(readout_BTE.device.type):
+            return linear(readout_BTE, matrix, self.projection_bias_V)
+        logits_BTV = linear(readout_BTE, matrix)
         full = torch.promote_types(logits_BTV.dtype, torch.float32)
         return logits_BTV.to(full) + self.projection_bias_V.to(full)
+
+    def quantise(self) -> None:
+        """From now on every product with a matrix in `step` is in whole numbers of 8 bits; on a CPU only.
+
+        What is made once for a sentence, encoder and keys, stays as it is.
+        """
+        for module in self.decoder.modules():
+            if isinstance(module, RecurrentLayer | Linear):
+                module.quantise()
+        self.whole_numbers = quantised(self.projection_VE)
 
     @contextmanager
     def searching(self) -> Iterator[None]:

@@ -23,11 +23,33 @@ class SearchState(Protocol):
 S = TypeVar("S", bound=SearchState)
 
 
+class Choices(NamedTuple):
+    """What each hypothesis may say next.
+
+    Attributes:
+        log_probs_BKC: of C tokens, minus infinity where one must not be said; or other scores.
+        ids_BKC: which they are.
+        eos_BK: what EOS has, whether or not it is among them.
+    """
+
+    log_probs_BKC: Tensor
+    ids_BKC: Tensor
+    eos_BK: Tensor
+
+
 class StepFunction(Protocol[S]):
     """One step of the model, or of several."""
 
-    def __call__(self, tokens_BK: Tensor, state: S) -> tuple[Tensor, Tensor, S]:
-        """From the last tokens to log_probs_BKV of the next one, attention weights_BKS, and the next state."""
+    def __call__(self, tokens_BK: Tensor, state: S, count: int | None) -> tuple[Choices, Tensor, S]:
+        """From the last tokens to the next ones.
+
+        Args:
+            tokens_BK: the last tokens.
+            state: before the step.
+            count: how many of the likeliest tokens, best first (as many as there are, if fewer); None: all, by id.
+        Returns:
+            the choices, attention weights_BKS, and the next state.
+        """
 
 
 class Hypothesis(NamedTuple):
@@ -82,7 +104,6 @@ def beam_search(
     beam: int,
     bos: int,
     eos: int,
-    forbidden: Tensor,
     alpha: float = 0.0,
     beta: float = 0.0,
     best: int = 1,
@@ -98,7 +119,6 @@ def beam_search(
         max_lengths_B: longest hypothesis, EOS counted; there EOS is the only choice [tokens].
         beam: K.
         bos, eos: ids.
-        forbidden: ids that are never said; their probability is not given to others.
         alpha: of the length penalty.
         beta: of the coverage penalty.
         best: how many hypotheses a sentence must be sure of before it is done; at most K.
@@ -120,21 +140,20 @@ def beam_search(
     length = 0
     while len(sentence_B):
         length += 1
-        log_probs_BKV, weights_BKS, state = step(live.tokens_BK, state)
-        log_probs_BKV[..., forbidden] = -torch.inf
+        # 2K candidates: at most K of them say EOS, so that K others are left to go on
+        (log_probs_BKC, ids_BKC, eos_BK), weights_BKS, state = step(live.tokens_BK, state, 2 * K)
         last_B = max_lengths_B == length
         if last_B.any():
-            eos_log_probs_BK = log_probs_BKV[..., eos].clone()
-            log_probs_BKV.masked_fill_(last_B[:, None, None], -torch.inf)
-            log_probs_BKV[..., eos] = eos_log_probs_BK
+            only_eos_BKC = torch.full_like(log_probs_BKC, -torch.inf)
+            only_eos_BKC[..., 0] = eos_BK
+            log_probs_BKC = torch.where(last_B[:, None, None], only_eos_BKC, log_probs_BKC)
+            ids_BKC = ids_BKC.masked_fill(last_B[:, None, None], eos)
         before_BK1 = live.scores_BK.unsqueeze(-1)
         if not accumulates:
             before_BK1 = torch.where(before_BK1.isfinite(), 0.0, before_BK1)  # minus infinity: there is no hypothesis
-        totals_BN = (before_BK1 + log_probs_BKV).flatten(1)
-        # 2K candidates: at most K of them say EOS, so that K others are left to go on
+        totals_BN = (before_BK1 + log_probs_BKC).flatten(1)
         scores_BC, flat_BC = totals_BN.topk(min(2 * K, totals_BN.shape[1]))
-        vocabulary = log_probs_BKV.shape[-1]
-        parents_BC, tokens_BC = flat_BC // vocabulary, flat_BC % vocabulary
+        parents_BC, tokens_BC = flat_BC // ids_BKC.shape[-1], ids_BKC.flatten(1).gather(1, flat_BC)
         says_eos_BC = tokens_BC == eos
 
         ended_BK = says_eos_BC[:, :K] & scores_BC[:, :K].isfinite()

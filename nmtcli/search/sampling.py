@@ -58,7 +58,6 @@ def step_by_step(
     max_lengths_B: Tensor,
     bos: int,
     eos: int,
-    forbidden: Tensor,
     alpha: float = 0.0,
     uniform_BKT: Tensor | None = None,
     top_k: int = 0,
@@ -70,7 +69,7 @@ def step_by_step(
     """Greedy search, or K samples of each sentence. Sentences that are done leave the batch.
 
     Args:
-        step, state, source_mask_BS, max_lengths_B, bos, eos, forbidden, alpha, accumulates, with_attention: as in
+        step, state, source_mask_BS, max_lengths_B, bos, eos, alpha, accumulates, with_attention: as in
             `beam_search`.
         uniform_BKT: the random numbers in [0, 1) that decide each token of each sample; None: greedy, K = 1.
         top_k, top_p, temperature: see `truncate`.
@@ -88,17 +87,17 @@ def step_by_step(
     lengths_BK = torch.zeros((B, K), dtype=torch.long, device=device)
     same_BK = torch.arange(K, device=device).expand(B, K)
     while len(sentence_B):
-        log_probs_BKV, weights_BKS, state = step(tokens_BK, state)
-        allowed_BKV = log_probs_BKV.clone()
-        allowed_BKV[..., forbidden] = -torch.inf
+        choices, weights_BKS, state = step(tokens_BK, state, 1 if uniform_BKT is None else None)
         if uniform_BKT is None:
-            tokens_BK = allowed_BKV.argmax(dim=-1)
+            tokens_BK, of_token_BK = choices.ids_BKC[..., 0], choices.log_probs_BKC[..., 0]
         else:
-            probabilities_BKV = truncate(allowed_BKV, top_k=top_k, top_p=top_p, temperature=temperature)
+            probabilities_BKV = truncate(choices.log_probs_BKC, top_k=top_k, top_p=top_p, temperature=temperature)
             tokens_BK = draw(probabilities_BKV, uniform_BKT[:, :, len(said)])
+            of_token_BK = choices.log_probs_BKC.gather(-1, tokens_BK.unsqueeze(-1)).squeeze(-1)
         live_BK = lengths_BK == 0
-        tokens_BK = tokens_BK.masked_fill((max_lengths_B == len(said) + 1).unsqueeze(1), eos)
-        of_token_BK = log_probs_BKV.gather(-1, tokens_BK.unsqueeze(-1)).squeeze(-1)
+        last_B1 = (max_lengths_B == len(said) + 1).unsqueeze(1)
+        tokens_BK = tokens_BK.masked_fill(last_B1, eos)
+        of_token_BK = torch.where(last_B1, choices.eos_BK, of_token_BK)
         scores_BK = torch.where(live_BK, scores_BK + of_token_BK if accumulates else of_token_BK, scores_BK)
         said.append(tokens_BK)
         if with_attention:

@@ -5,8 +5,8 @@ The only place that sorts by length. What a line becomes depends on that line al
 
 import hashlib
 import math
-from collections.abc import Sequence
-from typing import NamedTuple, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +16,9 @@ from nmtcli.config import SearchConfig
 from nmtcli.data.batches import padded
 from nmtcli.data.subword import BOS, EOS, Subword
 from nmtcli.data.text import is_blank
-from nmtcli.model.attention import Memory
-from nmtcli.model.decoder import State
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.beam import Hypothesis, beam_search
+from nmtcli.search.ensemble import Ensemble
 from nmtcli.search.sampling import step_by_step
 
 EXTRA_LENGTH = 10  # what every output may have beyond its multiple of the source [tokens]
@@ -56,28 +55,26 @@ class Translation(NamedTuple):
         return self.candidates[0].text if self.candidates else ""
 
 
-class EnsembleState(NamedTuple):
-    """Memory and state of each model."""
+class SearchBatch(NamedTuple):
+    """Sentences that are searched together.
 
-    memories: tuple[Memory, ...]
-    states: tuple[State, ...]
+    Attributes:
+        sources: ids, EOS at the end.
+        line_numbers: what samples depend on, beside the seed.
+    """
 
-    def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> Self:
-        """See `search.beam.SearchState`."""
-        memories = self.memories
-        offset_B = torch.arange(len(parents_BK), device=parents_BK.device)
-        if sentences_B is not None:
-            memories = tuple(memory.select(sentences_B) for memory in memories)
-            offset_B = sentences_B
-        rows_N = (offset_B.unsqueeze(1) * parents_BK.shape[1] + parents_BK).flatten()
-        return self._replace(memories=memories, states=tuple(state.select(rows_N) for state in self.states))
+    sources: list[list[int]]
+    line_numbers: list[int]
+
+
+SearchBatches = Callable[[Iterable[SearchBatch]], Iterable[list[list[Hypothesis]]]]
 
 
 class Translator:
     """Translates lines with one model, or with the mean of several.
 
     Args:
-        models: in eval mode, all on one device, with the same vocabularies.
+        models: in eval mode, all on one device, with the same vocabularies; none, where `search` has them.
         source, target: subword models.
         config: how to search.
         device: where the models are.
@@ -85,6 +82,7 @@ class Translator:
         by_logits: the score of a hypothesis is the logit of its last token, as models are trained by losses/beam.py,
             rather than the sum of log-probabilities; there is no penalty then.
         with_attention: keep attention weights.
+        search: what searches batches, in their order; None: this one does, one after the other.
     """
 
     def __init__(
@@ -98,8 +96,8 @@ class Translator:
         wanted: int = 1,
         by_logits: bool = False,
         with_attention: bool = False,
+        search: SearchBatches | None = None,
     ) -> None:
-        self._models = models
         self._source = source
         self._target = target
         self._config = config
@@ -107,7 +105,8 @@ class Translator:
         self._wanted = wanted
         self._by_logits = by_logits
         self._with_attention = with_attention
-        self._forbidden = torch.tensor(target.forbidden_ids, device=device)
+        self._search = search or (lambda batches: map(self.search_batch, batches))
+        self._ensemble = Ensemble(models, torch.tensor(target.forbidden_ids, device=device), by_logits=by_logits)
 
     def translate(self, lines: Sequence[str], first_line: int = 0) -> list[Translation]:
         """As many translations as lines, in their order.
@@ -139,10 +138,13 @@ class Translator:
         """
         found: list[list[Hypothesis]] = [[] for _ in sources]
         order = sorted((n for n, ids in enumerate(sources) if len(ids) > 1), key=lambda n: (len(sources[n]), n))
-        for batch in self._batches(order, sources):
-            hypotheses = self._search([sources[n] for n in batch], [line_numbers[n] for n in batch])
+        batches = self._batches(order, sources)[::-1]  # the longest first: workers end at about the same time
+        answers = self._search(
+            SearchBatch([sources[n] for n in batch], [line_numbers[n] for n in batch]) for batch in batches
+        )
+        for batch, hypotheses in zip(batches, answers, strict=True):
             for number, some in zip(batch, hypotheses, strict=True):
-                found[number] = some[: self._wanted]
+                found[number] = some
         return found
 
     def _batches(self, order: list[int], sources: Sequence[list[int]]) -> list[list[int]]:
@@ -155,24 +157,24 @@ class Translator:
         return batches
 
     @torch.inference_mode()
-    def _search(self, sources: list[list[int]], line_numbers: list[int]) -> list[list[Hypothesis]]:
+    def search_batch(self, batch: SearchBatch) -> list[list[Hypothesis]]:
+        """The hypotheses of each sentence, best first, as many as are wanted or there are."""
+        return [some[: self._wanted] for some in self._searched(*batch)]
+
+    def _searched(self, sources: list[list[int]], line_numbers: list[int]) -> list[list[Hypothesis]]:
         config = self._config
         source_BS, mask_BS = (values.to(self._device) for values in padded(sources))
         max_lengths = [math.floor(config.max_length * len(source)) + EXTRA_LENGTH for source in sources]
-        memories, states = zip(*(model.encode(source_BS, mask_BS) for model in self._models), strict=True)
-        rows = self._wanted if config.sample else config.beam
-        rows_N = torch.arange(len(sources), device=self._device).repeat_interleave(rows)
-        state = EnsembleState(memories, tuple(one.select(rows_N) for one in states))
+        state = self._ensemble.start(source_BS, mask_BS, self._wanted if config.sample else config.beam)
         max_lengths_B = torch.tensor(max_lengths, device=self._device)
         if config.sample or config.beam == 1:
             return step_by_step(
-                self._step,
+                self._ensemble.step,
                 state,
                 source_mask_BS=mask_BS,
                 max_lengths_B=max_lengths_B,
                 bos=BOS,
                 eos=EOS,
-                forbidden=self._forbidden,
                 alpha=0.0 if self._by_logits else config.length_penalty,
                 accumulates=not self._by_logits,
                 uniform_BKT=self._uniform(line_numbers, max(max_lengths)) if config.sample else None,
@@ -182,34 +184,19 @@ class Translator:
                 with_attention=self._with_attention,
             )
         return beam_search(
-            self._step,
+            self._ensemble.step,
             state,
             source_mask_BS=mask_BS,
             max_lengths_B=max_lengths_B,
             beam=config.beam,
             bos=BOS,
             eos=EOS,
-            forbidden=self._forbidden,
             alpha=0.0 if self._by_logits else config.length_penalty,
             beta=0.0 if self._by_logits else config.coverage_penalty,
             accumulates=not self._by_logits,
             best=self._wanted,
             with_attention=self._with_attention,
         )
-
-    def _step(self, tokens_BK: Tensor, state: EnsembleState) -> tuple[Tensor, Tensor, EnsembleState]:
-        """One step of every model; an ensemble's probability, or logit, is the mean of theirs."""
-        steps = [
-            model.step(memory, one, tokens_BK)
-            for model, memory, one in zip(self._models, state.memories, state.states, strict=True)
-        ]
-        state = state._replace(states=tuple(after for _, _, after in steps))
-        weights_BKS = torch.stack([weights_BKS for _, weights_BKS, _ in steps]).mean(dim=0)
-        if self._by_logits:
-            return torch.stack([logits_BKV for logits_BKV, _, _ in steps]).mean(dim=0), weights_BKS, state
-        log_probs_BKV = torch.stack([logits_BKV.log_softmax(dim=-1) for logits_BKV, _, _ in steps])
-        mean_BKV = log_probs_BKV[0] if len(steps) == 1 else log_probs_BKV.logsumexp(dim=0) - math.log(len(steps))
-        return mean_BKV, weights_BKS, state
 
     def _uniform(self, line_numbers: list[int], longest: int) -> Tensor:
         """Random numbers of each line: a function of seed and line number, whatever else is in the batch."""

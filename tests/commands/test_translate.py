@@ -9,21 +9,24 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import psutil
 import pytest
 import safetensors.numpy
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from nmtcli.commands import translate as translate_command
 from nmtcli.config import SearchConfig
 from nmtcli.data.subword import BOS, EOS, PAD
 from nmtcli.data.text import is_blank
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.search.translator import Translator
+from nmtcli.search.translator import SearchBatch, Translator
 from nmtcli.training.checkpoint import ModelDirectory
 from tests.conftest import TINY, Nmt, Result, log_of
 
@@ -448,6 +451,85 @@ def test_batches_of_one_and_of_many_give_the_same_on_real_sentences(nmt: Nmt, tm
     assert len(outputs[0]) == 200
     assert len(set(outputs[0])) > 50
     assert outputs[0] == outputs[1] == outputs[2]
+
+
+def test_whole_numbers_say_nearly_the_same_whatever_the_batch(trained: Path, nmt: Nmt, text: bytes) -> None:
+    alone = translate(nmt, trained, "--precision", "int8", "--batch-tokens", "1", stdin=text)
+    assert translate(nmt, trained, "--precision", "int8", "--batch-tokens", "100000", stdin=text).out == alone.out
+    real = translate(nmt, trained, stdin=text)
+    same = sum(one == other for one, other in zip(alone.lines, real.lines, strict=True))
+    assert same >= 0.8 * len(real.lines)
+    scores = [translate(nmt, trained, "--nbest", "1", *more, stdin=text).out for more in ([], ["--precision", "int8"])]
+    assert scores[0] != scores[1]
+
+
+# workers
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--nbest", "3", "--alignments", "FILE", "--alignment-format", "json"],
+        ["--sample", "--nbest", "2", "--buffer-lines", "7"],
+        ["--beam", "1", "--precision", "int8"],
+    ],
+    ids=["beam", "samples", "greedy"],
+)
+def test_workers_say_what_one_process_says(
+    options: list[str], trained: Path, nmt: Nmt, text: bytes, tmp_path: Path
+) -> None:
+    outputs, alignments = [], []
+    for workers in ("1", "2"):
+        named = [str(tmp_path / workers) if option == "FILE" else option for option in options]
+        common = ["--threads", "1", "--batch-tokens", "60", "--workers", workers]
+        outputs.append(translate(nmt, trained, *common, *named, stdin=text).out)
+        alignments.append((tmp_path / workers).read_bytes() if "FILE" in options else b"")
+    assert outputs[0] == outputs[1]
+    assert alignments[0] == alignments[1]
+
+
+def test_a_mistake_that_a_worker_finds_is_said_once(model: Path, nmt: Nmt) -> None:
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-20])
+    said = nmt("translate", "--model", model, "--workers", "2", stdin=b"1\n2\n").refusal(4)
+    assert "model.safetensors" in said
+
+
+def test_a_worker_that_dies_ends_it_with_one_line(trained: Path) -> None:
+    command = [sys.executable, "-m", "nmtcli", "translate", "--model", trained, "--workers", "2", "--buffer-lines", "1"]
+    with subprocess.Popen(
+        [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"1\n")
+        process.stdin.flush()
+        assert process.stdout.readline().endswith(b"\n")  # with the workers running, a line is answered as it comes
+        for child in psutil.Process(process.pid).children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+        _, said = process.communicate(b"2\n")
+    assert process.returncode == 6
+    assert said.decode() == "Error: a worker process died. It may have run out of memory: use fewer --workers.\n"
+
+
+@pytest.mark.parametrize(("lines", "workers"), [(10, 0), (1000, 2)])
+def test_many_lines_are_shared_among_the_cores(
+    lines: int, workers: int, trained: Path, nmt: Nmt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    @contextmanager
+    def here(search: Callable[[SearchBatch], Any], processes: int) -> Iterator[Callable[[Iterable[SearchBatch]], Any]]:
+        started.append(processes)
+        yield lambda batches: map(search, batches)
+
+    monkeypatch.setattr(translate_command, "workers", here)
+    monkeypatch.setattr(translate_command, "cores", lambda: 2)
+    result = nmt("translate", "--model", trained, "--beam", "1", stdin=b"1\n" * lines)
+    assert result.code == 0, result.err
+    assert len(result.lines) == lines
+    assert started == [workers] * bool(workers)
 
 
 # which weights

@@ -2,13 +2,13 @@
 
 import itertools
 import math
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import pytest
 import torch
 from torch import Tensor
 
-from nmtcli.search.beam import Hypothesis, beam_search, coverage_penalty, length_penalty
+from nmtcli.search.beam import Choices, Hypothesis, beam_search, coverage_penalty, length_penalty
 from nmtcli.search.sampling import step_by_step
 
 BOS, EOS, V = 0, 1, 4
@@ -37,7 +37,21 @@ def distribution(sentence: int, prefix: tuple[int, ...]) -> tuple[Tensor, Tensor
     return log_probs_V, torch.rand(S, generator=generator, dtype=torch.float64).softmax(0)
 
 
-def step(tokens_BK: Tensor, state: Prefixes) -> tuple[Tensor, Tensor, Prefixes]:
+class Step:
+    """The toy model's step function."""
+
+    def __init__(self, forbidden: list[int]) -> None:
+        self.forbidden = forbidden
+
+    def __call__(self, tokens_BK: Tensor, state: Prefixes, count: int | None) -> tuple[Choices, Tensor, Prefixes]:
+        log_probs_BKV, weights_BKS, state = everything(tokens_BK, state)
+        eos_BK = log_probs_BKV[..., EOS].clone()
+        log_probs_BKV[..., self.forbidden] = -torch.inf
+        best_BKC, ids_BKC = log_probs_BKV.topk(min(count or V, V))
+        return Choices(best_BKC, ids_BKC, eos_BK), weights_BKS, state
+
+
+def everything(tokens_BK: Tensor, state: Prefixes) -> tuple[Tensor, Tensor, Prefixes]:
     prefix_BKT = torch.cat([state.prefix_BKT, tokens_BK.unsqueeze(-1)], dim=2)
     answers = [
         [distribution(sentence, tuple(prefix)) for sentence, prefix in zip(sentences, prefixes, strict=True)]
@@ -70,17 +84,18 @@ def enumerate_all(sentence: int, longest: int, alpha: float, beta: float, forbid
     return sorted(found, key=lambda one: -one.score)
 
 
-def search(sentences: list[int], beam: int, longest: list[int], **options: object) -> list[list[Hypothesis]]:
-    defaults = {"forbidden": torch.tensor([BOS])}
+def search(
+    sentences: list[int], beam: int, longest: list[int], forbidden: tuple[int, ...] = (BOS,), **options: Any
+) -> list[list[Hypothesis]]:
     return beam_search(
-        step,
+        Step([*forbidden]),
         start(sentences, beam),
         source_mask_BS=torch.ones(len(sentences), S, dtype=torch.bool),
         max_lengths_B=torch.tensor(longest),
         beam=beam,
         bos=BOS,
         eos=EOS,
-        **{**defaults, **options},
+        **options,
     )
 
 
@@ -101,7 +116,7 @@ def test_a_beam_that_holds_every_prefix_is_exhaustive_search(alpha: float, beta:
 def test_forbidden_ids_are_never_said_and_their_probability_goes_to_nobody() -> None:
     for sentence in range(8):
         expected = enumerate_all(sentence, 4, 0.6, 0.0, {BOS, 3})
-        (found,) = search([sentence], 64, [4], alpha=0.6, forbidden=torch.tensor([BOS, 3]))
+        (found,) = search([sentence], 64, [4], alpha=0.6, forbidden=(BOS, 3))
         assert found[0].ids == expected[0].ids
         assert found[0].log_probability == pytest.approx(expected[0].log_probability, abs=1e-5)
 
@@ -156,13 +171,12 @@ def test_greedy_search_by_such_scores_ends_with_the_last_one() -> None:
 
 def search_greedily(sentences: range, *, accumulates: bool) -> list[list[Hypothesis]]:
     return step_by_step(
-        step,
+        Step([BOS]),
         start(list(sentences), 1),
         source_mask_BS=torch.ones(len(sentences), S, dtype=torch.bool),
         max_lengths_B=torch.full((len(sentences),), 6),
         bos=BOS,
         eos=EOS,
-        forbidden=torch.tensor([BOS]),
         accumulates=accumulates,
     )
 
@@ -183,13 +197,12 @@ def test_beam_one_equals_greedy_search() -> None:
     sentences, longest = list(range(30)), [2 + number % 6 for number in range(30)]
     by_beam = search(sentences, 1, longest, alpha=0.7, with_attention=True)
     greedy = step_by_step(
-        step,
+        Step([BOS]),
         start(sentences, 1),
         source_mask_BS=torch.ones(30, S, dtype=torch.bool),
         max_lengths_B=torch.tensor(longest),
         bos=BOS,
         eos=EOS,
-        forbidden=torch.tensor([BOS]),
         alpha=0.7,
         with_attention=True,
     )

@@ -1,0 +1,86 @@
+"""Products in whole numbers are what their definition says, near the real ones, and the same in any batch."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from nmtcli.config import ModelConfig
+from nmtcli.model.linear import CHUNK_ELEMENTS, Linear, linear, quantised
+from nmtcli.model.seq2seq import Seq2Seq
+
+
+def by_definition(input_NE: Tensor, weight_VE: Tensor, bias_V: Tensor) -> Tensor:
+    """One output at a time, in Python's numbers."""
+    output_NV = torch.zeros(len(input_NE), len(weight_VE), dtype=torch.float64)
+    for n, row in enumerate(input_NE.tolist()):
+        t_n = max(map(abs, row)) / 127
+        for v, weights in enumerate(weight_VE.tolist()):
+            s_v = max(map(abs, weights)) / 127
+            total = sum(round(x / t_n) * round(w / s_v) for x, w in zip(row, weights, strict=True)) if t_n else 0
+            output_NV[n, v] = total * s_v * t_n + bias_V[v]
+    return output_NV
+
+
+@pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 3, 2), (5, 16, 7), (9, 33, 40)])
+def test_it_is_the_sum_of_rounded_products(rows: int, inputs: int, outputs: int) -> None:
+    torch.manual_seed(rows)
+    input_NE, weight_VE, bias_V = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    input_NE[0] = 0.0
+    expected_NV = by_definition(input_NE, weight_VE, bias_V)
+    found_NV = linear(input_NE, quantised(weight_VE), bias_V)
+    # a value in the middle between two whole numbers may go to either
+    torch.testing.assert_close(found_NV.double(), expected_NV, atol=0.06, rtol=0)
+    assert (found_NV - expected_NV).abs().median() < 1e-5
+    torch.testing.assert_close(linear(input_NE, quantised(weight_VE)), found_NV - bias_V)
+
+
+def test_it_is_near_the_real_product_and_keeps_axes() -> None:
+    torch.manual_seed(1)
+    input_BKE, weight_VE = torch.randn(3, 4, 512).tanh(), torch.randn(300, 512)
+    real_BKV = input_BKE @ weight_VE.T
+    found_BKV = linear(input_BKE, quantised(weight_VE))
+    assert found_BKV.shape == real_BKV.shape
+    assert (found_BKV - real_BKV).norm() < 0.01 * real_BKV.norm()
+
+
+def test_a_row_is_the_same_alone_and_among_many() -> None:
+    torch.manual_seed(2)
+    rows = 2 * CHUNK_ELEMENTS // 2000 + 3  # more than are multiplied at a time
+    input_NE, matrix = torch.randn(rows, 64), quantised(torch.randn(2000, 64))
+    together_NV = linear(input_NE, matrix)
+    for n in (0, 1, rows // 2, rows - 1):
+        assert torch.equal(linear(input_NE[n : n + 1], matrix)[0], together_NV[n])
+
+
+def test_a_layer_is_torchs_until_it_is_quantised() -> None:
+    torch.manual_seed(3)
+    layer, theirs = Linear(8, 5), torch.nn.Linear(8, 5)
+    theirs.load_state_dict(layer.state_dict())
+    input_NE = torch.randn(4, 8)
+    assert torch.equal(layer(input_NE), theirs(input_NE))
+    layer.quantise()
+    assert torch.equal(layer(input_NE), linear(input_NE, quantised(layer.weight), layer.bias))
+    assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize(
+    ("arch", "attention"), [("gnmt", "general"), ("luong", "dot"), ("bahdanau", "additive"), ("cho", "none")]
+)
+def test_a_quantised_model_steps_nearly_as_before(cell: str, arch: str, attention: str) -> None:
+    torch.manual_seed(4)
+    config = ModelConfig(
+        arch=arch, attention=attention, cell=cell, hidden_size=64, embedding_size=64, input_feeding=arch == "luong"
+    )
+    model = Seq2Seq(config, source_size=50, target_size=50, joint=True).eval()
+    source_BS = torch.randint(4, 50, (3, 7))
+    with torch.no_grad():
+        memory, state = model.encode(source_BS, torch.ones_like(source_BS, dtype=torch.bool))
+        tokens_BK = torch.randint(4, 50, (3, 1))
+        before_BKV, _, state_before = model.step(memory, state, tokens_BK)
+        model.quantise()
+        after_BKV, _, state_after = model.step(memory, state, tokens_BK)
+    assert not torch.equal(after_BKV, before_BKV)  # every product is another
+    assert (after_BKV - before_BKV).norm() < 0.05 * before_BKV.norm()
+    assert not torch.equal(state_after.hidden_LNH, state_before.hidden_LNH)
+    torch.testing.assert_close(state_after.hidden_LNH, state_before.hidden_LNH, atol=0.02, rtol=0)
