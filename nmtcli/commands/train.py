@@ -13,11 +13,11 @@ import torch
 
 from nmtcli.commands.machine import (
     PRECISION_TYPES,
+    FreedMemory,
     autocast,
     choose_device,
     choose_precision,
     deterministic_algorithms,
-    keep_freed_memory,
     set_threads,
 )
 from nmtcli.config import Config, ModelConfig, SearchConfig, TrainConfig, knob_of, option_name, option_text
@@ -74,7 +74,6 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             config, model_config, source=data.source_subword, target=data.target_subword, target_lang=data.target_lang
         )
         board_class = _tensorboard() if config.tensorboard else None
-        keep_freed_memory()
         if config.deterministic:
             stack.enter_context(deterministic_algorithms())
         precision = autocast(device, directory.about["precision"])
@@ -359,9 +358,11 @@ class _Reporter:
         self._board = board
         self._config = config
         self._facts = ""
+        self._memory = FreedMemory()
 
     def updated(self, progress: Progress, batches_per_epoch: int) -> None:
         """Moves the bar."""
+        self._memory.after_batch()
         total = self._total(progress, batches_per_epoch)
         self._bar.update(completed=progress.update, total=total, facts=f"epoch {progress.epoch + 1}  {self._facts}")
 

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from nmtcli.commands.machine import (
     PRECISION_TYPES,
+    FreedMemory,
     choose_device,
     choose_precision,
     cores,
-    keep_freed_memory,
     set_threads,
 )
 from nmtcli.config import SearchConfig, TranslateConfig, option_name
@@ -51,6 +51,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
     if config.nbest > search_config.beam and not search_config.sample:
         raise ConfigError(f"--nbest {config.nbest} needs as large a beam", f"Use --beam {config.nbest}")
     device = choose_device(config.device)
+    set_threads(config.threads)
     if config.workers > 1 and device.type != "cpu":
         raise ConfigError(f"--workers {config.workers} is for a CPU", "Leave it out, or use --device cpu")
     directories = [ModelDirectory.open(path) for path in config.model]
@@ -62,6 +63,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
         device=device,
         precision=choose_precision(config.precision, device),
         by_logits=_by_logits(directories, search_config),
+        threads=config.threads,
     )
     replaced: list[int] = []
     number = 0
@@ -87,32 +89,33 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
 
 @dataclass(frozen=True)
 class _Search:
-    """Searches batches with models that it reads when they are needed, so that it can be sent to another process."""
+    """Searches batches, with models that it reads when the first one comes: so it can be sent to another process."""
 
     search_config: SearchConfig
     config: TranslateConfig
     device: torch.device
     precision: str
     by_logits: bool
-    threads: int = 0  # 0: as config says
+    threads: int
 
     def __call__(self, batch: SearchBatch) -> list[list[Hypothesis]]:
-        """What a worker answers. Attention travels as an array: tensors would travel as open files."""
+        """The hypotheses of each sentence."""
         with torch.inference_mode():
-            found = self._here.search_batch(batch)
-        return _with_attention(found, Tensor.numpy)
+            found = self.translator.search_batch(batch)
+        self._memory.after_batch()
+        return found
 
     @cached_property
-    def _here(self) -> Translator:
-        return self.translator(*_same_subwords([ModelDirectory.open(path) for path in self.config.model]))
+    def translator(self) -> Translator:
+        """What searches in this process."""
+        set_threads(self.threads)
+        source, target = _same_subwords([ModelDirectory.open(path) for path in self.config.model])
+        return self.translator_with([self._read_model(path) for path in self.config.model], source, target)
 
-    def translator(self, source: Subword, target: Subword, search: SearchBatches | None = None) -> Translator:
-        """One with the models in this process, or, where `search` has them, with none."""
-        models: list[Seq2Seq] = []
-        if search is None:
-            set_threads(self.threads or self.config.threads)
-            keep_freed_memory()
-            models = [self._read_model(path) for path in self.config.model]
+    def translator_with(
+        self, models: list[Seq2Seq], source: Subword, target: Subword, search: SearchBatches | None = None
+    ) -> Translator:
+        """Of these models; or of none, where `search` has them."""
         return Translator(
             models,
             source,
@@ -125,6 +128,10 @@ class _Search:
             search=search,
         )
 
+    @cached_property
+    def _memory(self) -> FreedMemory:
+        return FreedMemory()
+
     def _read_model(self, path: str) -> Seq2Seq:
         model = ModelDirectory.open(path).read_model(self.config.checkpoint, verify=self.config.verify).eval()
         model.to(self.device, PRECISION_TYPES[self.precision])
@@ -133,22 +140,34 @@ class _Search:
         return model
 
 
+@dataclass(frozen=True)
+class _SearchElsewhere:
+    """What a worker does. Attention travels as an array: tensors would travel as open files."""
+
+    search: _Search
+
+    def __call__(self, batch: SearchBatch) -> list[list[Hypothesis]]:
+        """The hypotheses of each sentence."""
+        return _with_attention(self.search(batch), Tensor.numpy)
+
+
 @contextmanager
 def _translator(search: _Search, source: Subword, target: Subword, first_lines: int) -> Iterator[Translator]:
     """With models here, or in workers of one thread each where that is faster: many small operations share badly."""
-    count = search.config.workers
+    config = search.config
+    count = config.workers
     if not count:
-        worthwhile = search.device.type == "cpu" and not search.config.threads and first_lines >= LINES_FOR_WORKERS
+        worthwhile = search.device.type == "cpu" and not config.threads and first_lines >= LINES_FOR_WORKERS
         count = cores() if worthwhile else 1
     if count == 1:
-        yield search.translator(source, target)
+        assert search.translator  # reads the models, so that one that is damaged is refused whatever the lines are
+        yield search.translator_with([], source, target, lambda batches: map(search, batches))
         return
-    threads = search.config.threads or max(1, cores() // count)
-    with workers(replace(search, threads=threads), count) as answers:
-        search_batches = lambda batches: (  # noqa: E731
-            _with_attention(found, torch.from_numpy) for found in answers(batches)
+    one = _SearchElsewhere(replace(search, threads=config.threads or max(1, cores() // count)))
+    with workers(one, count) as answers:
+        yield search.translator_with(
+            [], source, target, lambda batches: (_with_attention(found, torch.from_numpy) for found in answers(batches))
         )
-        yield search.translator(source, target, search_batches)
 
 
 def _with_attention(found: list[list[Hypothesis]], convert: Callable[[Any], Any]) -> list[list[Hypothesis]]:

@@ -1,5 +1,9 @@
 """Which device and precision a command computes with."""
 
+import ctypes
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -31,3 +35,24 @@ def test_a_product_takes_time_in_either_precision() -> None:
 def test_a_device_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"--device.*{name}"):
         choose_device(name)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="not glibc")
+def test_freed_memory_is_kept_for_some_batches_and_then_handed_back() -> None:
+    script = """
+import psutil, torch
+from nmtcli.commands.machine import BATCHES_KEPT, FreedMemory
+memory, process = FreedMemory(), psutil.Process()
+resident = []
+for batch in range(2 * BATCHES_KEPT):
+    pieces = [torch.ones(1 << 18) for _ in range(200)]  # 200 MiB, more than would be kept by itself
+    held = pieces[-1]  # at the end, so that what is before it cannot go by shrinking the heap
+    del pieces
+    memory.after_batch()
+    resident.append(process.memory_info().rss >> 20)
+print(resident[0], resident[BATCHES_KEPT - 2], resident[BATCHES_KEPT - 1])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    first, kept, handed_back = map(int, done.stdout.split())
+    assert kept >= first - 20
+    assert handed_back < kept - 150

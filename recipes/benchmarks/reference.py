@@ -1,0 +1,225 @@
+"""What the toolkit is measured against: the classic way, written plainly, as the toolkits of 2017 to 2021 have it.
+
+`InputFeedingModel` trains: a packed bidirectional encoder, a decoder that steps through `nn.LSTMCell` because it reads
+its last attentional vector (Luong et al. 2015, section 3.3), all logits at once, fp32.
+
+`ClassicTranslator` translates with the weights of a model of ours: the source packed, one `nn.LSTMCell` a layer, the
+full log-softmax and a top-k over beam times vocabulary at every step, and no sentence leaves before its batch ends. The
+rules of the search are ours, so the translations are the same.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from nmtcli.data.batches import Batch, padded
+from nmtcli.data.subword import BOS, EOS, PAD
+from nmtcli.model.seq2seq import Seq2Seq
+
+EXTRA_LENGTH = 10  # of every output beyond its multiple of the source [tokens], as in search/translator.py
+
+
+class InputFeedingModel(nn.Module):
+    """One bidirectional LSTM layer, one LSTM layer with general attention and input feeding.
+
+    Args:
+        vocabulary: size of each side's [pieces].
+        embedding: width of the embeddings.
+        hidden: width of the decoder, and of both directions of the encoder together.
+        dropout: on embeddings and on the attentional vector.
+    """
+
+    def __init__(self, vocabulary: int, embedding: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.source_embedding = nn.Embedding(vocabulary, embedding, padding_idx=PAD)
+        self.target_embedding = nn.Embedding(vocabulary, embedding, padding_idx=PAD)
+        self.encoder = nn.LSTM(embedding, hidden // 2, bidirectional=True, batch_first=True)
+        self.cell = nn.LSTMCell(embedding + hidden, hidden)
+        self.project_query = nn.Linear(hidden, hidden, bias=False)
+        self.combine = nn.Linear(2 * hidden, hidden, bias=False)
+        self.project = nn.Linear(hidden, vocabulary)
+        self.dropout = dropout
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The mean cross-entropy of a target token, with label smoothing 0.1 [nats]."""
+        lengths_B = batch.source_mask_BS.sum(dim=1)
+        source_BSE = F.dropout(self.source_embedding(batch.source_BS), self.dropout, self.training)
+        packed = pack_padded_sequence(source_BSE, lengths_B, batch_first=True, enforce_sorted=False)
+        packed_memory, (hidden_2BH, cell_2BH) = self.encoder(packed)
+        memory_BSH, _ = pad_packed_sequence(packed_memory, batch_first=True)
+        hidden_BH = torch.cat([*hidden_2BH], dim=1)
+        cell_BH = torch.cat([*cell_2BH], dim=1)
+        target_BTE = F.dropout(self.target_embedding(batch.target_input_BT), self.dropout, self.training)
+        padding_BS = ~batch.source_mask_BS
+        attentional_BH = torch.zeros_like(hidden_BH)
+        outputs = []
+        for embedded_BE in target_BTE.unbind(dim=1):
+            hidden_BH, cell_BH = self.cell(torch.cat([embedded_BE, attentional_BH], dim=1), (hidden_BH, cell_BH))
+            scores_BS = torch.bmm(memory_BSH, self.project_query(hidden_BH).unsqueeze(2)).squeeze(2)
+            weights_BS = scores_BS.masked_fill(padding_BS, -torch.inf).softmax(dim=1)
+            context_BH = torch.bmm(weights_BS.unsqueeze(1), memory_BSH).squeeze(1)
+            attentional_BH = self.combine(torch.cat([context_BH, hidden_BH], dim=1)).tanh()
+            attentional_BH = F.dropout(attentional_BH, self.dropout, self.training)
+            outputs.append(attentional_BH)
+        logits_BTV = self.project(torch.stack(outputs, dim=1))
+        return F.cross_entropy(
+            logits_BTV.flatten(0, 1), batch.target_output_BT.flatten(), ignore_index=PAD, label_smoothing=0.1
+        )
+
+
+class ClassicTranslator:
+    """Beam search in the classic way, with the weights of a model of ours.
+
+    Args:
+        model: of LSTM layers in our default wiring (`gnmt`, bidirectional encoder), in eval mode.
+        forbidden: ids that are never said.
+        beam: K.
+        batch_sentences: B, sorted by length.
+        max_length: longest output, in lengths of its source.
+        alpha: of the length penalty.
+    """
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        forbidden: Sequence[int],
+        *,
+        beam: int,
+        batch_sentences: int,
+        max_length: float,
+        alpha: float,
+    ) -> None:
+        self.model = model
+        self.encoder_layers = [
+            bidirectional(forward.kernel, backward.kernel)  # type: ignore[arg-type, union-attr]
+            for forward, backward in zip(model.encoder.forward_layers, model.encoder.backward_layers, strict=True)
+        ]
+        self.cells = [cell_of(layer.kernel) for layer in model.decoder.layers]  # type: ignore[arg-type, union-attr]
+        self.forbidden = list(forbidden)
+        self.beam = beam
+        self.batch_sentences = batch_sentences
+        self.max_length = max_length
+        self.alpha = alpha
+
+    @torch.inference_mode()
+    def translate(self, sources: Sequence[list[int]]) -> list[list[int]]:
+        """The best ids of each sentence, without EOS.
+
+        Args:
+            sources: ids, EOS at the end.
+        """
+        order = sorted(range(len(sources)), key=lambda n: len(sources[n]), reverse=True)
+        found: list[list[int]] = [[] for _ in sources]
+        for start in range(0, len(order), self.batch_sentences):
+            numbers = order[start : start + self.batch_sentences]
+            for number, ids in zip(numbers, self._search([sources[n] for n in numbers]), strict=True):
+                found[number] = ids
+        return found
+
+    def _encode(self, source_BS: Tensor, mask_BS: Tensor) -> tuple[Tensor, Tensor]:
+        model = self.model
+        lengths_B = mask_BS.sum(dim=1)
+        layer_BSH = F.embedding(source_BS, model.source_embedding.weight) * model.embedding_scale
+        for number, layer in enumerate(self.encoder_layers):
+            packed = pack_padded_sequence(layer_BSH, lengths_B, batch_first=True, enforce_sorted=False)
+            output_BSH, _ = pad_packed_sequence(layer(packed)[0], batch_first=True)
+            layer_BSH = output_BSH + layer_BSH if number and model.encoder.residual else output_BSH
+        half = layer_BSH.shape[2] // 2
+        rows_B = torch.arange(len(source_BS))
+        return layer_BSH, torch.cat([layer_BSH[rows_B, lengths_B - 1, :half], layer_BSH[:, 0, half:]], dim=1)
+
+    def _search(self, sources: list[list[int]]) -> list[list[int]]:
+        model, beam = self.model, self.beam
+        attention = model.decoder.attention
+        assert attention is not None
+        source_BS, mask_BS = padded(sources)
+        sentences = len(sources)
+        memory_BSH, summary_BH = self._encode(source_BS, mask_BS)
+        first = model.decoder.first_state(summary_BH)
+        rows_N = torch.arange(sentences).repeat_interleave(beam)
+        memory_NSH, padding_NS = memory_BSH[rows_N], ~mask_BS[rows_N]
+        keys_NSH = attention.keys(memory_BSH)[rows_N]
+        hidden = [hidden_BH[rows_N] for hidden_BH in first.hidden_LNH]
+        cell = [cell_BH[rows_N] for cell_BH in first.cell_LNH]
+        limits = [math.floor(self.max_length * len(source)) + EXTRA_LENGTH for source in sources]
+        limits_B1 = torch.tensor(limits).unsqueeze(1)
+        scores_BK = torch.full((sentences, beam), -torch.inf)
+        scores_BK[:, 0] = 0.0
+        tokens_N = torch.full((sentences * beam,), BOS)
+        said_NT = torch.empty(sentences * beam, 0, dtype=torch.long)
+        finished: list[list[tuple[float, list[int]]]] = [[] for _ in sources]
+        for length in range(1, max(limits) + 1):
+            log_probs_NV = self._step(tokens_N, hidden, cell, memory_NSH, keys_NSH, padding_NS).log_softmax(dim=1)
+            vocabulary = log_probs_NV.shape[1]
+            log_probs_NV[:, self.forbidden] = -torch.inf
+            log_probs_BKV = log_probs_NV.view(sentences, beam, vocabulary)
+            eos_BK = log_probs_BKV[:, :, EOS].clone()
+            log_probs_BKV = log_probs_BKV.masked_fill((limits_B1 == length).unsqueeze(2), -torch.inf)
+            log_probs_BKV[:, :, EOS] = eos_BK
+            totals_BN = (scores_BK.unsqueeze(2) + log_probs_BKV).view(sentences, beam * vocabulary)
+            best_BC, flat_BC = totals_BN.topk(2 * beam)
+            parents_BC, words_BC = flat_BC // vocabulary, flat_BC % vocabulary
+            penalty = ((5 + length) / 6) ** self.alpha
+            for b, (scores, parents, words) in enumerate(
+                zip(best_BC.tolist(), parents_BC.tolist(), words_BC.tolist(), strict=True)
+            ):
+                if len(finished[b]) >= beam:
+                    continue
+                for score, parent, word in list(zip(scores, parents, words, strict=True))[:beam]:
+                    if word == EOS and math.isfinite(score):
+                        finished[b].append((score / penalty, said_NT[b * beam + parent].tolist()))
+            if all(len(some) >= beam or limit <= length for some, limit in zip(finished, limits, strict=True)):
+                break
+            scores_BK, choice_BK = best_BC.masked_fill(words_BC == EOS, -torch.inf).topk(beam)
+            parents_N = (parents_BC.gather(1, choice_BK) + torch.arange(sentences).unsqueeze(1) * beam).view(-1)
+            tokens_N = words_BC.gather(1, choice_BK).view(-1)
+            said_NT = torch.cat([said_NT[parents_N], tokens_N.unsqueeze(1)], dim=1)
+            hidden = [hidden_NH[parents_N] for hidden_NH in hidden]
+            cell = [cell_NH[parents_N] for cell_NH in cell]
+        return [max(some)[1] for some in finished]
+
+    def _step(
+        self,
+        tokens_N: Tensor,
+        hidden: list[Tensor],
+        cell: list[Tensor],
+        memory_NSH: Tensor,
+        keys_NSH: Tensor,
+        padding_NS: Tensor,
+    ) -> Tensor:
+        """logits_NV; hidden and cell become those after the step."""
+        model, decoder = self.model, self.model.decoder
+        attention = decoder.attention
+        assert attention is not None
+        layer_NH = F.embedding(tokens_N, model.target_embedding_VE) * model.embedding_scale
+        context_NH = layer_NH
+        for number, one in enumerate(self.cells):
+            input_NH = torch.cat([layer_NH, context_NH], dim=1) if number else layer_NH
+            hidden[number], cell[number] = one(input_NH, (hidden[number], cell[number]))
+            output_NH = hidden[number]
+            layer_NH = output_NH + layer_NH if number and decoder.residual else output_NH
+            if not number:
+                scores_NS = torch.bmm(keys_NSH, layer_NH.unsqueeze(2)).squeeze(2) * attention.scale
+                weights_NS = scores_NS.masked_fill(padding_NS, -torch.inf).softmax(dim=1)
+                context_NH = torch.bmm(weights_NS.unsqueeze(1), memory_NSH).squeeze(1)
+        readout_NE = decoder.readout(torch.cat([layer_NH, context_NH], dim=1)).tanh()
+        return F.linear(readout_NE, model.projection_VE, model.projection_bias_V)
+
+
+def bidirectional(forward: nn.LSTM, backward: nn.LSTM) -> nn.LSTM:
+    """One layer of both directions."""
+    layer = nn.LSTM(forward.input_size, forward.hidden_size, bidirectional=True, batch_first=True)
+    weights = dict(forward.state_dict()) | {f"{name}_reverse": value for name, value in backward.state_dict().items()}
+    layer.load_state_dict(weights)
+    return layer.eval()
+
+
+def cell_of(layer: nn.LSTM) -> nn.LSTMCell:
+    """The same weights, to step with."""
+    cell = nn.LSTMCell(layer.input_size, layer.hidden_size)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
+    return cell.eval()
