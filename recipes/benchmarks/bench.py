@@ -1,0 +1,477 @@
+"""Speed and memory of training and translation, beside a plain implementation, and as a share of the machine's limit.
+
+    python recipes/benchmarks/bench.py [--data data-bin --model model --input test.de] [--rounds N] [--only PART ...]
+
+Without --data it makes the demo's corpus and trains a model of the default shape on it for some minutes first, in
+work/bench. Every figure is the median of N rounds in which the systems take turns, each in a process of its own.
+Prints tables in Markdown; --out FILE writes them there too, under a heading with hardware, versions and commit.
+
+    training     target tokens a second; the default model as a share of the rate at which this machine multiplies
+    translation  sentences a second over the input; over batch sizes
+    start        one sentence from start to end; --help
+    loss         peak memory of a large vocabulary's loss
+    loader       how long training waits for batches; padding
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from machine import copy_rate, description, synchronize
+from reference import ClassicTranslator, InputFeedingModel
+from torch.nn import functional as F
+from work import training_flops, training_limit
+
+from nmtcli.commands.machine import FreedMemory, autocast
+from nmtcli.config import ModelConfig, SearchConfig
+from nmtcli.data.batches import Batch, TrainingBatches
+from nmtcli.data.corpus import DataDirectory
+from nmtcli.losses.cross_entropy import CrossEntropy, chunked_cross_entropy
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.search.translator import SearchBatch, Translator
+from nmtcli.training.checkpoint import ModelDirectory
+
+ROOT = Path(__file__).parents[2]
+PARTS = ("training", "translation", "start", "loss", "loader")
+BATCH_SIZES = (1, 8, 64, 256)
+VOCABULARY = 8000  # of shape S and of the default model, or what the data has, if that is more
+# Shape S: a layer a side, embeddings 256, general attention, each side's embeddings and the output projection apart.
+# The reference feeds its attentional vector of 512 back and projects it; ours has a readout of 256, and is as large by
+# being wider.
+REFERENCE = {"embedding": 256, "hidden": 512, "dropout": 0.2}
+OURS = ModelConfig(
+    encoder_layers=1, decoder_layers=1, embedding_size=256, hidden_size=704, dropout=0.2, tie_embeddings="none"
+)
+
+
+# what a process of its own measures; each prints one JSON object
+
+
+def measure_training(options: argparse.Namespace, system: str) -> dict[str, float]:
+    """Seconds an update, tokens of the updates, peak memory."""
+    name, precision = system.rsplit(" ", 1)
+    data = DataDirectory.open(options.data)
+    device = torch.device(options.device)
+    torch.manual_seed(1)
+    batches = [batch.to(device) for batch in training_batches(data, options.batch_tokens, options.updates + 3)]
+    loss_of: Callable[[Batch], torch.Tensor]
+    if name == "reference":
+        reference = InputFeedingModel(vocabulary_of(data), **REFERENCE).train().to(device)  # type: ignore[arg-type]
+        model: torch.nn.Module = reference
+        loss_of = reference
+    else:
+        model = ours = our_model(name, data).train().to(device)
+        loss = CrossEntropy(label_smoothing=0.1)
+        context = autocast(device, precision)
+
+        def loss_of(batch: Batch) -> torch.Tensor:
+            with context():
+                return loss(ours, batch).loss / batch.target_tokens
+
+    memory = FreedMemory()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+
+    def update(batch: Batch) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss_of(batch).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        memory.after_batch()
+
+    for batch in batches[:3]:
+        update(batch)
+    synchronize(device)
+    began = time.perf_counter()
+    for batch in batches[3:]:
+        update(batch)
+    synchronize(device)
+    return {
+        "seconds": time.perf_counter() - began,
+        "target_tokens": sum(batch.target_tokens for batch in batches[3:]),
+        "source_tokens": sum(batch.source_tokens for batch in batches[3:]),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "peak": peak_memory(device),
+    }
+
+
+def our_model(name: str, data: DataDirectory) -> Seq2Seq:
+    """Ours in shape S, or the default."""
+    config = OURS if name == "shape S" else ModelConfig()
+    size = vocabulary_of(data)
+    return Seq2Seq(config, source_size=size, target_size=size, joint=True)
+
+
+def vocabulary_of(data: DataDirectory) -> int:
+    """Size of each side's [pieces]."""
+    return max(VOCABULARY, data.source_subword.size, data.target_subword.size)
+
+
+def measure_limit(options: argparse.Namespace, system: str) -> dict[str, float]:
+    """The default model's operations for an update, and how long its products would take by themselves."""
+    device = torch.device(options.device)
+    data = DataDirectory.open(options.data)
+    model = our_model("default", data)
+    batch = next(iter(training_batches(data, options.batch_tokens, 1)))
+    seconds = training_limit(model, batch, system, device)
+    flops = training_flops(model, batch)
+    return {"flops": flops, "target_tokens": batch.target_tokens, "seconds": seconds, "copy": copy_rate(device)}
+
+
+def measure_translation(options: argparse.Namespace, system: str) -> dict[str, Any]:
+    """Seconds for the input, warmed up, and the translations."""
+    name, precision, beam = system.split(" ")
+    lines = input_lines(options)
+    if name == "reference":
+        directory = ModelDirectory.open(options.model)
+        source, target = directory.subwords()
+        search = SearchConfig()
+        translator = ClassicTranslator(
+            directory.read_model().eval(),
+            target.forbidden_ids,
+            beam=int(beam),
+            batch_sentences=64,
+            max_length=search.max_length,
+            alpha=search.length_penalty,
+        )
+        sources = source.encode_many(lines)
+        translator.translate(sources[:64])
+        began = time.perf_counter()
+        found = translator.translate(sources)
+        return {"seconds": time.perf_counter() - began, "lines": [target.decode(ids) for ids in found]}
+    # the command itself, fed through a pipe: the second time that the lines come, models and workers are there
+    command = [sys.executable, "-m", "nmtcli", "translate", "--model", options.model, "--precision", precision]
+    command += ["--beam", beam, "--buffer-lines", str(len(lines)), "--device", options.device]
+    command += ["--workers", name.removeprefix("workers=")] if "=" in name else []
+    text = "".join(f"{line}\n" for line in lines)
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for _ in range(2):
+            began = time.perf_counter()
+            process.stdin.write(text)
+            process.stdin.flush()
+            found_lines = [line.removesuffix("\n") for line in islice(process.stdout, len(lines))]
+            seconds = time.perf_counter() - began
+        process.stdin.close()
+    return {"seconds": seconds, "lines": found_lines}
+
+
+def measure_sizes(options: argparse.Namespace, system: str) -> dict[str, float]:
+    """Sentences and output tokens a second with so many sentences in a batch."""
+    precision, beam, size = system.split(" ")
+    device = torch.device(options.device)
+    directory = ModelDirectory.open(options.model)
+    model = directory.read_model().eval().to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    if precision == "int8":
+        model.quantise()
+    source, target = directory.subwords()
+    translator = Translator([model], source, target, SearchConfig(beam=int(beam)), device=device)
+    sources = sorted(source.encode_many(input_lines(options)), key=len)
+    middle = sources[(len(sources) - int(size)) // 2 :][: int(size)]
+    batch = SearchBatch(middle, [0] * len(middle))
+    translator.search_batch(batch)
+    times: list[float] = []
+    while len(times) < 3 or sum(times) < 1:
+        synchronize(device)
+        began = time.perf_counter()
+        found = translator.search_batch(batch)
+        times.append(time.perf_counter() - began)
+    tokens = sum(len(hypotheses[0].ids) for hypotheses in found)
+    return {"sentences": len(middle) / median(times), "tokens": tokens / median(times), "seconds": median(times)}
+
+
+def measure_loss(options: argparse.Namespace, system: str) -> dict[str, float]:
+    """Peak memory above what goes in and what comes out: 4,096 target tokens, 32,000 pieces, width 1,024."""
+    tokens, vocabulary, width = 4096, 32_000, 1024
+    device = torch.device(options.device)
+    readout_NE = torch.randn(tokens, width, device=device, requires_grad=True)
+    matrix_VE = torch.randn(vocabulary, width, device=device, requires_grad=True)
+    bias_V = torch.zeros(vocabulary, device=device, requires_grad=True)
+    targets_N = torch.randint(vocabulary, (tokens,), device=device)
+    before = peak_memory(device)
+    if system == "all at once":
+        logits_NV = F.linear(readout_NE, matrix_VE, bias_V)
+        loss = F.cross_entropy(logits_NV, targets_N, reduction="sum", label_smoothing=0.1)
+    else:
+        mask_N = torch.ones_like(targets_N, dtype=torch.bool)
+        loss, _ = chunked_cross_entropy(readout_NE, matrix_VE, bias_V, targets_N, mask_N, label_smoothing=0.1)
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = 4 * (readout_NE.numel() + matrix_VE.numel() + bias_V.numel())
+    return {"peak": peak_memory(device) - before - gradients, "full": 2 * 4 * tokens * vocabulary}
+
+
+def measure_loader(options: argparse.Namespace, _: str) -> dict[str, float]:
+    """Share of training time that is spent waiting for a batch, with sampled segmentations; share of padding."""
+    data = DataDirectory.open(options.data)
+    device = torch.device(options.device)
+    model = our_model("shape S", data).train().to(device)
+    loss = CrossEntropy(label_smoothing=0.1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    memory = FreedMemory()
+    stream = batches_of(data, options.batch_tokens, alpha=0.5, workers=1).stream(0, 0)
+    waited = padding = places = 0.0
+    for number in range(options.updates + 3):
+        if number == 3:
+            waited, began = 0.0, time.perf_counter()
+        asked = time.perf_counter()
+        batch = next(stream)
+        waited += time.perf_counter() - asked
+        optimizer.zero_grad(set_to_none=True)
+        (loss(model, batch.to(device)).loss / batch.target_tokens).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        memory.after_batch()
+        places += batch.source_BS.numel() + batch.target_output_BT.numel()
+        padding += batch.source_BS.numel() + batch.target_output_BT.numel() - batch.source_tokens - batch.target_tokens
+    synchronize(device)
+    return {"waiting": waited / (time.perf_counter() - began), "padding": padding / places}
+
+
+MEASURES: dict[str, Callable[[argparse.Namespace, str], dict[str, Any]]] = {
+    "training": measure_training,
+    "limit": measure_limit,
+    "translation": measure_translation,
+    "sizes": measure_sizes,
+    "loss": measure_loss,
+    "loader": measure_loader,
+}
+
+
+def batches_of(data: DataDirectory, batch_tokens: int, *, alpha: float, workers: int) -> TrainingBatches:
+    """The training batches of a data directory."""
+    return TrainingBatches(
+        data.train,
+        data.source_subword,
+        data.target_subword,
+        batch_tokens=batch_tokens,
+        seed=1,
+        subword_alpha=alpha,
+        workers=workers,
+        pin_memory=False,
+    )
+
+
+def training_batches(data: DataDirectory, batch_tokens: int, count: int) -> Iterable[Batch]:
+    """The first batches, made beforehand."""
+    return islice(batches_of(data, batch_tokens, alpha=0.0, workers=0).stream(0, 0), count)
+
+
+def input_lines(options: argparse.Namespace) -> list[str]:
+    """The text to translate."""
+    return Path(options.input).read_text(encoding="utf-8").split("\n")[: options.lines or None][:-1]
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most that this process has had so far [bytes]."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+# the tables
+
+
+def rounds(options: argparse.Namespace, measure: str, systems: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """What each system gave in each round; the systems take turns."""
+    found: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
+    for number in range(options.rounds):
+        for system, results in found.items():
+            print(f"{measure}: {system}, round {number + 1}", file=sys.stderr)
+            command = [sys.executable, *sys.argv, "--measure", measure, "--system", system]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            results.append(json.loads(done.stdout))
+    return found
+
+
+def middle(results: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:
+    """The median of the rounds."""
+    return median(value(one) for one in results)
+
+
+def training_table(options: argparse.Namespace) -> Iterator[str]:
+    """Tokens a second of the reference, of ours in its shape, and of the default model, with its share of the limit."""
+    precisions = options.precisions.split(",")
+    systems = ["reference fp32"]
+    systems += [f"{name} {precision}" for name in ("shape S", "default") for precision in precisions]
+    found = rounds(options, "training", systems)
+    base = middle(found["reference fp32"], lambda one: one["target_tokens"] / one["seconds"])
+    yield "| system | parameters | target tokens/s | source + target | over the reference | peak memory [MB] |"
+    yield "|---|---|---|---|---|---|"
+    for system, results in found.items():
+        target = middle(results, lambda one: one["target_tokens"] / one["seconds"])
+        both = middle(results, lambda one: (one["source_tokens"] + one["target_tokens"]) / one["seconds"])
+        peak = max(one["peak"] for one in results) / 1e6
+        ratio = f"{target / base:.2f}" if not system.startswith("default") else ""
+        yield f"| {system} | {results[0]['parameters']:,} | {target:,.0f} | {both:,.0f} | {ratio} | {peak:,.0f} |"
+    yield ""
+    limits = rounds(argparse.Namespace(**{**vars(options), "rounds": 1}), "limit", precisions)
+    for precision in precisions:
+        (limit,) = limits[precision]
+        per_token = limit["flops"] / limit["target_tokens"]
+        rate = limit["flops"] / limit["seconds"]
+        reached = per_token * middle(found[f"default {precision}"], lambda one: one["target_tokens"] / one["seconds"])
+        yield (
+            f"- default, {precision}: {per_token / 1e6:.0f} MFLOP a target token, {reached / 1e9:,.0f} GFLOP/s, "
+            f"{reached / rate:.0%} of the {rate / 1e9:,.0f} that its products reach by themselves; copies: "
+            f"{limit['copy'] / 1e9:.0f} GB/s"
+        )
+
+
+def translation_table(options: argparse.Namespace) -> Iterator[str]:
+    """Sentences a second over the whole input, then over batch sizes."""
+    precisions = options.precisions.split(",") + (["int8"] if options.device == "cpu" else [])
+    ways = ["ours", "workers=1"] if options.device == "cpu" else ["ours"]
+    for beam in ("5", "1"):
+        systems = [f"reference fp32 {beam}"] if options.device == "cpu" else []
+        systems += [f"{way} {precision} {beam}" for precision in precisions for way in ways]
+        found = rounds(options, "translation", systems)
+        base = middle(found[systems[0]], lambda one: len(one["lines"]) / one["seconds"])
+        expected = found[systems[0]][0]["lines"]
+        yield f"| beam {beam} | sentences/s | over the first | lines that differ from its |"
+        yield "|---|---|---|---|"
+        for system, results in found.items():
+            speed = middle(results, lambda one: len(one["lines"]) / one["seconds"])
+            differ = sum(one != other for one, other in zip(results[0]["lines"], expected, strict=True))
+            yield f"| {system.rsplit(' ', 1)[0]} | {speed:.1f} | {speed / base:.2f} | {differ} of {len(expected)} |"
+        yield ""
+    yield (
+        "| sentences in a batch | "
+        + " | ".join(f"beam {beam}, {precision}" for beam in (1, 5) for precision in precisions)
+        + " |"
+    )
+    yield "|" + "---|" * (1 + 2 * len(precisions))
+    for size in BATCH_SIZES:
+        systems = [f"{precision} {beam} {size}" for beam in (1, 5) for precision in precisions]
+        found = rounds(options, "sizes", systems)
+        cells = [
+            f"{middle(found[one], lambda r: r['sentences']):.0f} ({middle(found[one], lambda r: r['tokens']):,.0f})"
+            for one in systems
+        ]
+        yield f"| {size} | " + " | ".join(cells) + " |"
+    yield ""
+    yield "Sentences a second, and tokens of the best translation a second in brackets; one process, all threads."
+
+
+def start_table(options: argparse.Namespace) -> Iterator[str]:
+    """Commands from start to end."""
+    line = input_lines(options)[0].encode() + b"\n"
+    nmt = [sys.executable, "-m", "nmtcli"]
+    commands: dict[str, tuple[list[str], bytes]] = {
+        "import click": ([sys.executable, "-c", "import click"], b""),
+        "nmt --help": ([*nmt, "--help"], b""),
+        "import torch": ([sys.executable, "-c", "import torch"], b""),
+        "one sentence": ([*nmt, "translate", "--model", options.model, "--device", options.device], line),
+    }
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(options.rounds + 1):
+        for name, (command, stdin) in commands.items():
+            began = time.perf_counter()
+            subprocess.run(command, input=stdin, check=True, capture_output=True)
+            times[name].append(time.perf_counter() - began)
+    seconds = {name: median(taken[1:]) for name, taken in times.items()}
+    yield "| | seconds | |"
+    yield "|---|---|---|"
+    yield f"| `python -c 'import click'` | {seconds['import click']:.2f} | |"
+    yield f"| `nmt --help` | {seconds['nmt --help']:.2f} | {seconds['nmt --help'] - seconds['import click']:+.2f} |"
+    yield f"| `python -c 'import torch'` | {seconds['import torch']:.2f} | |"
+    ratio = seconds["one sentence"] / seconds["import torch"]
+    yield f"| `nmt translate` of one sentence | {seconds['one sentence']:.2f} | {ratio:.2f} times |"
+
+
+def loss_table(options: argparse.Namespace) -> Iterator[str]:
+    """Peak memory of the loss."""
+    found = rounds(options, "loss", ["all at once", "in chunks"])
+    yield "| logits | peak memory [MB] | of the full logits and their gradient |"
+    yield "|---|---|---|"
+    for system, results in found.items():
+        peak = middle(results, lambda one: one["peak"])
+        yield f"| {system} | {peak / 1e6:,.0f} | {peak / results[0]['full']:.2f} |"
+
+
+def loader_table(options: argparse.Namespace) -> Iterator[str]:
+    """Waiting and padding."""
+    (results,) = rounds(options, "loader", ["shape S"]).values()
+    waiting = middle(results, lambda one: one["waiting"])
+    padding = middle(results, lambda one: one["padding"])
+    yield f"- waiting for batches: {waiting:.1%} of training time, with sampled segmentations"
+    yield f"- padding: {padding:.1%} of tokens"
+
+
+TABLES: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
+    "training": training_table,
+    "translation": translation_table,
+    "start": start_table,
+    "loss": loss_table,
+    "loader": loader_table,
+}
+
+
+def make_input(work: Path) -> dict[str, str]:
+    """The demo's corpus and a model of the default shape that has learnt some of it."""
+    work.mkdir(parents=True, exist_ok=True)
+    files = {"data": work / "data-bin", "model": work / "model", "input": work / "corpus/test.en"}
+    nmt = [sys.executable, "-m", "nmtcli"]
+    if not files["input"].exists():
+        maker = ROOT / "recipes/demo/make_corpus.py"
+        subprocess.run([sys.executable, maker, work / "corpus", "--train", "20000", "--test", "1000"], check=True)
+    if not files["data"].exists():
+        texts = ["--train", work / "corpus/train", "--valid", work / "corpus/valid"]
+        subprocess.run([*nmt, "preprocess", "-s", "en", "-t", "zh", *texts, "--data", files["data"]], check=True)
+    options = ["--data", files["data"], "--model", files["model"], "--max-updates", "150", "--show", "0", "--resume"]
+    subprocess.run([*nmt, "train", *options], check=True)
+    return {name: str(path) for name, path in files.items()}
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="", help="data directory")
+    parser.add_argument("--model", default="", help="model directory, of the default wiring")
+    parser.add_argument("--input", default="", help="source text")
+    parser.add_argument("--lines", type=int, default=0, help="of the input; 0: all")
+    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
+    parser.add_argument("--updates", type=int, default=20, help="of training, in each round (default: 20)")
+    parser.add_argument("--batch-tokens", type=int, default=1792, help="of training (default: 1792)")
+    parser.add_argument("--precisions", default="fp32,bf16", help="(default: fp32,bf16)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--work", type=Path, default=ROOT / "work/bench")
+    parser.add_argument("--out", type=Path, help="file for the tables")
+    parser.add_argument("--measure", choices=MEASURES, help=argparse.SUPPRESS)
+    parser.add_argument("--system", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if not options.data:
+        options.data, options.model, options.input = (
+            str(options.work / name) for name in ("data-bin", "model", "corpus/test.en")
+        )
+        if not options.measure:
+            make_input(options.work)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    if options.measure:
+        print(json.dumps(MEASURES[options.measure](options, options.system)))
+        return
+    facts = description(torch.device(options.device))
+    lines = [f"# {datetime.now(UTC):%Y-%m-%d}", "", ", ".join(f"{name}: {value}" for name, value in facts.items()), ""]
+    print("\n".join(lines))
+    for part in options.only:
+        for line in (f"## {part}", "", *TABLES[part](options), ""):
+            print(line, flush=True)
+            lines.append(line)
+    if options.out:
+        options.out.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
