@@ -58,8 +58,8 @@ OPTIONS = {
         FILES
         --beam --length-penalty --coverage-penalty --max-length --max-source-length --batch-tokens
         --sample/--no-sample --top-k --top-p --temperature --seed
-        --model --verify/--no-verify --checkpoint --nbest --alignments --alignment-format --buffer-lines
-        --workers --device --precision --threads
+        --model --verify/--no-verify --checkpoint --shortlist/--no-shortlist --nbest --alignments --alignment-format
+        --buffer-lines --workers --device --precision --threads
         --config -q/--quiet -v/--verbose -h/--help
         """,
     "nmt score": """

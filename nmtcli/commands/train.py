@@ -24,6 +24,7 @@ from nmtcli.config import Config, ModelConfig, SearchConfig, TrainConfig, knob_o
 from nmtcli.console import Bar, Console
 from nmtcli.data.batches import Batch, TrainingBatches, loader_deaths
 from nmtcli.data.corpus import DataDirectory
+from nmtcli.data.shortlist import evenly, shortlist
 from nmtcli.data.subword import Subword
 from nmtcli.data.vectors import read_vectors
 from nmtcli.errors import ConfigError, DirectoryError
@@ -84,6 +85,12 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         goes_on = resumes and directory.has_last()
         if not goes_on:
             _start(model, config, directory, data, console)
+            likely = shortlist(
+                (data.train[number] for number in evenly(len(data.train))),
+                data.source_subword.size,
+                data.target_subword.size,
+                joint=data.joint,
+            )
         mean = copy.deepcopy(model) if config.ema else None
         progress = _progress(directory.load_last(model, optimizer, mean), directory) if goes_on else Progress()
         if goes_on:
@@ -94,6 +101,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
                 stack.enter_context(locked(Path(config.model)))
                 _check_room(config)  # another run may have begun here since
             directory.create(source_model=data.path / "source.model", target_model=data.path / "target.model")
+            directory.save_shortlist(likely)
         batches = TrainingBatches(
             data.train,
             data.source_subword,

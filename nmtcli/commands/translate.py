@@ -125,6 +125,9 @@ class _Search:
             wanted=max(self.config.nbest, 1),
             by_logits=self.by_logits,
             with_attention=bool(self.config.alignments),
+            shortlist=ModelDirectory.open(self.config.model[0]).read_shortlist()
+            if models and self.config.shortlist
+            else None,
             search=search,
         )
 

@@ -26,6 +26,10 @@ class Int8Matrix(NamedTuple):
     values_EV: Tensor
     scales_V: Tensor
 
+    def rows(self, outputs_U: Tensor) -> "Int8Matrix":
+        """Of these outputs."""
+        return Int8Matrix(self.values_EV.T[outputs_U].T, self.scales_V[outputs_U])
+
 
 Matrix = Tensor | Int8Matrix  # V outputs, E inputs
 

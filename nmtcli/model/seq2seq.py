@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from nmtcli.model.decoder import DECODERS, State
 from nmtcli.model.dropout import Drop, Dropout, dropout
 from nmtcli.model.encoder import Encoder
 from nmtcli.model.init import initialise
-from nmtcli.model.linear import Int8Matrix, Linear, linear, quantised
+from nmtcli.model.linear import Int8Matrix, Linear, Matrix, linear, quantised
 
 
 def forget_casts() -> None:
@@ -23,6 +24,13 @@ def forget_casts() -> None:
     has cast to bf16, and these have no gradient (pytorch issue 158232).
     """
     torch.clear_autocast_cache()
+
+
+class Projection(NamedTuple):
+    """From the readout to logits."""
+
+    matrix: Matrix
+    bias_V: Tensor
 
 
 class Seq2Seq(nn.Module):
@@ -144,14 +152,19 @@ class Seq2Seq(nn.Module):
         embedded_BKE = self._embed(tokens_BK, self.target_embedding_VE, drop)
         return self.decoder.step(embedded_BKE, memory, state, drop)
 
-    def logits(self, readout_BTE: Tensor) -> Tensor:
-        """logits_BTV, in fp32 or better."""
-        matrix = self.whole_numbers or self.projection_VE
+    def projection_to(self, ids_U: Tensor) -> Projection:
+        """The output projection to these target ids only."""
+        matrix = self.whole_numbers.rows(ids_U) if self.whole_numbers else self.projection_VE[ids_U]
+        return Projection(matrix, self.projection_bias_V[ids_U])
+
+    def logits(self, readout_BTE: Tensor, projection: Projection | None = None) -> Tensor:
+        """logits_BTV, in fp32 or better; by another projection, of its outputs."""
+        matrix, bias_V = projection or Projection(self.whole_numbers or self.projection_VE, self.projection_bias_V)
         if readout_BTE.dtype != torch.bfloat16 and not torch.is_autocast_enabled(readout_BTE.device.type):
-            return linear(readout_BTE, matrix, self.projection_bias_V)
+            return linear(readout_BTE, matrix, bias_V)
         logits_BTV = linear(readout_BTE, matrix)
         full = torch.promote_types(logits_BTV.dtype, torch.float32)
-        return logits_BTV.to(full) + self.projection_bias_V.to(full)
+        return logits_BTV.to(full) + bias_V.to(full)
 
     def quantise(self) -> None:
         """From now on every product with a matrix in `step` is in whole numbers of 8 bits; on a CPU only.

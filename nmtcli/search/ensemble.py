@@ -6,36 +6,55 @@ are looked for: most of a step's bytes are there.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from nmtcli.data.shortlist import Shortlist
 from nmtcli.data.subword import EOS
 from nmtcli.model.attention import Memory
 from nmtcli.model.decoder import State
-from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.model.seq2seq import Projection, Seq2Seq
 from nmtcli.search.beam import Choices
 
 CHUNK_ELEMENTS = 1 << 19  # logits at a time on a CPU: 2 MiB in fp32
 BLOCK = 64  # of `top`
 
 
+class Allowed(NamedTuple):
+    """What the sentences of a batch may say.
+
+    Attributes:
+        ids_U: what any of them may.
+        mask_BU: what each may: a sentence does not profit from its neighbours.
+        eos: where EOS is among them.
+        projections: of each model, to these.
+    """
+
+    ids_U: Tensor
+    mask_BU: Tensor
+    eos: int
+    projections: tuple[Projection, ...]
+
+
 class EnsembleState(NamedTuple):
-    """Memory and state of each model."""
+    """Memory and state of each model, and what may be said; None: everything that is not forbidden."""
 
     memories: tuple[Memory, ...]
     states: tuple[State, ...]
+    allowed: Allowed | None
 
-    def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> Self:
+    def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> "EnsembleState":
         """See `search.beam.SearchState`."""
-        memories = self.memories
+        memories, allowed = self.memories, self.allowed
         offset_B = torch.arange(len(parents_BK), device=parents_BK.device)
         if sentences_B is not None:
             memories = tuple(memory.select(sentences_B) for memory in memories)
             offset_B = sentences_B
+            allowed = allowed and allowed._replace(mask_BU=allowed.mask_BU[sentences_B])
         rows_N = (offset_B.unsqueeze(1) * parents_BK.shape[1] + parents_BK).flatten()
-        return self._replace(memories=memories, states=tuple(state.select(rows_N) for state in self.states))
+        return EnsembleState(memories, tuple(state.select(rows_N) for state in self.states), allowed)
 
 
 class Ensemble:
@@ -45,18 +64,37 @@ class Ensemble:
         models: in eval mode, all on one device, with the same vocabularies.
         forbidden: ids that are never said; their probability is not given to others.
         by_logits: scores are logits rather than log-probabilities.
+        shortlist: each sentence chooses among the likely translations of its pieces; probabilities are among these.
     """
 
-    def __init__(self, models: Sequence[Seq2Seq], forbidden: Tensor, *, by_logits: bool) -> None:
+    def __init__(
+        self, models: Sequence[Seq2Seq], forbidden: Tensor, *, by_logits: bool, shortlist: Shortlist | None = None
+    ) -> None:
         self._models = models
         self._forbidden = forbidden
         self._by_logits = by_logits
+        self._shortlist = shortlist and tuple(torch.from_numpy(ids).to(forbidden.device) for ids in shortlist)
 
     def start(self, source_BS: Tensor, mask_BS: Tensor, rows: int) -> EnsembleState:
         """Before the first step, with so many hypotheses for each sentence."""
         memories, states = zip(*(model.encode(source_BS, mask_BS) for model in self._models), strict=True)
         rows_N = torch.arange(len(source_BS), device=source_BS.device).repeat_interleave(rows)
-        return EnsembleState(memories, tuple(state.select(rows_N) for state in states))
+        return EnsembleState(memories, tuple(state.select(rows_N) for state in states), self._allowed(source_BS))
+
+    def _allowed(self, source_BS: Tensor) -> Allowed | None:
+        if self._shortlist is None:
+            return None
+        of_piece_SC, frequent_F = self._shortlist
+        mask_BV = torch.zeros(
+            len(source_BS), len(self._models[0].projection_VE), dtype=torch.bool, device=source_BS.device
+        )
+        mask_BV.scatter_(1, of_piece_SC[source_BS].flatten(1), True)
+        mask_BV[:, frequent_F] = True
+        mask_BV[:, self._forbidden] = False
+        mask_BV[:, EOS] = True
+        ids_U = mask_BV.any(dim=0).nonzero().flatten()
+        projections = tuple(model.projection_to(ids_U) for model in self._models)
+        return Allowed(ids_U, mask_BV[:, ids_U], int((ids_U == EOS).nonzero()), projections)
 
     def step(self, tokens_BK: Tensor, state: EnsembleState, count: int | None) -> tuple[Choices, Tensor, EnsembleState]:
         """See `search.beam.StepFunction`."""
@@ -66,39 +104,54 @@ class Ensemble:
         ]
         state = state._replace(states=tuple(after for _, _, after in steps))
         weights_BKS = steps[0][1] if len(steps) == 1 else torch.stack([weights for _, weights, _ in steps]).mean(dim=0)
-        choices = self._choices([readout_BKE.flatten(0, 1) for readout_BKE, _, _ in steps], count)
+        choices = self._choices([readout_BKE.flatten(0, 1) for readout_BKE, _, _ in steps], state.allowed, count)
         return Choices(*(values.view(*tokens_BK.shape, *values.shape[1:]) for values in choices)), weights_BKS, state
 
-    def _choices(self, readouts: list[Tensor], count: int | None) -> Choices:
+    def _choices(self, readouts: list[Tensor], allowed: Allowed | None, count: int | None) -> Choices:
         """Of N hypotheses, by their readouts: log_probs_NC, ids_NC and eos_N."""
-        vocabulary = len(self._models[0].projection_VE)
-        hypotheses = len(readouts[0])
-        on_cpu = readouts[0].device.type == "cpu"
-        rows = max(1, CHUNK_ELEMENTS // vocabulary) if on_cpu and count is not None else hypotheses
+        device, hypotheses = readouts[0].device, len(readouts[0])
+        ids_U = torch.arange(len(self._models[0].projection_VE), device=device) if allowed is None else allowed.ids_U
+        rows = hypotheses
+        if device.type == "cpu" and count is not None:
+            rows = max(1, CHUNK_ELEMENTS // len(ids_U))
         chunks = []
         for start in range(0, hypotheses, rows):
-            scores_NV, normaliser_N1 = self._scores([readout_NE[start : start + rows] for readout_NE in readouts])
-            eos_N = scores_NV[:, EOS] - normaliser_N1.squeeze(1)
-            scores_NV[:, self._forbidden] = -torch.inf
+            chunk = slice(start, start + rows)
+            logits = [
+                model.logits(readout_NE[chunk], projection)
+                for model, readout_NE, projection in zip(
+                    self._models,
+                    readouts,
+                    [None] * len(readouts) if allowed is None else allowed.projections,
+                    strict=True,
+                )
+            ]
+            if allowed is not None:
+                beam = hypotheses // len(allowed.mask_BU)
+                numbers_N = torch.arange(start, start + len(logits[0]), device=device)
+                for logits_NU in logits:
+                    logits_NU.masked_fill_(~allowed.mask_BU[numbers_N // beam], -torch.inf)
+            scores_NU, normaliser_N1 = self._scores(logits)
+            eos_N = scores_NU[:, EOS if allowed is None else allowed.eos] - normaliser_N1.squeeze(1)
+            if allowed is None:
+                scores_NU[:, self._forbidden] = -torch.inf
             if count is None:
-                ids_NC = torch.arange(vocabulary, device=scores_NV.device).expand_as(scores_NV)
-                chunks.append((scores_NV - normaliser_N1, ids_NC, eos_N))
+                chunks.append((scores_NU - normaliser_N1, ids_U.expand_as(scores_NU), eos_N))
             else:
-                best_NC, ids_NC = top(scores_NV, min(count, vocabulary))
-                chunks.append((best_NC - normaliser_N1, ids_NC, eos_N))
+                best_NC, places_NC = top(scores_NU, min(count, len(ids_U)))
+                chunks.append((best_NC - normaliser_N1, ids_U[places_NC], eos_N))
         return Choices(*(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)))
 
-    def _scores(self, readouts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """scores_NV of every token, to write in, and what to subtract from each row for log-probabilities."""
-        logits = [model.logits(readout_NE) for model, readout_NE in zip(self._models, readouts, strict=True)]
+    def _scores(self, logits: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """scores_NU of every token, to write in, and what to subtract from each row for log-probabilities."""
         if self._by_logits:
-            mean_NV = logits[0] if len(logits) == 1 else torch.stack(logits).mean(dim=0)
-            return mean_NV, mean_NV.new_zeros(len(mean_NV), 1)
+            mean_NU = logits[0] if len(logits) == 1 else torch.stack(logits).mean(dim=0)
+            return mean_NU, mean_NU.new_zeros(len(mean_NU), 1)
         if len(logits) == 1:
             return logits[0], logits[0].logsumexp(dim=-1, keepdim=True)
-        log_probs_MNV = torch.stack([logits_NV.log_softmax(dim=-1) for logits_NV in logits])
-        mean_NV = log_probs_MNV.logsumexp(dim=0) - math.log(len(logits))
-        return mean_NV, mean_NV.new_zeros(len(mean_NV), 1)
+        log_probs_MNU = torch.stack([logits_NU.log_softmax(dim=-1) for logits_NU in logits])
+        mean_NU = log_probs_MNU.logsumexp(dim=0) - math.log(len(logits))
+        return mean_NU, mean_NU.new_zeros(len(mean_NU), 1)
 
 
 def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nmtcli.config import SearchConfig
 from nmtcli.data.batches import padded
+from nmtcli.data.shortlist import Shortlist
 from nmtcli.data.subword import BOS, EOS, Subword
 from nmtcli.data.text import is_blank
 from nmtcli.model.seq2seq import Seq2Seq
@@ -82,6 +83,7 @@ class Translator:
         by_logits: the score of a hypothesis is the logit of its last token, as models are trained by losses/beam.py,
             rather than the sum of log-probabilities; there is no penalty then.
         with_attention: keep attention weights.
+        shortlist: see `Ensemble`.
         search: what searches batches, in their order; None: this one does, one after the other.
     """
 
@@ -96,6 +98,7 @@ class Translator:
         wanted: int = 1,
         by_logits: bool = False,
         with_attention: bool = False,
+        shortlist: Shortlist | None = None,
         search: SearchBatches | None = None,
     ) -> None:
         self._source = source
@@ -106,7 +109,8 @@ class Translator:
         self._by_logits = by_logits
         self._with_attention = with_attention
         self._search = search or (lambda batches: map(self.search_batch, batches))
-        self._ensemble = Ensemble(models, torch.tensor(target.forbidden_ids, device=device), by_logits=by_logits)
+        forbidden = torch.tensor(target.forbidden_ids, device=device)
+        self._ensemble = Ensemble(models, forbidden, by_logits=by_logits, shortlist=shortlist)
 
     def translate(self, lines: Sequence[str], first_line: int = 0) -> list[Translation]:
         """As many translations as lines, in their order.

@@ -7,6 +7,7 @@
       model.safetensors        what translate uses: the best by the validation metric, or, with --average, the average
       best.safetensors         the best, where model.safetensors is an average, or of the end of a run out of turn
       log.jsonl                one JSON object a line (see training/loop.py)
+      shortlist.safetensors    the likely translations of each source piece (see data/shortlist.py)
       lock                     while training runs (see training/lock.py)
       last/state.safetensors   all that a resumed run needs
       checkpoints/update-00001000/model.safetensors
@@ -40,6 +41,7 @@ from torch import Tensor
 
 from nmtcli.config import LOSSES_OF_LOGITS, ModelConfig
 from nmtcli.data.files import QUICK_BYTES, read_json, size_of_regular
+from nmtcli.data.shortlist import Shortlist
 from nmtcli.data.subword import Subword
 from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.model.seq2seq import Seq2Seq
@@ -51,6 +53,7 @@ BEGUN = {LOCK, f"{CONFIG}.tmp"}  # what a run that was killed at its very start 
 WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
 STATE = "last/state.safetensors"
+SHORTLIST = "shortlist.safetensors"
 MOST_PIECES = 1 << 24  # of a vocabulary
 
 
@@ -161,6 +164,32 @@ class ModelDirectory:
                 )
             both.append(subword)
         return both[0], both[1]
+
+    def save_shortlist(self, shortlist: Shortlist) -> None:
+        """Keeps the likely translations of each source piece."""
+        tensors = {name: torch.from_numpy(ids).to(torch.int32) for name, ids in shortlist._asdict().items()}
+        write_whole(self.path / SHORTLIST, tensors_bytes(tensors, {}))
+
+    def read_shortlist(self) -> Shortlist:
+        """The likely translations of each source piece.
+
+        Raises:
+            DirectoryError: there are none, or they are damaged or of other vocabularies.
+        """
+        path = self.path / SHORTLIST
+        if not path.exists():
+            raise DirectoryError(f"{self.path} has no {SHORTLIST}", "Leave out --shortlist, or train the model again")
+        tensors, _ = read_tensors(path, verify=True)
+        source, target = self.about.get("source_size"), self.about.get("target_size")
+        shapes = {name: (value.dtype, value.dim()) for name, value in tensors.items()}
+        if shapes != {"of_piece_SC": (torch.int32, 2), "frequent_F": (torch.int32, 1)} or not (
+            len(tensors["of_piece_SC"]) == source
+            and all(
+                not len(ids) or 0 <= int(ids.min()) <= int(ids.max()) < int(target or 0) for ids in tensors.values()
+            )
+        ):
+            raise DirectoryError(f"{path} is no shortlist of this model", "Copy it again")
+        return Shortlist(*(tensors[name].long().numpy() for name in Shortlist._fields))
 
     def write_about(self) -> None:
         """Writes config.json."""

@@ -27,7 +27,7 @@ from nmtcli.data.subword import BOS, EOS, PAD
 from nmtcli.data.text import is_blank
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.translator import SearchBatch, Translator
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.training.checkpoint import ModelDirectory, tensors_bytes
 from tests.conftest import TINY, Nmt, Result, log_of
 
 QUICK = ("--threads", "1", "--beam", "2", "--max-length", "0")  # ten tokens are enough to count lines
@@ -461,6 +461,29 @@ def test_whole_numbers_say_nearly_the_same_whatever_the_batch(trained: Path, nmt
     assert same >= 0.8 * len(real.lines)
     scores = [translate(nmt, trained, "--nbest", "1", *more, stdin=text).out for more in ([], ["--precision", "int8"])]
     assert scores[0] != scores[1]
+
+
+def test_a_shortlist_loses_little_and_depends_on_the_line_alone(trained: Path, nmt: Nmt, text: bytes) -> None:
+    alone = translate(nmt, trained, "--shortlist", "--batch-tokens", "1", stdin=text)
+    assert translate(nmt, trained, "--shortlist", "--batch-tokens", "100000", stdin=text).out == alone.out
+    plain = translate(nmt, trained, stdin=text)
+    same = sum(one == other for one, other in zip(alone.lines, plain.lines, strict=True))
+    assert same >= 0.8 * len(plain.lines)
+    listed = translate(nmt, trained, "--shortlist", "--nbest", "1", stdin=text)
+    assert listed.out != translate(nmt, trained, "--nbest", "1", stdin=text).out  # probabilities are among fewer
+
+
+def test_a_model_without_a_usable_shortlist_is_refused_with_the_mend(model: Path, nmt: Nmt) -> None:
+    path = model / "shortlist.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9])
+    assert str(path) in nmt("translate", "--model", model, "--shortlist", stdin=b"1\n").refusal(4)
+    path.write_bytes(tensors_bytes({"of_piece_SC": torch.full((3, 2), 7)}, {}))
+    assert "no shortlist of this model" in nmt("translate", "--model", model, "--shortlist", stdin=b"1\n").refusal(4)
+    path.unlink()
+    said = nmt("translate", "--model", model, "--shortlist", stdin=b"1\n").refusal(4)
+    assert "Leave out --shortlist, or train the model again" in said
+    assert translate(nmt, model, stdin=b"1\n").lines
 
 
 # workers

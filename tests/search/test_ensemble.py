@@ -1,10 +1,12 @@
 """The likeliest next tokens are those of all probabilities, however few rows of logits are made at a time."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from nmtcli.config import ModelConfig
+from nmtcli.data.shortlist import Shortlist
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search import ensemble
 from nmtcli.search.ensemble import BLOCK, Ensemble, top
@@ -74,3 +76,56 @@ def test_choices_are_the_likeliest_of_all(
     torch.testing.assert_close(whole.log_probs_BKC, expected_BKV)
     assert torch.equal(whole.ids_BKC[0, 0], torch.arange(900))
     assert weights_BKS.shape == (3, 4, 5)
+
+
+def shortlist_of(translations: dict[int, list[int]], frequent: list[int]) -> Shortlist:
+    of_piece_SC = np.zeros((60, 2), np.int64)
+    for piece, ids in translations.items():
+        of_piece_SC[piece, : len(ids)] = ids
+    return Shortlist(of_piece_SC, np.array(frequent, np.int64))
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_shortlist_leaves_each_sentence_what_its_pieces_allow(members: int) -> None:
+    some, forbidden = models(members), [0, 2, 17]
+    shortlist = shortlist_of({5: [100, 800], 6: [17, 101], 7: [102]}, [200, 201])
+    source_BS, tokens_BK = torch.tensor([[5, 6, 3], [7, 7, 3]]), torch.randint(4, 900, (2, 3))
+    allowed = [[3, 100, 101, 200, 201, 800], [3, 102, 200, 201]]
+    with torch.no_grad():
+        expected_BKV = expected(some, source_BS, tokens_BK, by_logits=True) if members == 1 else None
+        one = Ensemble(some, torch.tensor(forbidden), by_logits=False, shortlist=shortlist)
+        mask_BS = torch.ones_like(source_BS, dtype=torch.bool)
+        choices, _, _ = one.step(tokens_BK, one.start(source_BS, mask_BS, 3), 7)
+        for b, ids in enumerate(allowed):
+            alone, _, _ = one.step(tokens_BK[b : b + 1], one.start(source_BS[b : b + 1], mask_BS[b : b + 1], 3), 7)
+            for k in range(3):
+                finite = choices.log_probs_BKC[b, k].isfinite()
+                assert sorted(choices.ids_BKC[b, k][finite].tolist()) == ids
+                probabilities = choices.log_probs_BKC[b, k].exp()
+                assert float(probabilities.sum()) == pytest.approx(1.0, abs=1e-5)
+                assert float(choices.eos_BK[b, k]) == pytest.approx(
+                    float(choices.log_probs_BKC[b, k][choices.ids_BKC[b, k] == 3][0]), abs=1e-5
+                )
+                torch.testing.assert_close(alone.log_probs_BKC[0, k][: len(ids)], choices.log_probs_BKC[b, k][finite])
+                if expected_BKV is not None:
+                    theirs = expected_BKV[b, k, ids].softmax(dim=0)
+                    found = dict(zip(choices.ids_BKC[b, k].tolist(), probabilities.tolist(), strict=True))
+                    assert [found[i] for i in ids] == pytest.approx(theirs.tolist(), abs=1e-5)
+
+
+def test_a_shortlist_of_everything_changes_nothing() -> None:
+    some, forbidden = models(1), [0, 2, 17]
+    source_BS, tokens_BK = torch.tensor([[5, 6, 3]]), torch.randint(4, 900, (1, 4))
+    mask_BS = torch.ones_like(source_BS, dtype=torch.bool)
+    with torch.no_grad():
+        plain = Ensemble(some, torch.tensor(forbidden), by_logits=True)
+        listed = Ensemble(some, torch.tensor(forbidden), by_logits=True, shortlist=shortlist_of({}, [*range(900)]))
+        for count in (5, None):
+            one, _, _ = plain.step(tokens_BK, plain.start(source_BS, mask_BS, 4), count)
+            other, _, state = listed.step(tokens_BK, listed.start(source_BS, mask_BS, 4), count)
+            finite = one.log_probs_BKC.isfinite()
+            kept = other.log_probs_BKC.isfinite()
+            torch.testing.assert_close(one.log_probs_BKC[finite], other.log_probs_BKC[kept])
+            assert torch.equal(one.ids_BKC[finite], other.ids_BKC[kept])
+    assert state.allowed is not None
+    assert state.select(torch.tensor([0]), torch.zeros(1, 4, dtype=torch.long)).allowed.mask_BU.shape == (1, 897)
