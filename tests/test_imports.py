@@ -53,3 +53,15 @@ def test_preprocess_imports_no_torch(tmp_path: Path) -> None:
             (tmp_path / f"{name}.{language}").write_text(lines, encoding="utf-8")
     text = ["--train", "train", "--valid", "valid", "--vocab-size", "300", "--workers", "1"]
     assert "torch" not in packages_after(["preprocess", "-s", "en", "-t", "de", *text], tmp_path)
+
+
+@pytest.mark.parametrize("options", [[], ["--precision", "int8", "--shortlist"], ["--sample"]], ids=" ".join)
+def test_translating_imports_torch_and_little_else(options: list[str], trained: Path, tmp_path: Path) -> None:
+    """torch's compiler takes as long to import as torch."""
+    script = SCRIPT.replace('name.partition(".")[0]', "name")
+    command = [sys.executable, "-c", script, "translate", "--model", str(trained), *options]
+    done = subprocess.run(command, input="1 2\n", capture_output=True, encoding="utf-8", cwd=tmp_path, check=True)
+    code, modules = json.loads(done.stdout.splitlines()[-1])
+    assert code == 0, done.stderr
+    assert "torch" in modules
+    assert not {"torch._dynamo", "sympy", "sacrebleu", "rich", "torch.utils.tensorboard"} & set(modules)

@@ -64,6 +64,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
         precision=choose_precision(config.precision, device),
         by_logits=_by_logits(directories, search_config),
         threads=config.threads,
+        subwords=(source, target),
     )
     replaced: list[int] = []
     number = 0
@@ -71,7 +72,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
         alignments = stack.enter_context(_alignment_file(config.alignments))
         lines = (line for name in config.files or ("-",) for line in _lines(name, replaced.append))
         chunk = list(islice(lines, config.buffer_lines))
-        translator = stack.enter_context(_translator(search, source, target, first_lines=len(chunk)))
+        translator = stack.enter_context(_translator(search, first_lines=len(chunk)))
         while chunk:
             for translation in translator.translate(chunk, first_line=number):
                 if translation.was_cut:
@@ -97,6 +98,7 @@ class _Search:
     precision: str
     by_logits: bool
     threads: int
+    subwords: tuple[Subword, Subword]
 
     def __call__(self, batch: SearchBatch) -> list[list[Hypothesis]]:
         """The hypotheses of each sentence."""
@@ -109,17 +111,13 @@ class _Search:
     def translator(self) -> Translator:
         """What searches in this process."""
         set_threads(self.threads)
-        source, target = _same_subwords([ModelDirectory.open(path) for path in self.config.model])
-        return self.translator_with([self._read_model(path) for path in self.config.model], source, target)
+        return self.translator_with([self._read_model(path) for path in self.config.model])
 
-    def translator_with(
-        self, models: list[Seq2Seq], source: Subword, target: Subword, search: SearchBatches | None = None
-    ) -> Translator:
+    def translator_with(self, models: list[Seq2Seq], search: SearchBatches | None = None) -> Translator:
         """Of these models; or of none, where `search` has them."""
         return Translator(
             models,
-            source,
-            target,
+            *self.subwords,
             self.search_config,
             device=self.device,
             wanted=max(self.config.nbest, 1),
@@ -155,7 +153,7 @@ class _SearchElsewhere:
 
 
 @contextmanager
-def _translator(search: _Search, source: Subword, target: Subword, first_lines: int) -> Iterator[Translator]:
+def _translator(search: _Search, first_lines: int) -> Iterator[Translator]:
     """With models here, or in workers of one thread each where that is faster: many small operations share badly."""
     config = search.config
     count = config.workers
@@ -164,12 +162,12 @@ def _translator(search: _Search, source: Subword, target: Subword, first_lines: 
         count = cores() if worthwhile else 1
     if count == 1:
         assert search.translator  # reads the models, so that one that is damaged is refused whatever the lines are
-        yield search.translator_with([], source, target, lambda batches: map(search, batches))
+        yield search.translator_with([], lambda batches: map(search, batches))
         return
     one = _SearchElsewhere(replace(search, threads=config.threads or max(1, cores() // count)))
     with workers(one, count) as answers:
         yield search.translator_with(
-            [], source, target, lambda batches: (_with_attention(found, torch.from_numpy) for found in answers(batches))
+            [], lambda batches: (_with_attention(found, torch.from_numpy) for found in answers(batches))
         )
 
 

@@ -82,14 +82,15 @@ class Subword:
         self.joins = self.kind == "word" and processor.piece_to_id(_JOINS) != UNK
 
     @classmethod
-    def load(cls, path: str | Path) -> "Subword":
-        """The model in a file.
+    def load(cls, path: str | Path, known: "Subword | None" = None) -> "Subword":
+        """The model in a file; if that is one which is known, that.
 
         Raises:
             DirectoryError: the file is missing, damaged, or has other special ids.
         """
         mend = "Copy it again, or run nmt preprocess again"
-        return cls(read_small(Path(path), SUBWORD_BYTES, mend), str(path))
+        model = read_small(Path(path), SUBWORD_BYTES, mend)
+        return known if known is not None and known._model == model else cls(model, str(path))
 
     def __reduce__(self) -> tuple[type["Subword"], tuple[bytes, str]]:
         return Subword, (self._model, self._name)

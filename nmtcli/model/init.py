@@ -1,7 +1,11 @@
 """How parameters start."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from nmtcli.model.cells import GATES, RecurrentLayer
 
@@ -50,6 +54,21 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
             if isinstance(module, RecurrentLayer) and module.cell == "lstm":
                 hidden = module.kernel.hidden_size
                 module.weights().input_bias_G[hidden : 2 * hidden] = forget_bias
+
+
+class Undrawn(TorchFunctionMode):
+    """While it is on, parameters are not drawn at random: for a model whose weights are read. On the meta device torch
+    would import its compiler to draw nothing, which takes as long as importing torch itself.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Leaves out what `torch.nn.init` would draw."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def start_from_vectors(embedding_VE: Tensor, ids_N: Tensor, vectors_NE: Tensor) -> None:

@@ -44,6 +44,7 @@ from nmtcli.data.files import QUICK_BYTES, read_json, size_of_regular
 from nmtcli.data.shortlist import Shortlist
 from nmtcli.data.subword import Subword
 from nmtcli.errors import ConfigError, DirectoryError
+from nmtcli.model.init import Undrawn
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.lock import LOCK
 
@@ -153,9 +154,9 @@ class ModelDirectory:
 
     def subwords(self) -> tuple[Subword, Subword]:
         """The subword models of source and target, which must be those that the model was trained with."""
-        both = []
+        both: list[Subword] = []
         for side in ("source", "target"):
-            subword = Subword.load(self.path / f"{side}.model")
+            subword = Subword.load(self.path / f"{side}.model", known=both[0] if both else None)
             if subword.sha256 != self.about.get(f"{side}_sha256"):
                 raise DirectoryError(
                     f"{self.path / side}.model has sha256 {subword.sha256[:12]}, but the model was trained with "
@@ -213,11 +214,10 @@ class ModelDirectory:
             DirectoryError: no such checkpoint, or weights that are damaged or of another shape.
         """
         weights, path = self._weights_of(checkpoint, verify=verify)
-        with torch.device("meta"):  # a shape that is not that of the weights must not take memory
+        with torch.device("meta"), Undrawn():  # a shape that is not that of the weights must not take memory
             model = self.new_model()
         check_shapes(model, weights, path)
-        model = model.to_empty(device="cpu")
-        load_weights(model, weights, path)
+        model.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
         return model
 
     def _weights_of(self, checkpoint: str, *, verify: bool = False) -> tuple[dict[str, Tensor], Path]:
