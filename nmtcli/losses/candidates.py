@@ -19,6 +19,7 @@ from nmtcli.scoring.sentence import Reward
 from nmtcli.search.translator import Translator
 
 UNKNOWN = "⁇"  # as a word of a reference, so that leaving it out is no merit
+KEPT_ELEMENTS = 1 << 26  # logits of a batch that may stay in memory: 256 MiB in fp32
 LONGEST = 1.5  # a candidate at most, in lengths of its source, plus search.translator.EXTRA_LENGTH [tokens]
 
 
@@ -117,17 +118,28 @@ def mean_log_probabilities(model: Seq2Seq, batch: Batch, candidates: list[list[l
     return -nll_NT.masked_fill(~mask_NT, 0.0).sum(dim=1) / mask_NT.sum(dim=1)
 
 
-def token_nll(model: Seq2Seq, readout_BTE: Tensor, targets_BT: Tensor, chunk_elements: int = CHUNK_ELEMENTS) -> Tensor:
+def token_nll(
+    model: Seq2Seq,
+    readout_BTE: Tensor,
+    targets_BT: Tensor,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+    kept_elements: int = KEPT_ELEMENTS,
+) -> Tensor:
     """nll_BT of each target token, with gradient, a few rows of logits in memory at a time [nats].
 
-    The logits of a chunk are computed again on the way back rather than kept.
+    Where there are many, the logits of a chunk are computed again on the way back rather than kept.
     """
-    size = max(1, chunk_elements // model.projection_VE.shape[0])
+    vocabulary = model.projection_VE.shape[0]
+    size = max(1, chunk_elements // vocabulary)
     chunks = zip(torch.split(readout_BTE.flatten(0, 1), size), torch.split(targets_BT.flatten(), size), strict=True)
-    nll = [
-        checkpoint(_nll, model, readout_NE, targets_N, use_reentrant=False, preserve_rng_state=False)
-        for readout_NE, targets_N in chunks
-    ]
+    if targets_BT.numel() * vocabulary <= kept_elements:
+        nll = [_nll(model, readout_NE, targets_N) for readout_NE, targets_N in chunks]
+    else:
+        nll = [
+            checkpoint(_nll, model, readout_NE, targets_N, use_reentrant=False, preserve_rng_state=False)
+            for readout_NE, targets_N in chunks
+        ]
     return torch.cat(nll).view(targets_BT.shape)
 
 

@@ -106,8 +106,11 @@ def test_the_margin_is_between_the_best_and_the_models_favourite() -> None:
 # scores
 
 
+@pytest.mark.parametrize("kept_elements", [0, 1 << 20])
 @pytest.mark.parametrize("chunk_elements", [1, 40, 10_000])
-def test_the_nll_of_each_token_is_that_of_all_logits_in_value_and_gradient(chunk_elements: int) -> None:
+def test_the_nll_of_each_token_is_that_of_all_logits_in_value_and_gradient(
+    chunk_elements: int, kept_elements: int
+) -> None:
     model, batch = tiny(), Batch.of(PAIRS)
     weights_BT = torch.randn(batch.target_output_BT.shape, dtype=torch.float64)
 
@@ -115,7 +118,8 @@ def test_the_nll_of_each_token_is_that_of_all_logits_in_value_and_gradient(chunk
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         return model.decode(memory, state, batch.target_input_BT)
 
-    nll_BT = token_nll(model, readout_BTE(), batch.target_output_BT, chunk_elements)
+    sizes = {"chunk_elements": chunk_elements, "kept_elements": kept_elements}
+    nll_BT = token_nll(model, readout_BTE(), batch.target_output_BT, **sizes)
     logits_BTV = model.logits(readout_BTE())
     expected_BT = F.cross_entropy(logits_BTV.transpose(1, 2), batch.target_output_BT, reduction="none")
     torch.testing.assert_close(nll_BT, expected_BT, atol=1e-10, rtol=0)
