@@ -336,6 +336,9 @@ class TrainConfig(Config):
     verify: bool = opt(False, "hash all files of the data directory first, large ones too", may_change=True)
     resume: bool = opt(False, "go on where this directory stopped; start if nothing is there", may_change=True)
     overwrite: bool = opt(False, "replace a model directory that is there", may_change=True)
+    dry_run: bool = opt(
+        False, "say what training will take, from a few updates, and leave the disk as it is", may_change=True
+    )
     init_from: str = opt("", "model directory whose weights to start from; its shape is the default")
     # loss
     loss: str = opt("cross-entropy", "what training makes small: see below", choices=tuple(LOSSES))

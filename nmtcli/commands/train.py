@@ -32,6 +32,7 @@ from nmtcli.losses.named import loss_for
 from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import BEGUN, CONFIG, STATE, ModelDirectory, load_weights, unique_state
+from nmtcli.training.estimate import Estimate, estimate
 from nmtcli.training.lock import locked
 from nmtcli.training.loop import Trainer
 from nmtcli.training.optimizer import optimizer_for
@@ -66,7 +67,8 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         if resumes:
             _check_same_data(directory, data)
         else:
-            _check_room(config)
+            if not config.dry_run:
+                _check_room(config)
             model_config = _shape_to_start_from(config.init_from, model_config, given)
             about = _about(model_config, config, data, choose_precision(config.precision, device))
             directory = ModelDirectory.planned(config.model, about)
@@ -91,6 +93,32 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
                 data.target_subword.size,
                 joint=data.joint,
             )
+        batches = TrainingBatches(
+            data.train,
+            data.source_subword,
+            data.target_subword,
+            batch_tokens=config.batch_tokens,
+            seed=config.seed,
+            subword_alpha=config.subword_alpha,
+            workers=config.loader_workers,
+            pin_memory=device.type == "cuda",
+        )
+        if config.dry_run:
+            _say_plan(
+                console,
+                config,
+                estimate(
+                    model.train(),
+                    loss,
+                    optimizer,
+                    batches,
+                    accumulate=config.accumulate,
+                    device=device,
+                    autocast=precision,
+                ),
+                directory.about["precision"],
+            )
+            return
         mean = copy.deepcopy(model) if config.ema else None
         progress = _progress(directory.load_last(model, optimizer, mean), directory) if goes_on else Progress()
         if goes_on:
@@ -102,16 +130,6 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
                 _check_room(config)  # another run may have begun here since
             directory.create(source_model=data.path / "source.model", target_model=data.path / "target.model")
             directory.save_shortlist(likely)
-        batches = TrainingBatches(
-            data.train,
-            data.source_subword,
-            data.target_subword,
-            batch_tokens=config.batch_tokens,
-            seed=config.seed,
-            subword_alpha=config.subword_alpha,
-            workers=config.loader_workers,
-            pin_memory=device.type == "cuda",
-        )
         validator = Validator(
             data.valid,
             data.source_subword,
@@ -170,7 +188,7 @@ def _merged(stored: Config, asked: Config, given: frozenset[str], differences: l
     for field in dataclasses.fields(stored):  # type: ignore[arg-type]
         name = field.name
         old, new = getattr(stored, name), getattr(asked, name)
-        takes_new = name in given or name in ("data", "model", "resume", "overwrite")
+        takes_new = name in given or name in ("data", "model", "resume", "overwrite", "dry_run")
         values[name] = new if takes_new else old
         if takes_new and new != old and not knob_of(field).may_change:
             differences.append(f"{option_name(name)} {new} (was {old})")
@@ -325,6 +343,32 @@ def _introduce(
     )
     if progress.update:
         console.say(f"Going on at update {progress.update:,}, epoch {progress.epoch + 1}")
+
+
+def _say_plan(console: Console, config: TrainConfig, plan: Estimate, precision: str) -> None:
+    """What a dry run has found."""
+    sentences, source, target = plan.largest
+    megabytes = {
+        "weights": plan.weights,
+        "gradients": plan.gradients,
+        "optimiser": plan.optimizer,
+        f"largest batch ({sentences:,} pairs, {source:,} and {target:,} positions)": plan.activations,
+        "together": plan.memory,
+    }
+    console.say(f"{plan.parameters:,} parameters, {precision}; memory [MB], at the least:")
+    for what, size in megabytes.items():
+        console.say(f"    {size / 1e6:10,.1f}  {what}")
+    console.say(
+        f"{plan.updates_per_epoch:,} updates an epoch, {plan.padding:.1%} of the positions are padding; "
+        f"{plan.tokens_per_second:,.0f} source and target tokens a second"
+    )
+    ends = [config.max_updates] if config.max_updates else []
+    ends += [config.max_epochs * plan.updates_per_epoch] if config.max_epochs else []
+    updates = min(ends, default=plan.updates_per_epoch)
+    unless = "; patience may end it sooner" if config.patience else ""
+    console.say(
+        f"{plan.seconds_per_update * updates / 60:,.1f} minutes for {updates:,} updates, validations apart{unless}"
+    )
 
 
 @contextmanager

@@ -213,6 +213,16 @@ class TrainingBatches:
             self._plans[epoch] = batches
         return self._plans[epoch]
 
+    def shapes(self, epoch: int) -> list[tuple[int, int, int]]:
+        """Sentences, source and target positions of each batch of an epoch, as long as its pairs are on disk."""
+        source, target = self._corpus.source_lengths, self._corpus.target_lengths
+        return [(len(pairs), int(source[pairs].max()), int(target[pairs].max())) for pairs in self.plan(epoch)]
+
+    def tokens(self, epoch: int) -> int:
+        """Source and target tokens of an epoch, as long as its pairs are on disk."""
+        lengths = self._corpus.source_lengths, self._corpus.target_lengths
+        return sum(int(side[pairs].sum()) for pairs in self.plan(epoch) for side in lengths)
+
     def stream(self, epoch: int, start: int) -> Iterator[Batch]:
         """The batches of an epoch from the one with this number on, then those of the epochs after it, without end.
 

@@ -15,7 +15,10 @@ import pytest
 import torch
 
 from nmtcli import cli
+from nmtcli.config import ModelConfig
+from nmtcli.data.batches import plan
 from nmtcli.data.corpus import DataDirectory
+from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import read_tensors
 from nmtcli.training.schedule import learning_rate
 from tests.conftest import TINY, Nmt, Result, digits_and_words, log_of, make_data, write_pairs
@@ -259,6 +262,31 @@ def test_a_place_where_nothing_may_be_written_costs_one_line(
         assert result.err.splitlines()[-1].startswith(f"Error: {unwritable}")
         assert "Traceback" not in result.err
     assert sorted(unwritable.iterdir()) == before
+
+
+# a plan
+
+
+def test_a_dry_run_says_what_training_takes_and_leaves_the_disk_as_it_is(
+    trained: Path, nmt: Nmt, data: Path, tmp_path: Path
+) -> None:
+    options = ["--dry-run", "--max-updates", "300", "--accumulate", "2"]
+    result = train(nmt, data, tmp_path / "model", *options)
+    assert result.code == 0, result.err
+    assert not (tmp_path / "model").exists()
+    corpus = DataDirectory.open(data).train
+    batches = plan(corpus.source_lengths, corpus.target_lengths, batch_tokens=256, seed=1, epoch=0)
+    assert f"{-(-len(batches) // 2)} updates an epoch" in result.err
+    assert "minutes for 300 updates, validations apart; patience may end it sooner" in result.err
+    config = ModelConfig(hidden_size=16, embedding_size=8)
+    size = DataDirectory.open(data).source_subword.size
+    parameters = sum(p.numel() for p in Seq2Seq(config, source_size=size, target_size=size, joint=True).parameters())
+    assert f"{parameters:,} parameters, fp32" in result.err
+    before = tree(trained)
+    endless = ["--max-epochs", "0", "--patience", "0"]
+    said = nmt("train", "--data", data, "--model", trained, "--dry-run", *endless, *TINY).err  # where another model is
+    assert f"minutes for {len(batches)} updates, validations apart\n" in said  # an epoch
+    assert tree(trained) == before
 
 
 # the model directory

@@ -1,0 +1,76 @@
+"""An estimate counts what is there."""
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from nmtcli.config import ModelConfig
+from nmtcli.data.batches import TrainingBatches
+from nmtcli.data.corpus import DataDirectory
+from nmtcli.losses.cross_entropy import CrossEntropy
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.training.estimate import Estimate, estimate
+
+CPU = torch.device("cpu")
+
+
+def estimated(
+    data: Path, batch_tokens: int, optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam
+) -> Estimate:
+    directory = DataDirectory.open(data)
+    size = directory.source_subword.size
+    config = ModelConfig(hidden_size=16, embedding_size=8)
+    model = Seq2Seq(config, source_size=size, target_size=size, joint=True).train()
+    return estimate(
+        model,
+        CrossEntropy(0.1),
+        optimizer_class(model.parameters(), lr=0.01),  # type: ignore[call-arg]
+        batches_of(directory, batch_tokens),
+        accumulate=3,
+        device=CPU,
+        autocast=contextlib.nullcontext,
+    )
+
+
+def batches_of(directory: DataDirectory, batch_tokens: int) -> TrainingBatches:
+    return TrainingBatches(
+        directory.train,
+        directory.source_subword,
+        directory.target_subword,
+        batch_tokens=batch_tokens,
+        seed=1,
+        subword_alpha=0,
+        workers=0,
+        pin_memory=False,
+    )
+
+
+def test_padding_and_updates_are_those_of_an_epoch(data: Path) -> None:
+    directory = DataDirectory.open(data)
+    batches = batches_of(directory, 512)
+    epoch = list(zip(batches.stream(0, 0), batches.plan(0), strict=False))
+    real = sum(batch.source_tokens + batch.target_tokens for batch, _ in epoch)
+    places = sum(batch.source_BS.numel() + batch.target_output_BT.numel() for batch, _ in epoch)
+    found = estimated(data, 512)
+    assert found.padding == pytest.approx(1 - real / places)
+    assert found.updates_per_epoch == -(-len(epoch) // 3)
+    assert found.seconds_per_update * found.updates_per_epoch * found.tokens_per_second == pytest.approx(real)
+    shapes = [(*batch.source_BS.shape, batch.target_output_BT.shape[1]) for batch, _ in epoch]
+    assert found.largest in shapes
+    assert found.largest[0] * sum(found.largest[1:]) == max(b * (s + t) for b, s, t in shapes)
+
+
+def test_memory_is_counted_tensor_by_tensor(data: Path) -> None:
+    adam, sgd = estimated(data, 512), estimated(data, 512, torch.optim.SGD)
+    assert adam.weights == adam.gradients == 4 * adam.parameters
+    assert sgd.optimizer == 0
+    assert 8 * adam.parameters <= adam.optimizer <= 8 * adam.parameters + 1000  # two means, and a count of steps
+    assert adam.memory == adam.weights + adam.gradients + adam.optimizer + adam.activations
+
+
+def test_a_batch_twice_as_large_keeps_about_twice_as_much(data: Path) -> None:
+    small, large = estimated(data, 400), estimated(data, 800)
+    ratio = large.largest[0] * sum(large.largest[1:]) / (small.largest[0] * sum(small.largest[1:]))
+    assert large.activations == pytest.approx(ratio * small.activations, rel=0.3)
