@@ -1,8 +1,11 @@
 """The `nmt` command: options in, config out, one error boundary. Imports no torch; a verb is imported when called."""
 
 import errno
+import json
 import os
+import socket
 import sys
+import time
 from collections.abc import Sequence
 
 import click
@@ -149,7 +152,14 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"Error: {' '.join(message.split())}", file=sys.stderr, flush=True)
+    message = " ".join(message.split())
+    if os.environ.get("NMT_SAYS_TO_LAUNCHER") and (path := os.environ.get("TORCHELASTIC_ERROR_FILE")):
+        with open(path, "w", encoding="utf-8") as file:  # one of several processes: the launcher says the first error
+            json.dump({"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}, file)
+    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        print(f"Error: rank {os.environ['RANK']} on {socket.gethostname()}: {message}", file=sys.stderr, flush=True)
+    else:
+        print(f"Error: {message}", file=sys.stderr, flush=True)
     return code
 
 

@@ -336,6 +336,10 @@ class TrainConfig(Config):
     verify: bool = opt(False, "hash all files of the data directory first, large ones too", may_change=True)
     resume: bool = opt(False, "go on where this directory stopped; start if nothing is there", may_change=True)
     overwrite: bool = opt(False, "replace a model directory that is there", may_change=True)
+    nproc: int = opt(1, "processes that train together on this machine", at_least=1, may_change=True)
+    timeout: float = opt(
+        600.0, "the longest that one of several waits for another [seconds]", at_least=1.0, may_change=True
+    )
     dry_run: bool = opt(
         False, "say what training will take, from a few updates, and leave the disk as it is", may_change=True
     )

@@ -29,10 +29,12 @@ class Console:
     Args:
         quiet: only warnings and errors.
         verbose: also details.
+        silent: nothing at all: another process says it.
     """
 
-    def __init__(self, *, quiet: bool = False, verbose: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, *, quiet: bool = False, verbose: bool = False, silent: bool = False) -> None:
+        self.quiet = quiet or silent
+        self.silent = silent
         self.verbose = verbose
         self.is_terminal = sys.stderr.isatty()
         self._rich: rich.console.Console | None = None
@@ -49,7 +51,8 @@ class Console:
 
     def warn(self, text: str) -> None:
         """A line that `-q` does not silence."""
-        self._line(f"Warning: {text}")
+        if not self.silent:
+            self._line(f"Warning: {text}")
 
     @contextmanager
     def bar(self, description: str) -> Iterator[Bar]:

@@ -13,6 +13,8 @@ Anything else that reaches the top is a bug of ours: a traceback, and exit 1. A 
 the command silently with 141, as it ends any filter.
 """
 
+import socket
+
 
 class NmtError(Exception):
     """A user's mistake or the world's, said in one line: `Error: <what>. <mend>.`
@@ -62,6 +64,22 @@ class WorldError(NmtError):
     """Disk full, no permission, a dead worker."""
 
     exit_code = 6
+
+
+class RankError(NmtError):
+    """One of several processes that train together has failed.
+
+    Args:
+        rank: its number.
+        exit_code: what it ended with; negative: killed by this signal.
+        said: its error; empty if it could say nothing.
+    """
+
+    def __init__(self, rank: int, exit_code: int, said: str) -> None:
+        host = socket.gethostname()
+        what = said or f"was killed by signal {-exit_code}" if exit_code < 0 else said or f"ended with {exit_code}"
+        super().__init__(f"rank {rank} on {host}: {what}", "" if said else "Go on with --resume")
+        self.exit_code = exit_code if exit_code > 0 else WorldError.exit_code
 
 
 class Stopped(NmtError):

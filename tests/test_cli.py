@@ -40,7 +40,7 @@ OPTIONS = {
         --tie-embeddings --scale-embeddings/--no-scale-embeddings
         --dropout --variational-dropout/--no-variational-dropout --word-dropout --init --init-scale --forget-bias
         --data --model --verify/--no-verify --resume/--no-resume --overwrite/--no-overwrite
-        --dry-run/--no-dry-run --init-from
+        --nproc --timeout --dry-run/--no-dry-run --init-from
         --loss --loss-mix --teacher-forcing --teacher-forcing-decay --teacher-forcing-half --greedy-passes
         --candidates --beam-growth --beam-cost --candidates-by --with-reference/--no-with-reference --reward
         --risk-alpha

@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +19,7 @@ from nmtcli.commands.machine import (
     autocast,
     choose_device,
     choose_precision,
+    cores,
     deterministic_algorithms,
     set_threads,
 )
@@ -31,7 +34,8 @@ from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.losses.named import loss_for
 from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.checkpoint import BEGUN, CONFIG, STATE, ModelDirectory, load_weights, unique_state
+from nmtcli.training.checkpoint import BEGUN, CONFIG, STATE, ModelDirectory, Onlooker, load_weights, unique_state
+from nmtcli.training.distributed import joined, launch
 from nmtcli.training.estimate import Estimate, estimate
 from nmtcli.training.lock import locked
 from nmtcli.training.loop import Trainer
@@ -51,27 +55,35 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         given: the options that they set; on resume the others are those of the run that goes on.
         console: who to talk to.
     """
+    if config.nproc > 1 and "RANK" not in os.environ:
+        launch(config.nproc, sys.argv[1:])
+        return
     with ExitStack() as stack:
-        resumes = config.resume and _holds_run(config.model)
+        device = choose_device(_device_of_rank(config.device))
+        world = stack.enter_context(joined(device, config.timeout))
+        directory_class: type[ModelDirectory] = ModelDirectory
+        if not world.is_first:
+            console, directory_class = Console(silent=True), Onlooker
+        resumes = world.agreed(config.resume and _holds_run(config.model))
         if resumes:
-            stack.enter_context(locked(Path(config.model)))
-            directory = ModelDirectory.open(config.model)
+            if world.is_first:
+                stack.enter_context(locked(Path(config.model)))
+            directory = directory_class.open(config.model)
             model_config, config = merged(
                 (directory.model_config, _training_config(directory)), (model_config, config), given
             )
             directory.about.update(training=config.to_dict())
         data = DataDirectory.open(config.data)
         data.verify(quick=not config.verify)
-        device = choose_device(config.device)
-        set_threads(config.threads)
+        set_threads(config.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
         if resumes:
             _check_same_data(directory, data)
         else:
-            if not config.dry_run:
+            if world.is_first and not config.dry_run:
                 _check_room(config)
             model_config = _shape_to_start_from(config.init_from, model_config, given)
-            about = _about(model_config, config, data, choose_precision(config.precision, device))
-            directory = ModelDirectory.planned(config.model, about)
+            about = _about(model_config, config, data, world.agreed(choose_precision(config.precision, device)))
+            directory = directory_class.planned(config.model, about)
         _check_sampling(config, data)
         loss = loss_for(
             config, model_config, source=data.source_subword, target=data.target_subword, target_lang=data.target_lang
@@ -84,7 +96,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         torch.manual_seed(config.seed)
         model = directory.new_model().to(device)
         optimizer = optimizer_for(model, config)
-        goes_on = resumes and directory.has_last()
+        goes_on = world.agreed(resumes and directory.has_last())
         if not goes_on:
             _start(model, config, directory, data, console)
             likely = shortlist(
@@ -102,6 +114,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             subword_alpha=config.subword_alpha,
             workers=config.loader_workers,
             pin_memory=device.type == "cuda",
+            share=(world.rank, world.size),
         )
         if config.dry_run:
             _say_plan(
@@ -120,16 +133,21 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             )
             return
         mean = copy.deepcopy(model) if config.ema else None
-        progress = _progress(directory.load_last(model, optimizer, mean), directory) if goes_on else Progress()
+        if world.rank:  # dropout of its own; where its numbers were saved, they go on
+            torch.manual_seed(hash((config.seed, world.rank)) % (1 << 63))
+        progress = Progress()
+        if goes_on:
+            progress = _progress(directory.load_last(model, optimizer, mean, world.rank), directory)
         if goes_on:
             directory.write_about()
             directory.restore_best()
         else:  # everything that can be refused was: only now does anything appear on the disk, or go
-            if not resumes:
+            if world.is_first and not resumes:
                 stack.enter_context(locked(Path(config.model)))
                 _check_room(config)  # another run may have begun here since
             directory.create(source_model=data.path / "source.model", target_model=data.path / "target.model")
             directory.save_shortlist(likely)
+        world.agreed(None)  # the directory is there: no rank reads it before
         validator = Validator(
             data.valid,
             data.source_subword,
@@ -141,8 +159,12 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             samples=config.show,
             device=device,
             autocast=precision,
+            world=world,
         )
         _introduce(console, model, data, device, directory.about["precision"], progress)
+        if world.size > 1:
+            tokens = config.batch_tokens * config.accumulate * world.size
+            console.say(f"{world.size} ranks; {tokens:,} tokens an update, padding counted")
         bar, signals = stack.enter_context(console.bar("training")), stack.enter_context(_signals())
         board = stack.enter_context(board_class(config.tensorboard)) if board_class else None
         trainer = Trainer(
@@ -159,10 +181,17 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             device=device,
             autocast=precision,
             signal_seen=lambda: signals[-1] if signals else 0,
+            world=world,
         )
         with loader_deaths():
             reason = trainer.run()
         console.say(f"Done after {reason}. Translate with: nmt translate --model {config.model} < input.txt")
+
+
+def _device_of_rank(name: str) -> str:
+    """Each rank of a machine has a GPU of its own, where there are GPUs."""
+    local_rank = os.environ.get("LOCAL_RANK", "")
+    return f"cuda:{local_rank}" if local_rank and choose_device(name) == torch.device("cuda") else name
 
 
 def merged(
@@ -188,7 +217,7 @@ def _merged(stored: Config, asked: Config, given: frozenset[str], differences: l
     for field in dataclasses.fields(stored):  # type: ignore[arg-type]
         name = field.name
         old, new = getattr(stored, name), getattr(asked, name)
-        takes_new = name in given or name in ("data", "model", "resume", "overwrite", "dry_run")
+        takes_new = name in given or name in ("data", "model", "resume", "overwrite", "dry_run", "nproc", "timeout")
         values[name] = new if takes_new else old
         if takes_new and new != old and not knob_of(field).may_change:
             differences.append(f"{option_name(name)} {new} (was {old})")

@@ -180,6 +180,7 @@ class TrainingBatches:
         subword_alpha: sample segmentations; 0: those on disk. What is drawn depends on seed, epoch and pair only.
         workers: processes that prepare batches; 0: this one.
         pin_memory: for copies to a GPU.
+        share: (r, n): of the batches, from where a stream starts, every n-th from the r-th on; each epoch anew.
     """
 
     def __init__(
@@ -193,7 +194,9 @@ class TrainingBatches:
         subword_alpha: float,
         workers: int,
         pin_memory: bool,
+        share: tuple[int, int] = (0, 1),
     ) -> None:
+        self._share = share
         self._corpus = corpus
         self._subwords = (source_subword, target_subword)
         self._batch_tokens = batch_tokens
@@ -246,7 +249,8 @@ class TrainingBatches:
 
     def _keys(self, epoch: int, start: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
         for number in itertools.count(epoch):
-            for pairs in self.plan(number)[start if number == epoch else 0 :]:
+            rank, ranks = self._share
+            for pairs in self.plan(number)[(start if number == epoch else 0) + rank :: ranks]:
                 yield number, pairs
 
 

@@ -32,7 +32,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import safetensors
 import safetensors.torch
@@ -54,6 +54,7 @@ BEGUN = {LOCK, f"{CONFIG}.tmp"}  # what a run that was killed at its very start 
 WEIGHTS = "model.safetensors"
 BEST = "best.safetensors"
 STATE = "last/state.safetensors"
+LOG = "log.jsonl"
 SHORTLIST = "shortlist.safetensors"
 MOST_PIECES = 1 << 24  # of a vocabulary
 
@@ -86,7 +87,7 @@ class ModelDirectory:
         self.about = about
 
     @classmethod
-    def planned(cls, path: str, about: dict[str, Any]) -> "ModelDirectory":
+    def planned(cls, path: str, about: dict[str, Any]) -> Self:
         """A directory that is not there yet; `create` makes it.
 
         Args:
@@ -113,7 +114,7 @@ class ModelDirectory:
         write_whole(self.path / "target.model", target_model.read_bytes())
 
     @classmethod
-    def open(cls, path: str) -> "ModelDirectory":
+    def open(cls, path: str) -> Self:
         """A directory that `create` made, here or elsewhere.
 
         Raises:
@@ -288,9 +289,19 @@ class ModelDirectory:
         return model
 
     def save_last(
-        self, model: Seq2Seq, optimizer: torch.optim.Optimizer, progress: dict[str, Any], mean: Seq2Seq | None = None
+        self,
+        model: Seq2Seq,
+        optimizer: torch.optim.Optimizer,
+        progress: dict[str, Any],
+        random: Sequence[dict[str, Tensor]],
+        mean: Seq2Seq | None = None,
     ) -> None:
-        """Keeps all that a resumed run needs; `mean` is the running mean of the weights, where there is one."""
+        """Keeps all that a resumed run needs.
+
+        Args:
+            random: `random_states` of each process that trains.
+            mean: the running mean of the weights, where there is one.
+        """
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         tensors = {f"model.{name}": value for name, value in unique_state(model).items()}
         for parameter, values in optimizer.state.items():
@@ -298,19 +309,38 @@ class ModelDirectory:
                 tensors[f"optimizer.{names[id(parameter)]}.{key}"] = value
         if mean is not None:
             tensors |= {f"mean.{name}": value for name, value in unique_state(mean).items()}
-        tensors["random.cpu"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            tensors["random.cuda"] = torch.cuda.get_rng_state()
+        for rank, states in enumerate(random):
+            tensors |= {f"random.{device}{_of_rank(rank)}": state for device, state in states.items()}
         write_whole(self.path / STATE, tensors_bytes(tensors, {"progress": json.dumps(progress)}))
+
+    def append_log(self, line: str, length: int) -> int:
+        """Puts a line behind so many bytes of log.jsonl, and gives its new length."""
+        with (self.path / LOG).open("ab") as file:
+            file.truncate(length)  # what a failed write has left of a line
+            return length + file.write(line.encode() + b"\n")
+
+    def cut_log(self, length: int) -> int:
+        """Lines past the last save are cut, for their updates are done again; so is a line that is not whole.
+
+        Returns:
+            the length that is left.
+        """
+        with (self.path / LOG).open("a+b") as file:
+            file.seek(0)
+            length = file.read(length).rfind(b"\n") + 1
+            file.truncate(length)
+        return length
 
     def has_last(self) -> bool:
         """Something was saved to resume from."""
         return (self.path / STATE).exists()
 
     def load_last(
-        self, model: Seq2Seq, optimizer: torch.optim.Optimizer, mean: Seq2Seq | None = None
+        self, model: Seq2Seq, optimizer: torch.optim.Optimizer, mean: Seq2Seq | None = None, rank: int = 0
     ) -> dict[str, Any]:
         """Brings model, optimiser, mean and torch's random numbers to where `save_last` left them.
+
+        The random numbers of a rank that was not there then stay as they are.
 
         Returns:
             the progress that was saved.
@@ -331,14 +361,68 @@ class ModelDirectory:
                 if values:
                     states[number] = values
             optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-            torch.set_rng_state(tensors["random.cpu"])
-            if torch.cuda.is_available() and "random.cuda" in tensors:
-                torch.cuda.set_rng_state(tensors["random.cuda"])
+            if not rank or f"random.cpu{_of_rank(rank)}" in tensors:
+                torch.set_rng_state(tensors[f"random.cpu{_of_rank(rank)}"])
+            if torch.cuda.is_available() and f"random.cuda{_of_rank(rank)}" in tensors:
+                torch.cuda.set_rng_state(tensors[f"random.cuda{_of_rank(rank)}"])
         except (KeyError, ValueError, RuntimeError, TypeError) as error:
             raise DirectoryError(f"{path} is not a training state ({error})", "Start again with --overwrite") from error
         if not isinstance(progress, dict):
             raise DirectoryError(f"{path} has no usable progress", "Start again with --overwrite")
         return progress
+
+
+class Onlooker(ModelDirectory):
+    """What a process has of the directory that another one writes: it reads, and what it would write is left out."""
+
+    def create(self, *, source_model: Path, target_model: Path) -> None:
+        """Nothing."""
+
+    def write_about(self) -> None:
+        """Nothing."""
+
+    def save_shortlist(self, shortlist: Shortlist) -> None:
+        """Nothing."""
+
+    def save_checkpoint(self, update: int, model: Seq2Seq) -> None:
+        """Nothing."""
+
+    def keep_checkpoints(self, updates: set[int]) -> None:
+        """Nothing."""
+
+    def save_best(self, model: Seq2Seq, *, keeping_last: bool = False) -> None:
+        """Nothing."""
+
+    def save_average(self, model: Seq2Seq) -> None:
+        """Nothing."""
+
+    def restore_best(self) -> None:
+        """Nothing."""
+
+    def save_last(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+    def average(self, updates: Sequence[int]) -> Seq2Seq:
+        """A model for the weights that the other process will give."""
+        return self.new_model()
+
+    def append_log(self, line: str, length: int) -> int:
+        """Nothing."""
+        return length
+
+    def cut_log(self, length: int) -> int:
+        """Nothing."""
+        return length
+
+
+def random_states(device: torch.device) -> dict[str, Tensor]:
+    """The states of this process's generators, by device."""
+    states = {"cpu": torch.get_rng_state()}
+    return states | ({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})
+
+
+def _of_rank(rank: int) -> str:
+    return f".{rank}" if rank else ""
 
 
 def unique_state(model: Seq2Seq) -> dict[str, Tensor]:

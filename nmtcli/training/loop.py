@@ -18,18 +18,19 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from nmtcli.config import TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
+from nmtcli.data.subword import EOS, UNK
 from nmtcli.errors import Stopped, TrainingError, WorldError
 from nmtcli.losses.signature import Loss
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.training.checkpoint import ModelDirectory, random_states
+from nmtcli.training.distributed import Objective, World, answered, without_sync
 from nmtcli.training.optimizer import follow
 from nmtcli.training.progress import Events, Progress
 from nmtcli.training.schedule import learning_rate
@@ -61,6 +62,7 @@ class Trainer:
         device: where the model is.
         autocast: the precision to compute in.
         signal_seen: the number of a signal that asks to stop, or 0.
+        world: the processes that train together; None: this one alone.
     """
 
     def __init__(
@@ -79,7 +81,10 @@ class Trainer:
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[object]],
         signal_seen: Callable[[], int],
+        world: World | None = None,
     ) -> None:
+        self._world = world or World()
+        self._objective = self._world.shared(Objective(model, loss))
         self._model = model
         self._loss = loss
         self._optimizer = optimizer
@@ -110,7 +115,7 @@ class Trainer:
             Stopped: a signal came; all is saved.
             TrainingError: too many updates in a row were not finite.
         """
-        self._cut_log()
+        self._progress.log_bytes = self._directory.cut_log(self._progress.log_bytes)
         stream = self._batches.stream(self._progress.epoch, self._progress.batch)
         reason = self._reason_to_stop()
         while not reason:
@@ -127,10 +132,11 @@ class Trainer:
         config, progress = self._config, self._progress
         began = time.monotonic()
         count = len(self._batches.plan(progress.epoch))
-        group = list(itertools.islice(stream, min(config.accumulate, count - progress.batch)))
-        was_done = self._update(group)
+        world = self._world
+        of_all = min(config.accumulate * world.size, count - progress.batch)
+        was_done = self._update(list(itertools.islice(stream, len(range(world.rank, of_all, world.size)))))
         progress.seconds += time.monotonic() - began
-        progress.batch += len(group)
+        progress.batch += of_all
         epoch_ended = progress.batch == count
         if epoch_ended:
             progress.epoch, progress.batch = progress.epoch + 1, 0
@@ -143,19 +149,21 @@ class Trainer:
             self._check_model()
         if validated or (was_done and config.save_every and progress.update % config.save_every == 0):
             self._save()
-        if signal_number := self._signal_seen():
+        if signal_number := int(world.largest(self._signal_seen())):
             self._save(at_the_end=True)
             raise Stopped(signal_number, f"Stopped at update {progress.update:,}; go on with nmt train --resume")
-        return self._reason_to_stop() or self._out_of_time()
+        return self._reason_to_stop() or world.agreed(self._out_of_time())
 
     def _update(self, group: list[Batch]) -> bool:
         """One update from a group of batches; False where its gradient was not finite and it was left out."""
-        config, progress = self._config, self._progress
-        tokens = sum(batch.target_tokens for batch in group)
-        count = sum(self._loss.count(batch) for batch in group)
+        config, progress, world = self._config, self._progress, self._world
+        numbers = [(batch.target_tokens, batch.source_tokens, self._loss.count(batch)) for batch in group]
+        tokens, source_tokens, count = (
+            round(number) for number in world.sums([sum(column) for column in zip((0, 0, 0), *numbers, strict=True)])
+        )
         while True:
             try:
-                loss, nlls = self._gradient(group, count)
+                loss, nll = self._gradient(group, count)
                 break
             except MemoryFull as full:
                 group = self._split(group, full.batch)
@@ -174,33 +182,42 @@ class Trainer:
             follow(self._mean, self._model, config.ema, progress.update)
         self._skips_in_a_row = 0
         self._norm = norm
+        loss, nll = world.sums([loss, nll])
         progress.loss += loss * (tokens / count)
-        for nll in nlls:
-            progress.nll = None if nll is None or progress.nll is None else progress.nll + float(nll)
+        progress.nll = None if math.isnan(nll) or progress.nll is None else progress.nll + nll
         progress.tokens += tokens
-        progress.source_tokens += sum(batch.source_tokens for batch in group)
+        progress.source_tokens += source_tokens
         return True
 
-    def _gradient(self, group: list[Batch], count: int) -> tuple[float, list[Tensor | None]]:
-        """Makes the gradient of the mean loss over these batches; gives the loss's sum and each nll.
+    def _gradient(self, group: list[Batch], count: int) -> tuple[float, float]:
+        """Makes the gradient of the mean loss over the batches of all ranks.
 
+        Args:
+            group: this rank's; none, where an epoch ends with fewer batches than there are ranks.
+            count: what the mean is over.
+        Returns:
+            the sums of this rank's losses and of their nll, not a number where a loss does not compute it.
         Raises:
             MemoryFull: a batch does not fit.
         """
         self._optimizer.zero_grad(set_to_none=True)
-        loss, nlls = 0.0, []
-        for batch in group:
+        loss, nll = 0.0, 0.0
+        share = float(bool(group))  # the others wait for a gradient of this rank
+        for number, batch in enumerate(group or [Batch.of([([UNK, EOS], [UNK, EOS])])], start=1):
             try:
-                with self._autocast():
-                    sums = self._loss(self._model, batch.to(self._device), self._progress.update)
-                (sums.loss / count).backward()  # type: ignore[no-untyped-call]
+                with without_sync(self._objective) if number < len(group) else nullcontext():
+                    with self._autocast():
+                        sums = self._objective(batch.to(self._device), self._progress.update)
+                    # the mean over ranks, times their number, is the sum
+                    with answered(self._world):
+                        (sums.loss * share / count * self._world.size).backward()
             except (RuntimeError, MemoryError) as error:
                 if not _is_full_memory(error):
                     raise
                 raise MemoryFull(batch) from error
-            loss += float(sums.loss.detach())
-            nlls.append(sums.nll)
-        return loss, nlls
+            loss += share * float(sums.loss.detach())
+            nll += math.nan if sums.nll is None else share * float(sums.nll)
+        return loss, nll
 
     def _split(self, group: list[Batch], batch: Batch) -> list[Batch]:
         """The group with a batch that did not fit cut in two; what was made of its gradient is void."""
@@ -208,7 +225,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(batch.source_BS) == 1:
+        if len(batch.source_BS) == 1 or self._world.size > 1:
             raise TrainingError(
                 f"update {progress.update + 1:,}: a pair of {batch.source_tokens:,} and {batch.target_tokens:,} tokens "
                 f"does not fit in memory",
@@ -293,9 +310,10 @@ class Trainer:
         return [update for update, _ in validations[max(0, len(validations) - config.average) :]]
 
     def _average(self) -> None:
-        updates = self._averaged()
+        updates = self._world.agreed(self._averaged())
         began = time.monotonic()
         model = self._directory.average(updates).to(self._device)
+        self._world.make_equal(model)
         validation = self._validate(model)
         self._directory.save_average(model)
         record = {**_validation_record(validation), "averaged": updates, "seconds": time.monotonic() - began}
@@ -340,21 +358,14 @@ class Trainer:
     def _log(self, kind: str, record: dict[str, Any]) -> None:
         progress = self._progress
         line = json.dumps({"kind": kind, "update": progress.update, "epoch": progress.epoch, **record})
-        with self._saving(), (self._directory.path / "log.jsonl").open("ab") as file:
-            file.truncate(progress.log_bytes)  # what a failed write has left of a line
-            progress.log_bytes += file.write(line.encode() + b"\n")
-
-    def _cut_log(self) -> None:
-        """Lines past the last save are cut, for their updates are done again; so is a line that is not whole."""
-        with (self._directory.path / "log.jsonl").open("a+b") as file:
-            file.seek(0)
-            known = file.read(self._progress.log_bytes)
-            self._progress.log_bytes = known.rfind(b"\n") + 1
-            file.truncate(self._progress.log_bytes)
+        with self._saving():
+            progress.log_bytes = self._directory.append_log(line, progress.log_bytes)
 
     def _save(self, *, at_the_end: bool = False) -> None:
         with self._saving(at_the_end=at_the_end):
-            self._directory.save_last(self._model, self._optimizer, dataclasses.asdict(self._progress), self._mean)
+            random = self._world.gathered(random_states(self._device))
+            progress = dataclasses.asdict(self._progress)
+            self._directory.save_last(self._model, self._optimizer, progress, random, self._mean)
 
     @contextmanager
     def _saving(self, *, at_the_end: bool = False) -> Iterator[None]:

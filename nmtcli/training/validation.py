@@ -17,6 +17,7 @@ from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import Score, bleu, chrf
 from nmtcli.search.translator import Translator
+from nmtcli.training.distributed import World
 
 
 class Sample(NamedTuple):
@@ -66,6 +67,7 @@ class Validator:
         samples: translations to show; the same sentences each time.
         device: where the models are.
         autocast: the precision to compute in.
+        world: the processes that share the work, and learn the result; None: this one alone.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Validator:
         samples: int,
         device: torch.device,
         autocast: Callable[[], AbstractContextManager[object]],
+        world: World | None = None,
     ) -> None:
+        self._world = world or World()
         self._sources = [source_line for source_line, _ in pairs]
         self._references = [target_line for _, target_line in pairs]
         self._subwords = source, target
@@ -107,8 +111,14 @@ class Validator:
             translator = Translator(
                 [model], *self._subwords, self._search, device=self._device, by_logits=self._by_logits
             )
-            hypotheses = [translation.text for translation in translator.translate(self._sources)]
+            world = self._world
+            own = [translation.text for translation in translator.translate(self._sources[world.rank :: world.size])]
         model.train(was_training)
+        shares = world.gathered(own)
+        return world.agreed(self._validation(loss, shares) if world.is_first else None)  # type: ignore[return-value]
+
+    def _validation(self, loss: float, shares: list[list[str]]) -> Validation:
+        hypotheses = [shares[n % len(shares)][n // len(shares)] for n in range(len(self._sources))]
         return Validation(
             loss=loss,
             perplexity=math.exp(min(loss, 700.0)),
@@ -120,10 +130,11 @@ class Validator:
     @torch.no_grad()
     def _loss(self, model: Seq2Seq) -> float:
         cross_entropy = CrossEntropy(label_smoothing=0.0)
-        total, tokens = 0.0, 0
-        for batch in self._batches:
+        total, tokens = 0.0, 0.0
+        for batch in self._batches[self._world.rank :: self._world.size]:
             sums = cross_entropy(model, batch.to(self._device))
             assert sums.nll is not None
             total += float(sums.nll)
             tokens += batch.target_tokens
+        total, tokens = self._world.sums([total, tokens])
         return total / tokens
