@@ -504,7 +504,9 @@ class TranslateConfig(Config):
     alignment_format: str = opt("pharaoh", "pharaoh: 0-0 1-2; json: all weights", choices=("pharaoh", "json"))
     buffer_lines: int = opt(2000, "lines read and sorted by length at a time [lines]", at_least=1)
     workers: int = opt(
-        0, "processes that translate, on a CPU; 0: one, or one for each core where there are many lines", at_least=0
+        0,
+        "processes that translate, on a CPU; 0: one, or as many as cores for many lines",
+        at_least=0,
     )
     device: str = opt("auto", DEVICES_HELP)
     precision: str = opt(

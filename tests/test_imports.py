@@ -59,7 +59,7 @@ def test_preprocess_imports_no_torch(tmp_path: Path) -> None:
 def test_translating_imports_torch_and_little_else(options: list[str], trained: Path, tmp_path: Path) -> None:
     """torch's compiler takes as long to import as torch."""
     script = SCRIPT.replace('name.partition(".")[0]', "name")
-    command = [sys.executable, "-c", script, "translate", "--model", str(trained), *options]
+    command = [sys.executable, "-c", script, "translate", "--device", "cpu", "--model", str(trained), *options]
     done = subprocess.run(command, input="1 2\n", capture_output=True, encoding="utf-8", cwd=tmp_path, check=True)
     code, modules = json.loads(done.stdout.splitlines()[-1])
     assert code == 0, done.stderr

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 
 from nmtcli.errors import ConfigError
+from nmtcli.model.linear import sums_are_exact
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 BATCHES_KEPT = 25  # so many batches of work, freed memory is kept
@@ -60,6 +61,8 @@ def choose_precision(name: str, device: torch.device) -> str:
     """
     if name == "int8" and device.type != "cpu":
         raise ConfigError("--precision int8 is for a CPU", "Use --precision bf16, or --device cpu")
+    if name == "int8" and not sums_are_exact():
+        raise ConfigError("this CPU does not add products of 8-bit numbers exactly", "Use --precision fp32")
     if name != "auto":
         return name
     if device.type == "cuda":

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nmtcli.commands.machine import (
-    PRECISION_TYPES,
     FreedMemory,
     autocast,
     choose_device,
@@ -23,11 +22,11 @@ from nmtcli.commands.machine import (
     deterministic_algorithms,
     set_threads,
 )
-from nmtcli.config import Config, ModelConfig, SearchConfig, TrainConfig, knob_of, option_name, option_text
+from nmtcli.config import PRECISIONS, Config, ModelConfig, SearchConfig, TrainConfig, knob_of, option_name, option_text
 from nmtcli.console import Bar, Console
 from nmtcli.data.batches import Batch, TrainingBatches, loader_deaths
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.data.shortlist import evenly, shortlist
+from nmtcli.data.shortlist import Shortlist, evenly, shortlist
 from nmtcli.data.subword import Subword
 from nmtcli.data.vectors import read_vectors
 from nmtcli.errors import ConfigError, DirectoryError
@@ -66,7 +65,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             console, directory_class = Console(silent=True), Onlooker
         resumes = world.agreed(config.resume and _holds_run(config.model))
         if resumes:
-            if world.is_first:
+            if world.is_first and not config.dry_run:
                 stack.enter_context(locked(Path(config.model)))
             directory = directory_class.open(config.model)
             model_config, config = merged(
@@ -99,12 +98,6 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         goes_on = world.agreed(resumes and directory.has_last())
         if not goes_on:
             _start(model, config, directory, data, console)
-            likely = shortlist(
-                (data.train[number] for number in evenly(len(data.train))),
-                data.source_subword.size,
-                data.target_subword.size,
-                joint=data.joint,
-            )
         batches = TrainingBatches(
             data.train,
             data.source_subword,
@@ -117,20 +110,11 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             share=(world.rank, world.size),
         )
         if config.dry_run:
-            _say_plan(
-                console,
-                config,
-                estimate(
-                    model.train(),
-                    loss,
-                    optimizer,
-                    batches,
-                    accumulate=config.accumulate,
-                    device=device,
-                    autocast=precision,
-                ),
-                directory.about["precision"],
-            )
+            with loader_deaths():
+                plan = estimate(
+                    model.train(), loss, optimizer, batches, config, ranks=world.size, device=device, autocast=precision
+                )
+            _say_plan(console, config, plan, directory.about["precision"])
             return
         mean = copy.deepcopy(model) if config.ema else None
         if world.rank:  # dropout of its own; where its numbers were saved, they go on
@@ -145,8 +129,10 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             if world.is_first and not resumes:
                 stack.enter_context(locked(Path(config.model)))
                 _check_room(config)  # another run may have begun here since
+            likely = _shortlist(data) if world.is_first else None
             directory.create(source_model=data.path / "source.model", target_model=data.path / "target.model")
-            directory.save_shortlist(likely)
+            if likely is not None:
+                directory.save_shortlist(likely)
         world.agreed(None)  # the directory is there: no rank reads it before
         validator = Validator(
             data.valid,
@@ -177,7 +163,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             config,
             progress=progress,
             mean=mean,
-            events=_Reporter(console, bar, board, config),
+            events=_Reporter(console, bar, board, config, world.size),
             device=device,
             autocast=precision,
             signal_seen=lambda: signals[-1] if signals else 0,
@@ -226,7 +212,7 @@ def _merged(stored: Config, asked: Config, given: frozenset[str], differences: l
 
 def _training_config(directory: ModelDirectory) -> TrainConfig:
     try:
-        if directory.about["precision"] not in PRECISION_TYPES:
+        if directory.about["precision"] not in PRECISIONS:
             raise ConfigError(f"precision is {directory.about['precision']}")
         return TrainConfig.from_dict(directory.about["training"])
     except (ConfigError, KeyError, TypeError) as error:
@@ -354,6 +340,15 @@ def _start_from(model: Seq2Seq, path: str, directory: ModelDirectory, console: C
         ) from error
 
 
+def _shortlist(data: DataDirectory) -> Shortlist:
+    return shortlist(
+        (data.train[number] for number in evenly(len(data.train))),
+        data.source_subword.size,
+        data.target_subword.size,
+        joint=data.joint,
+    )
+
+
 def _start_embedding(embedding_VE: torch.Tensor, subword: Subword, path: str, console: Console) -> None:
     """Copies vectors of pieces from a file."""
     ids, vectors = read_vectors(path, subword.pieces(range(subword.size)), embedding_VE.shape[1])
@@ -394,7 +389,8 @@ def _say_plan(console: Console, config: TrainConfig, plan: Estimate, precision: 
     ends = [config.max_updates] if config.max_updates else []
     ends += [config.max_epochs * plan.updates_per_epoch] if config.max_epochs else []
     updates = min(ends, default=plan.updates_per_epoch)
-    unless = "; patience may end it sooner" if config.patience else ""
+    sooner = [name for name, limit in (("patience", config.patience), ("--time-limit", config.time_limit)) if limit]
+    unless = f"; {' or '.join(sooner)} may end it sooner" if sooner else ""
     console.say(
         f"{plan.seconds_per_update * updates / 60:,.1f} minutes for {updates:,} updates, validations apart{unless}"
     )
@@ -433,7 +429,10 @@ def _tensorboard() -> "type[SummaryWriter]":
 class _Reporter:
     """Tells console and TensorBoard what the training loop does."""
 
-    def __init__(self, console: Console, bar: Bar, board: "SummaryWriter | None", config: TrainConfig) -> None:
+    def __init__(
+        self, console: Console, bar: Bar, board: "SummaryWriter | None", config: TrainConfig, ranks: int
+    ) -> None:
+        self._ranks = ranks
         self._console = console
         self._bar = bar
         self._board = board
@@ -492,7 +491,7 @@ class _Reporter:
 
     def _total(self, progress: Progress, batches_per_epoch: int) -> int | None:
         config = self._config
-        per_epoch = -(-batches_per_epoch // config.accumulate)
+        per_epoch = -(-batches_per_epoch // (config.accumulate * self._ranks))
         ends = [config.max_updates] if config.max_updates else []
         if config.max_epochs:
             ends.append(config.max_epochs * per_epoch)

@@ -44,6 +44,7 @@ from nmtcli.search.translator import SearchBatch, SearchBatches, Translation, Tr
 from nmtcli.training.checkpoint import ModelDirectory
 
 LINES_FOR_WORKERS = 1000  # in the buffer: workers take seconds to start, in which one process translates some hundred
+LINES_OF_A_WORKER = 250  # in the buffer, so that no worker has nothing to do
 
 
 def run(search_config: SearchConfig, config: TranslateConfig, console: Console) -> None:
@@ -69,10 +70,10 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
     replaced: list[int] = []
     number = 0
     with ExitStack() as stack, torch.inference_mode():
-        alignments = stack.enter_context(_alignment_file(config.alignments))
         lines = (line for name in config.files or ("-",) for line in _lines(name, replaced.append))
         chunk = list(islice(lines, config.buffer_lines))
         translator = stack.enter_context(_translator(search, first_lines=len(chunk)))
+        alignments = stack.enter_context(_alignment_file(config.alignments))
         while chunk:
             for translation in translator.translate(chunk, first_line=number):
                 if translation.was_cut:
@@ -102,10 +103,13 @@ class _Search:
 
     def __call__(self, batch: SearchBatch) -> list[list[Hypothesis]]:
         """The hypotheses of each sentence."""
-        with torch.inference_mode():
-            found = self.translator.search_batch(batch)
+        found = self.translator.search_batch(batch)
         self._memory.after_batch()
         return found
+
+    def read(self) -> None:
+        """Reads the models now."""
+        _ = self.translator
 
     @cached_property
     def translator(self) -> Translator:
@@ -154,17 +158,20 @@ class _SearchElsewhere:
 
 @contextmanager
 def _translator(search: _Search, first_lines: int) -> Iterator[Translator]:
-    """With models here, or in workers of one thread each where that is faster: many small operations share badly."""
+    """With models here, or in workers of few threads where that is faster: many small operations share badly.
+
+    The models are read here in any case, so that what is wrong with them is said whatever the lines are.
+    """
     config = search.config
     count = config.workers
     if not count:
         worthwhile = search.device.type == "cpu" and not config.threads and first_lines >= LINES_FOR_WORKERS
-        count = cores() if worthwhile else 1
+        count = min(cores(), first_lines // LINES_OF_A_WORKER) if worthwhile else 1
+    search.read()
     if count == 1:
-        assert search.translator  # reads the models, so that one that is damaged is refused whatever the lines are
         yield search.translator_with([], lambda batches: map(search, batches))
         return
-    one = _SearchElsewhere(replace(search, threads=config.threads or max(1, cores() // count)))
+    one = _SearchElsewhere(replace(search, threads=config.threads or max(1, cores() // count)))  # without the models
     with workers(one, count) as answers:
         yield search.translator_with(
             [], lambda batches: (_with_attention(found, torch.from_numpy) for found in answers(batches))

@@ -8,8 +8,7 @@ A pair of pieces is scored by count(s, t)^2 / (count(s) count(t)), counts of tra
 two are always together, near 0 for a frequent piece that stands beside everything.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +20,7 @@ Ids = Sequence[int] | npt.NDArray[np.integer]
 Array = npt.NDArray[np.int64]
 
 PAIRS = 200_000  # training pairs that are counted, evenly from all of them
-CHUNK = 20_000  # pairs counted together
+CHUNK = 1 << 22  # pairs of pieces counted together
 TRANSLATIONS = 40  # C
 FREQUENT = 200  # F
 
@@ -53,7 +52,7 @@ def shortlist(
     counts_S, counts_T = np.zeros(source_size, np.int64), np.zeros(target_size, np.int64)
     together, times = np.empty(0, np.int64), np.empty(0, np.int64)  # keys s * target_size + t, and their counts
     remaining = iter(pairs)
-    while chunk := list(islice(remaining, CHUNK)):
+    while chunk := list(_chunk(remaining)):
         keys = [together]
         weights = [times]
         for source, target in chunk:
@@ -81,6 +80,14 @@ def shortlist(
         of_piece_SC = np.concatenate([of_piece_SC, np.arange(source_size)[:, None]], axis=1)
     often = np.argsort(-counts_T, kind="stable")[:frequent]
     return Shortlist(of_piece_SC, often[counts_T[often] > 0])
+
+
+def _chunk(pairs: Iterator[tuple[Ids, Ids]]) -> Iterator[tuple[Ids, Ids]]:
+    """The next pairs, as many as have so many pairs of pieces."""
+    together = 0
+    while together < CHUNK and (pair := next(pairs, None)) is not None:
+        together += len(pair[0]) * len(pair[1])
+        yield pair
 
 
 def evenly(count: int, most: int = PAIRS) -> Iterable[int]:

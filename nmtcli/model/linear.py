@@ -62,6 +62,12 @@ def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Te
     return output_NV.view(*input_NE.shape[:-1], outputs)
 
 
+def sums_are_exact() -> bool:
+    """Whether this CPU sums products in 32 bits: without VNNI an x86 has 16 for every two, which large ones exceed."""
+    ones_NE = torch.full((33, 64), LARGEST, dtype=torch.int8)
+    return bool((torch._int_mm(ones_NE, ones_NE.T) == 64 * LARGEST * LARGEST).all())
+
+
 def _quantised_rows(values_NE: Tensor) -> tuple[Tensor, Tensor]:
     scales_N1 = values_NE.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(LARGEST)
     return (values_NE / scales_N1).round_().to(torch.int8), scales_N1

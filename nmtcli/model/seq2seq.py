@@ -167,9 +167,9 @@ class Seq2Seq(nn.Module):
         return logits_BTV.to(full) + bias_V.to(full)
 
     def quantise(self) -> None:
-        """From now on every product with a matrix in `step` is in whole numbers of 8 bits; on a CPU only.
+        """From now on every product with a large matrix in `step` is in whole numbers of 8 bits; on a CPU only.
 
-        What is made once for a sentence, encoder and keys, stays as it is.
+        What is made once for a sentence, encoder and keys, stays as it is, and so does the vector of additive scores.
         """
         for module in self.decoder.modules():
             if isinstance(module, RecurrentLayer | Linear):

@@ -46,7 +46,7 @@ class StepFunction(Protocol[S]):
         Args:
             tokens_BK: the last tokens.
             state: before the step.
-            count: how many of the likeliest tokens, best first (as many as there are, if fewer); None: all, by id.
+            count: how many of the likeliest tokens, best first (as many as there are, if fewer); None: all, ids rising.
         Returns:
             the choices, attention weights_BKS, and the next state.
         """

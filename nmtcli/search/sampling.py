@@ -92,8 +92,9 @@ def step_by_step(
             tokens_BK, of_token_BK = choices.ids_BKC[..., 0], choices.log_probs_BKC[..., 0]
         else:
             probabilities_BKV = truncate(choices.log_probs_BKC, top_k=top_k, top_p=top_p, temperature=temperature)
-            tokens_BK = draw(probabilities_BKV, uniform_BKT[:, :, len(said)])
-            of_token_BK = choices.log_probs_BKC.gather(-1, tokens_BK.unsqueeze(-1)).squeeze(-1)
+            place_BK1 = draw(probabilities_BKV, uniform_BKT[:, :, len(said)]).unsqueeze(-1)
+            tokens_BK = choices.ids_BKC.gather(-1, place_BK1).squeeze(-1)
+            of_token_BK = choices.log_probs_BKC.gather(-1, place_BK1).squeeze(-1)
         live_BK = lengths_BK == 0
         last_B1 = (max_lengths_B == len(said) + 1).unsqueeze(1)
         tokens_BK = tokens_BK.masked_fill(last_B1, eos)

@@ -108,7 +108,7 @@ class Translator:
         self._wanted = wanted
         self._by_logits = by_logits
         self._with_attention = with_attention
-        self._search = search or (lambda batches: map(self.search_batch, batches))
+        self._search = search
         forbidden = torch.tensor(target.forbidden_ids, device=device)
         self._ensemble = Ensemble(models, forbidden, by_logits=by_logits, shortlist=shortlist)
 
@@ -143,9 +143,8 @@ class Translator:
         found: list[list[Hypothesis]] = [[] for _ in sources]
         order = sorted((n for n, ids in enumerate(sources) if len(ids) > 1), key=lambda n: (len(sources[n]), n))
         batches = self._batches(order, sources)[::-1]  # the longest first: workers end at about the same time
-        answers = self._search(
-            SearchBatch([sources[n] for n in batch], [line_numbers[n] for n in batch]) for batch in batches
-        )
+        jobs = (SearchBatch([sources[n] for n in batch], [line_numbers[n] for n in batch]) for batch in batches)
+        answers = map(self.search_batch, jobs) if self._search is None else self._search(jobs)
         for batch, hypotheses in zip(batches, answers, strict=True):
             for number, some in zip(batch, hypotheses, strict=True):
                 found[number] = some

@@ -187,7 +187,7 @@ class ModelDirectory:
         if shapes != {"of_piece_SC": (torch.int32, 2), "frequent_F": (torch.int32, 1)} or not (
             len(tensors["of_piece_SC"]) == source
             and all(
-                not len(ids) or 0 <= int(ids.min()) <= int(ids.max()) < int(target or 0) for ids in tensors.values()
+                not ids.numel() or 0 <= int(ids.min()) <= int(ids.max()) < int(target or 0) for ids in tensors.values()
             )
         ):
             raise DirectoryError(f"{path} is no shortlist of this model", "Copy it again")
@@ -218,7 +218,9 @@ class ModelDirectory:
         with torch.device("meta"), Undrawn():  # a shape that is not that of the weights must not take memory
             model = self.new_model()
         check_shapes(model, weights, path)
-        model.load_state_dict({name: value.float() for name, value in weights.items()}, assign=True)
+        # a copy: what is read is a view of the file, and somebody may write there while we translate
+        own = {name: value.to(torch.float32, copy=True) for name, value in weights.items()}
+        model.load_state_dict(own, assign=True)
         return model
 
     def _weights_of(self, checkpoint: str, *, verify: bool = False) -> tuple[dict[str, Tensor], Path]:

@@ -10,9 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nmtcli.config import TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
+from nmtcli.errors import TrainingError
 from nmtcli.losses.signature import Loss
 from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.training.loop import is_full_memory
 
 WARM_UP, TIMED = 2, 8  # updates
 
@@ -30,7 +33,7 @@ class Estimate:
         largest: the shape of that batch: sentences, source and target positions.
         padding: share of all positions of an epoch.
         updates_per_epoch: of so many batches each as are accumulated.
-        tokens_per_second: source and target, without padding.
+        tokens_per_second: source and target, without padding, of all ranks, if each is as fast as this one alone.
         seconds_per_update: the mean of those that were timed, weighted by their tokens.
     """
 
@@ -56,8 +59,9 @@ def estimate(
     loss: Loss,
     optimizer: torch.optim.Optimizer,
     batches: TrainingBatches,
+    config: TrainConfig,
     *,
-    accumulate: int,
+    ranks: int,
     device: torch.device,
     autocast: Callable[[], AbstractContextManager[object]],
 ) -> Estimate:
@@ -65,14 +69,25 @@ def estimate(
 
     Args:
         model: in training mode.
-        loss, optimizer, batches, device, autocast: as for `Trainer`.
-        accumulate: batches of an update.
+        loss, optimizer, batches, config, device, autocast: as for `Trainer`.
+        ranks: processes that will train together.
+    Raises:
+        TrainingError: a batch does not fit in memory.
     """
 
     def gradient(batch: Batch) -> None:
-        with autocast():
-            sums = loss(model, batch.to(device), 0)
-        (sums.loss / loss.count(batch)).backward()  # type: ignore[no-untyped-call]
+        try:
+            with autocast():
+                sums = loss(model, batch.to(device), 0)
+            (sums.loss / loss.count(batch)).backward()  # type: ignore[no-untyped-call]
+        except (RuntimeError, MemoryError) as error:
+            if not is_full_memory(error):
+                raise
+            raise TrainingError(
+                f"a batch of {len(batch.source_BS):,} pairs, {batch.source_BS.shape[1]:,} and "
+                f"{batch.target_output_BT.shape[1]:,} positions, does not fit in memory",
+                "Use a lower --batch-tokens, or a smaller model",
+            ) from error
 
     shapes = batches.shapes(0)
     largest = max(range(len(shapes)), key=lambda number: shapes[number][0] * sum(shapes[number][1:]))
@@ -93,14 +108,15 @@ def estimate(
         began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         gradient(batch)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or torch.inf)
         optimizer.step()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        if number >= min(WARM_UP, len(group) - 1):
+        if number >= WARM_UP:
             seconds += time.perf_counter() - began
             tokens += batch.source_tokens + batch.target_tokens
     real, places = batches.tokens(0), sum(sentences * (source + target) for sentences, source, target in shapes)
-    updates = -(-len(shapes) // accumulate)
+    updates = -(-len(shapes) // (config.accumulate * ranks))
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     return Estimate(
@@ -112,6 +128,6 @@ def estimate(
         largest=shapes[largest],
         padding=1 - real / places,
         updates_per_epoch=updates,
-        tokens_per_second=tokens / seconds,
-        seconds_per_update=real / (tokens / seconds) / updates,
+        tokens_per_second=ranks * tokens / seconds,
+        seconds_per_update=real / (ranks * tokens / seconds) / updates,
     )

@@ -212,7 +212,7 @@ class Trainer:
                     with answered(self._world):
                         (sums.loss * share / count * self._world.size).backward()
             except (RuntimeError, MemoryError) as error:
-                if not _is_full_memory(error):
+                if not is_full_memory(error):
                     raise
                 raise MemoryFull(batch) from error
             loss += share * float(sums.loss.detach())
@@ -386,7 +386,7 @@ class Trainer:
             ) from error
 
 
-def _is_full_memory(error: Exception) -> bool:
+def is_full_memory(error: Exception) -> bool:
     """CUDA's error has a class of its own, that of a CPU's allocator its text only."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 

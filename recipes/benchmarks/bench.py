@@ -154,9 +154,7 @@ def measure_translation(options: argparse.Namespace, system: str) -> dict[str, A
     command += ["--beam", beam, "--buffer-lines", str(len(lines)), "--device", options.device]
     command += ["--workers", name.removeprefix("workers=")] if "=" in name else []
     text = "".join(f"{line}\n" for line in lines)
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         for _ in range(2):
@@ -166,6 +164,8 @@ def measure_translation(options: argparse.Namespace, system: str) -> dict[str, A
             found_lines = [line.removesuffix("\n") for line in islice(process.stdout, len(lines))]
             seconds = time.perf_counter() - began
         process.stdin.close()
+    if process.returncode:
+        sys.exit(f"nmt translate ended with {process.returncode}")
     return {"seconds": seconds, "lines": found_lines}
 
 
@@ -180,7 +180,7 @@ def measure_sizes(options: argparse.Namespace, system: str) -> dict[str, float]:
     source, target = directory.subwords()
     translator = Translator([model], source, target, SearchConfig(beam=int(beam)), device=device)
     sources = sorted(source.encode_many(input_lines(options)), key=len)
-    middle = sources[(len(sources) - int(size)) // 2 :][: int(size)]
+    middle = sources[max(0, len(sources) - int(size)) // 2 :][: int(size)]
     batch = SearchBatch(middle, [0] * len(middle))
     translator.search_batch(batch)
     times: list[float] = []
@@ -270,7 +270,8 @@ def training_batches(data: DataDirectory, batch_tokens: int, count: int) -> Iter
 
 def input_lines(options: argparse.Namespace) -> list[str]:
     """The text to translate."""
-    return Path(options.input).read_text(encoding="utf-8").split("\n")[: options.lines or None][:-1]
+    text = Path(options.input).read_bytes().decode()
+    return text.removesuffix("\n").split("\n")[: options.lines or None]
 
 
 def peak_memory(device: torch.device) -> float:
@@ -352,7 +353,7 @@ def translation_table(options: argparse.Namespace) -> Iterator[str]:
         + " |"
     )
     yield "|" + "---|" * (1 + 2 * len(precisions))
-    for size in BATCH_SIZES:
+    for size in (size for size in BATCH_SIZES if size <= len(input_lines(options))):
         systems = [f"{precision} {beam} {size}" for beam in (1, 5) for precision in precisions]
         found = rounds(options, "sizes", systems)
         cells = [

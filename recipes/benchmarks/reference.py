@@ -48,7 +48,7 @@ class InputFeedingModel(nn.Module):
         """The mean cross-entropy of a target token, with label smoothing 0.1 [nats]."""
         lengths_B = batch.source_mask_BS.sum(dim=1)
         source_BSE = F.dropout(self.source_embedding(batch.source_BS), self.dropout, self.training)
-        packed = pack_padded_sequence(source_BSE, lengths_B, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(source_BSE, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
         packed_memory, (hidden_2BH, cell_2BH) = self.encoder(packed)
         memory_BSH, _ = pad_packed_sequence(packed_memory, batch_first=True)
         hidden_BH = torch.cat([*hidden_2BH], dim=1)
@@ -125,7 +125,7 @@ class ClassicTranslator:
         lengths_B = mask_BS.sum(dim=1)
         layer_BSH = F.embedding(source_BS, model.source_embedding.weight) * model.embedding_scale
         for number, layer in enumerate(self.encoder_layers):
-            packed = pack_padded_sequence(layer_BSH, lengths_B, batch_first=True, enforce_sorted=False)
+            packed = pack_padded_sequence(layer_BSH, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
             output_BSH, _ = pad_packed_sequence(layer(packed)[0], batch_first=True)
             layer_BSH = output_BSH + layer_BSH if number and model.encoder.residual else output_BSH
         half = layer_BSH.shape[2] // 2

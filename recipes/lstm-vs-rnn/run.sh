@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Plain RNN, GRU and LSTM, with attention and through one fixed vector: the same data, the same number of updates, the
-# same number of parameters. Some two hours and a half on 2 CPU cores; minutes with SMALL=1.
+# same number of parameters. Some two hours on 2 CPU cores; minutes with SMALL=1.
 #
 #     recipes/lstm-vs-rnn/run.sh               fetches Multi30k and Tatoeba's Chinese (4 MB) from their public homes
 #     DATA=dir recipes/lstm-vs-rnn/run.sh      takes dir/multi30k/train.de.gz ... and dir/cmn-eng/train.zh.gz ...
@@ -94,6 +94,9 @@ export -f train_and_score
 export here work threads length
 for seed in $seeds; do
     for corpus in $corpora; do
+        if [[ $corpus == tatoeba-zh-en && $seed != 1 ]]; then
+            continue # one seed
+        fi
         for column in fixed attention; do
             for cell in rnn gru lstm; do
                 echo "$corpus $column $cell $seed"

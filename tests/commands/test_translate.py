@@ -454,12 +454,13 @@ def test_batches_of_one_and_of_many_give_the_same_on_real_sentences(nmt: Nmt, tm
 
 
 def test_whole_numbers_say_nearly_the_same_whatever_the_batch(trained: Path, nmt: Nmt, text: bytes) -> None:
-    alone = translate(nmt, trained, "--precision", "int8", "--batch-tokens", "1", stdin=text)
-    assert translate(nmt, trained, "--precision", "int8", "--batch-tokens", "100000", stdin=text).out == alone.out
+    int8 = ["--precision", "int8", "--device", "cpu"]
+    alone = translate(nmt, trained, *int8, "--batch-tokens", "1", stdin=text)
+    assert translate(nmt, trained, *int8, "--batch-tokens", "100000", stdin=text).out == alone.out
     real = translate(nmt, trained, stdin=text)
     same = sum(one == other for one, other in zip(alone.lines, real.lines, strict=True))
     assert same >= 0.8 * len(real.lines)
-    scores = [translate(nmt, trained, "--nbest", "1", *more, stdin=text).out for more in ([], ["--precision", "int8"])]
+    scores = [translate(nmt, trained, "--nbest", "1", *more, stdin=text).out for more in ([], int8)]
     assert scores[0] != scores[1]
 
 
@@ -504,22 +505,29 @@ def test_workers_say_what_one_process_says(
     outputs, alignments = [], []
     for workers in ("1", "2"):
         named = [str(tmp_path / workers) if option == "FILE" else option for option in options]
-        common = ["--threads", "1", "--batch-tokens", "60", "--workers", workers]
+        common = ["--device", "cpu", "--batch-tokens", "60", "--workers", workers]
         outputs.append(translate(nmt, trained, *common, *named, stdin=text).out)
         alignments.append((tmp_path / workers).read_bytes() if "FILE" in options else b"")
     assert outputs[0] == outputs[1]
     assert alignments[0] == alignments[1]
 
 
-def test_a_mistake_that_a_worker_finds_is_said_once(model: Path, nmt: Nmt) -> None:
+def test_a_damaged_model_is_said_once_whatever_the_workers_and_the_lines(model: Path, nmt: Nmt, tmp_path: Path) -> None:
     weights = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(weights[:-20])
-    said = nmt("translate", "--model", model, "--workers", "2", stdin=b"1\n2\n").refusal(4)
+    said = nmt("translate", "--model", model, "--workers", "2", "--device", "cpu", stdin=b"1\n2\n").refusal(4)
     assert "model.safetensors" in said
+    kept = tmp_path / "alignments"
+    kept.write_text("precious", encoding="utf-8")
+    for workers in ("1", "2"):
+        options = ["--workers", workers, "--device", "cpu", "--alignments", str(kept)]
+        nmt("translate", "--model", model, *options, stdin=b"").refusal(4)
+        assert kept.read_text("utf-8") == "precious"
 
 
 def test_a_worker_that_dies_ends_it_with_one_line(trained: Path) -> None:
-    command = [sys.executable, "-m", "nmtcli", "translate", "--model", trained, "--workers", "2", "--buffer-lines", "1"]
+    command = [sys.executable, "-m", "nmtcli", "translate", "--model", trained, "--device", "cpu"]
+    command += ["--workers", "2", "--buffer-lines", "1"]
     with subprocess.Popen(
         [str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
@@ -549,7 +557,7 @@ def test_many_lines_are_shared_among_the_cores(
 
     monkeypatch.setattr(translate_command, "workers", here)
     monkeypatch.setattr(translate_command, "cores", lambda: 2)
-    result = nmt("translate", "--model", trained, "--beam", "1", stdin=b"1\n" * lines)
+    result = nmt("translate", "--model", trained, "--beam", "1", "--device", "cpu", stdin=b"1\n" * lines)
     assert result.code == 0, result.err
     assert len(result.lines) == lines
     assert started == [workers] * bool(workers)

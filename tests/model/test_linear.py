@@ -1,11 +1,15 @@
 """Products in whole numbers are what their definition says, near the real ones, and the same in any batch."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
 
 from nmtcli.config import ModelConfig
-from nmtcli.model.linear import CHUNK_ELEMENTS, Linear, linear, quantised
+from nmtcli.model.linear import CHUNK_ELEMENTS, Linear, linear, quantised, sums_are_exact
 from nmtcli.model.seq2seq import Seq2Seq
 
 
@@ -80,7 +84,21 @@ def test_a_quantised_model_steps_nearly_as_before(cell: str, arch: str, attentio
         before_BKV, _, state_before = model.step(memory, state, tokens_BK)
         model.quantise()
         after_BKV, _, state_after = model.step(memory, state, tokens_BK)
-    assert not torch.equal(after_BKV, before_BKV)  # every product is another
+    decoder, scores = model.decoder, model.decoder.attention
+    products = [model, *decoder.layers, decoder.readout]
+    products += [scores.project_query] if scores is not None and scores.score == "additive" else []
+    assert all(one.whole_numbers is not None for one in products)
+    assert not torch.equal(after_BKV, before_BKV)
     assert (after_BKV - before_BKV).norm() < 0.05 * before_BKV.norm()
     assert not torch.equal(state_after.hidden_LNH, state_before.hidden_LNH)
     torch.testing.assert_close(state_after.hidden_LNH, state_before.hidden_LNH, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize(("isa", "exact"), [("DEFAULT", sums_are_exact()), ("AVX2", False)])
+def test_a_cpu_that_does_not_sum_exactly_is_found_out(isa: str, exact: bool) -> None:
+    script = "from nmtcli.model.linear import sums_are_exact; print(sums_are_exact())"
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    if isa == "AVX2" and done.stdout.strip() == "True":
+        pytest.skip("this build of torch sums exactly without VNNI too")
+    assert done.stdout.strip() == str(exact)

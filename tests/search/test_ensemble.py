@@ -10,6 +10,7 @@ from nmtcli.data.shortlist import Shortlist
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search import ensemble
 from nmtcli.search.ensemble import BLOCK, Ensemble, top
+from nmtcli.search.sampling import step_by_step
 
 
 @pytest.mark.parametrize("width", [7, 4 * BLOCK, 9 * BLOCK + 5, 40 * BLOCK + 1])
@@ -111,6 +112,28 @@ def test_a_shortlist_leaves_each_sentence_what_its_pieces_allow(members: int) ->
                     theirs = expected_BKV[b, k, ids].softmax(dim=0)
                     found = dict(zip(choices.ids_BKC[b, k].tolist(), probabilities.tolist(), strict=True))
                     assert [found[i] for i in ids] == pytest.approx(theirs.tolist(), abs=1e-5)
+
+
+def test_samples_are_of_what_a_shortlist_allows() -> None:
+    some = models(1)
+    shortlist = shortlist_of({5: [100, 800], 6: [101]}, [200])
+    source_BS = torch.tensor([[5, 6, 3]])
+    mask_BS = torch.ones_like(source_BS, dtype=torch.bool)
+    one = Ensemble(some, torch.tensor([0, 2]), by_logits=False, shortlist=shortlist)
+    with torch.no_grad():
+        (samples,) = step_by_step(
+            one.step,
+            one.start(source_BS, mask_BS, 20),
+            source_mask_BS=mask_BS,
+            max_lengths_B=torch.tensor([5]),
+            bos=2,
+            eos=3,
+            uniform_BKT=torch.rand(1, 20, 5, generator=torch.Generator().manual_seed(1)),
+        )
+    said = {token for sample in samples for token in sample.ids}
+    assert said <= {3, 100, 101, 200, 800}
+    assert len(said) > 2
+    assert all(sample.ids[-1] == 3 for sample in samples)
 
 
 def test_a_shortlist_of_everything_changes_nothing() -> None:

@@ -21,7 +21,7 @@ import nmtcli
 import nmtcli.training.checkpoint as page
 from nmtcli.config import ModelConfig
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.training.checkpoint import ModelDirectory, read_tensors, unique_state, weights_bytes, write_whole
+from nmtcli.training.checkpoint import ModelDirectory, random_states, read_tensors, unique_state, weights_bytes, write_whole
 from tests.conftest import TINY, Nmt, edited_json
 
 
@@ -111,7 +111,7 @@ def test_a_training_state_brings_back_weights_optimiser_and_random_numbers(tmp_p
     model, optimizer = made(1)
     step(model, optimizer)
     progress = {"update": 1, "validations": [[1, 0.5]], "best": None}
-    directory.save_last(model, optimizer, progress)  # type: ignore[arg-type]
+    directory.save_last(model, optimizer, progress, [random_states(torch.device("cpu"))])  # type: ignore[arg-type]
     step(model, optimizer)
 
     other_model, other_optimizer = made(2)

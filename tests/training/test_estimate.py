@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nmtcli.config import ModelConfig
+from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.data.batches import TrainingBatches
 from nmtcli.data.corpus import DataDirectory
+from nmtcli.errors import TrainingError
 from nmtcli.losses.cross_entropy import CrossEntropy
+from nmtcli.losses.signature import LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.estimate import Estimate, estimate
 
@@ -17,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def estimated(
-    data: Path, batch_tokens: int, optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam
+    data: Path, batch_tokens: int, optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam, ranks: int = 1
 ) -> Estimate:
     directory = DataDirectory.open(data)
     size = directory.source_subword.size
@@ -28,7 +30,8 @@ def estimated(
         CrossEntropy(0.1),
         optimizer_class(model.parameters(), lr=0.01),  # type: ignore[call-arg]
         batches_of(directory, batch_tokens),
-        accumulate=3,
+        TrainConfig(accumulate=3),
+        ranks=ranks,
         device=CPU,
         autocast=contextlib.nullcontext,
     )
@@ -60,6 +63,21 @@ def test_padding_and_updates_are_those_of_an_epoch(data: Path) -> None:
     shapes = [(*batch.source_BS.shape, batch.target_output_BT.shape[1]) for batch, _ in epoch]
     assert found.largest in shapes
     assert found.largest[0] * sum(found.largest[1:]) == max(b * (s + t) for b, s, t in shapes)
+
+
+def test_ranks_share_an_epoch(data: Path) -> None:
+    alone, four = estimated(data, 512), estimated(data, 512, ranks=4)
+    batches = len(batches_of(DataDirectory.open(data), 512).plan(0))
+    assert (alone.updates_per_epoch, four.updates_per_epoch) == (-(-batches // 3), -(-batches // 12))
+
+
+def test_a_batch_that_does_not_fit_is_said(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> LossSums:
+        raise MemoryError
+
+    monkeypatch.setattr(CrossEntropy, "__call__", full)
+    with pytest.raises(TrainingError, match=r"a batch of \d+ pairs, \d+ and \d+ positions, does not fit in memory"):
+        estimated(data, 512)
 
 
 def test_memory_is_counted_tensor_by_tensor(data: Path) -> None:
