@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type chaos fmt clean
+.PHONY: help setup demo test lint type chaos bench fmt clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ type: setup  ## mypy --strict
 chaos: setup  ## the long forms of the tests that kill, damage and feed nonsense (half an hour)
 	NMT_CHAOS_KILLS=30 NMT_FUZZ_CASES=700 NMT_ODD_LINES=10000 \
 		$(BIN)/python -m pytest -s tests/test_chaos.py tests/test_fuzz.py tests/test_lines.py
+
+bench: setup  ## speed and memory beside a plain implementation (BENCH="--data data-bin --model model --input test.de")
+	$(BIN)/python recipes/benchmarks/bench.py $(BENCH)
 
 fmt: setup  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .
