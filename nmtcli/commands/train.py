@@ -57,7 +57,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
     if config.nproc > 1 and "RANK" not in os.environ:
         launch(config.nproc, sys.argv[1:])
         return
-    with ExitStack() as stack:
+    with loader_deaths(), ExitStack() as stack:
         device = choose_device(_device_of_rank(config.device))
         world = stack.enter_context(joined(device, config.timeout))
         directory_class: type[ModelDirectory] = ModelDirectory
@@ -110,10 +110,9 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             share=(world.rank, world.size),
         )
         if config.dry_run:
-            with loader_deaths():
-                plan = estimate(
-                    model.train(), loss, optimizer, batches, config, ranks=world.size, device=device, autocast=precision
-                )
+            plan = estimate(
+                model.train(), loss, optimizer, batches, config, ranks=world.size, device=device, autocast=precision
+            )
             _say_plan(console, config, plan, directory.about["precision"])
             return
         mean = copy.deepcopy(model) if config.ema else None
@@ -169,8 +168,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             signal_seen=lambda: signals[-1] if signals else 0,
             world=world,
         )
-        with loader_deaths():
-            reason = trainer.run()
+        reason = trainer.run()
         console.say(f"Done after {reason}. Translate with: nmt translate --model {config.model} < input.txt")
 
 

@@ -256,15 +256,16 @@ class TrainingBatches:
 
 @contextmanager
 def loader_deaths() -> Iterator[None]:
-    """Says in one line that a process which prepares batches died; torch says it wherever the main process just is.
+    """Says in one line that a process which prepares batches died; torch says it wherever the main process just is,
+    also while other contexts end: so this one goes around them all.
 
     Raises:
         WorldError: a worker of a stream died.
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker (pid" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: the pipe to it is found closed first
+        if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
         raise WorldError(
             f"a process that prepares batches died ({str(error).splitlines()[0].strip()})",

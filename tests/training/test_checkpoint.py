@@ -21,7 +21,14 @@ import nmtcli
 import nmtcli.training.checkpoint as page
 from nmtcli.config import ModelConfig
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.training.checkpoint import ModelDirectory, random_states, read_tensors, unique_state, weights_bytes, write_whole
+from nmtcli.training.checkpoint import (
+    ModelDirectory,
+    random_states,
+    read_tensors,
+    unique_state,
+    weights_bytes,
+    write_whole,
+)
 from tests.conftest import TINY, Nmt, edited_json
 
 
