@@ -3,7 +3,6 @@
 import errno
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -157,7 +156,7 @@ def _fail(message: str, code: int) -> int:
         with open(path, "w", encoding="utf-8") as file:  # one of several processes: the launcher says the first error
             json.dump({"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}, file)
     elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        print(f"Error: rank {os.environ['RANK']} on {socket.gethostname()}: {message}", file=sys.stderr, flush=True)
+        print(f"Error: rank {os.environ['RANK']} on {os.uname().nodename}: {message}", file=sys.stderr, flush=True)
     else:
         print(f"Error: {message}", file=sys.stderr, flush=True)
     return code

@@ -13,7 +13,7 @@ Anything else that reaches the top is a bug of ours: a traceback, and exit 1. A 
 the command silently with 141, as it ends any filter.
 """
 
-import socket
+import os
 
 
 class NmtError(Exception):
@@ -76,7 +76,7 @@ class RankError(NmtError):
     """
 
     def __init__(self, rank: int, exit_code: int, said: str) -> None:
-        host = socket.gethostname()
+        host = os.uname().nodename
         what = said or f"was killed by signal {-exit_code}" if exit_code < 0 else said or f"ended with {exit_code}"
         super().__init__(f"rank {rank} on {host}: {what}", "" if said else "Go on with --resume")
         self.exit_code = exit_code if exit_code > 0 else WorldError.exit_code

@@ -118,18 +118,14 @@ class FreedMemory:
 
     def __init__(self) -> None:
         self._batches = 0
-        self._libc: ctypes.CDLL | None = None
-        try:
-            libc = ctypes.CDLL(None)
+        libc = ctypes.CDLL(None)
+        self._trim = getattr(libc, "malloc_trim", None)
+        if self._trim is not None:
             libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
             libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-            libc.malloc_trim  # noqa: B018 (is it there?)
-        except (OSError, AttributeError):
-            return
-        self._libc = libc
 
     def after_batch(self) -> None:
         """Counts batches; after every so many, hands back what is free [25 ms]."""
         self._batches += 1
-        if self._libc is not None and self._batches % BATCHES_KEPT == 0:
-            self._libc.malloc_trim(0)
+        if self._trim is not None and self._batches % BATCHES_KEPT == 0:
+            self._trim(0)

@@ -121,7 +121,6 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         progress = Progress()
         if goes_on:
             progress = _progress(directory.load_last(model, optimizer, mean, world.rank), directory)
-        if goes_on:
             directory.write_about()
             directory.restore_best()
         else:  # everything that can be refused was: only now does anything appear on the disk, or go

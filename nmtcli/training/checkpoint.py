@@ -17,9 +17,10 @@
 training pairs), `model` (ModelConfig), `training` (TrainConfig), `precision` (what `auto` came to).
 
 Weights are safetensors files whose keys are the parameters' names; tied parameters are there once. `state.safetensors`
-holds `model.<parameter>`, `optimizer.<parameter>.<key>`, `random.<device>` (the generators' states, bytes), with --ema
-`mean.<parameter>`, and, as the metadata `progress`, a JSON object: the fields of `training.progress.Progress`. The
-metadata `sha256` of each safetensors file is that of its tensors, by name: name, type, shape and bytes.
+holds `model.<parameter>`, `optimizer.<parameter>.<key>`, `random.<device>` (the generators' states, bytes; those of a
+further rank r `random.<device>.<r>`), with --ema `mean.<parameter>`, and, as the metadata `progress`, a JSON object:
+the fields of `training.progress.Progress`. The metadata `sha256` of each safetensors file is that of its tensors, by
+name: name, type, shape and bytes.
 
 Every file is written under a temporary name, flushed to the disk and renamed, so that a name stands for a whole file.
 Nothing is pickled.

@@ -225,7 +225,12 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
-        if len(batch.source_BS) == 1 or self._world.size > 1:
+        if self._world.size > 1:  # the others would not know of the parts
+            raise TrainingError(
+                f"update {progress.update + 1:,}: a batch of {len(batch.source_BS):,} pairs does not fit in memory",
+                "Start again with a lower --batch-tokens, and a higher --accumulate",
+            )
+        if len(batch.source_BS) == 1:
             raise TrainingError(
                 f"update {progress.update + 1:,}: a pair of {batch.source_tokens:,} and {batch.target_tokens:,} tokens "
                 f"does not fit in memory",

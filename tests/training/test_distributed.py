@@ -135,6 +135,11 @@ def run(arguments: list[str]) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=False)
 
 
+def wait_for_update_10(process: "subprocess.Popen[str]") -> None:
+    assert process.stderr is not None
+    assert any(line.startswith("update 10 ") for line in process.stderr)
+
+
 def test_nproc_is_the_run_of_one_process_that_accumulates(data: Path, tmp_path: Path) -> None:
     options = ["--max-updates", "6", "--validate-every", "3", "--log-every", "2"]
     for name, more in (("one", ["--accumulate", "2"]), ("two", ["--nproc", "2"])):
@@ -168,10 +173,7 @@ def test_a_rank_that_is_killed_takes_the_others_down_and_the_run_goes_on(data: P
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("update 10 "):
-                break
+        wait_for_update_10(process)
         victim = max(
             (child for child in psutil.Process(process.pid).children() if "nmtcli" in child.cmdline()),
             key=lambda child: child.create_time(),
@@ -198,10 +200,7 @@ def test_a_signal_to_the_launcher_ends_it_saved(number: signal.Signals, data: Pa
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("update 10 "):
-                break
+        wait_for_update_10(process)
         process.send_signal(number)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number, said
