@@ -1,11 +1,13 @@
 """The `nmt` command: options in, config out, one error boundary. Imports no torch; a verb is imported when called."""
 
+import atexit
 import errno
 import json
 import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
@@ -147,7 +149,22 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The entry point of `nmt`."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        end_rank(code)
+    sys.exit(code)
+
+
+def end_rank(code: int) -> NoReturn:
+    """Ends a process that trained with others, without taking the interpreter down.
+
+    The threads of DistributedDataParallel's process group outlive it. One of them that lets go of a tensor only while
+    the interpreter goes down wants its lock, gets a forced end instead, and aborts the process after all is done.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _fail(message: str, code: int) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from nmtcli.cli import end_rank
 from nmtcli.config import ModelConfig, SearchConfig, TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.data.corpus import DataDirectory
@@ -131,3 +132,4 @@ def main(data_path: str, out: str, loss_name: str, updates: str, accumulate: str
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+    end_rank(0)
