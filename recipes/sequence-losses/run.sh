@@ -42,15 +42,15 @@ prepare() { # source and target language, files, more options: makes data-bin an
         --overwrite "${@:6}"
 }
 
-options_of() { # loss: its options, and as many updates as take the time of the control's
+options_of() { # loss: its options, and as many updates as take the time of the control's (README.md has the ratios)
     case $1 in
         cross-entropy) echo "--max-updates $((updates))" ;;
-        greedy) echo "--loss greedy --loss-mix 0.5 --max-updates $((updates * 10 / 22))" ;;
-        greedy-passes) echo "--loss greedy --greedy-passes 2 --teacher-forcing 0.5 --max-updates $((updates * 10 / 12))" ;;
-        beam) echo "--loss beam --candidates 6 --beam-cost bleu --loss-mix 0.5 --max-updates $((updates * 10 / 38))" ;;
-        risk) echo "--loss risk --candidates 6 --risk-alpha 10 --loss-mix 0.3 --max-updates $((updates * 10 / 150))" ;;
-        max-margin) echo "--loss max-margin --candidates 6 --loss-mix 0.3 --max-updates $((updates * 10 / 150))" ;;
-        sequence-nll) echo "--loss sequence-nll --candidates 6 --loss-mix 0.3 --max-updates $((updates * 10 / 150))" ;;
+        greedy) echo "--loss greedy --teacher-forcing 0.8 --max-updates $((updates * 10 / 16))" ;;
+        greedy-passes) echo "--loss greedy --greedy-passes 2 --teacher-forcing 0.5 --max-updates $((updates * 10 / 13))" ;;
+        beam) echo "--loss beam --candidates 6 --beam-cost bleu --loss-mix 0.5 --max-updates $((updates * 10 / 42))" ;;
+        risk) echo "--loss risk --candidates 6 --risk-alpha 10 --loss-mix 0.3 --max-updates $((updates * 10 / 105))" ;;
+        max-margin) echo "--loss max-margin --candidates 6 --loss-mix 0.3 --max-updates $((updates * 10 / 105))" ;;
+        sequence-nll) echo "--loss sequence-nll --candidates 6 --loss-mix 0.3 --max-updates $((updates * 10 / 105))" ;;
     esac
 }
 
@@ -100,7 +100,7 @@ else
     prepare de en "$data/multi30k/train" "$data/multi30k/val" "$data/multi30k/test_2016_flickr"
     cd "$work/tatoeba-zh-en"
     prepare zh en "$data/cmn-eng/train" "$data/cmn-eng/val" "$data/cmn-eng/test" --separate
-    corpora="multi30k-de-en tatoeba-zh-en" seeds="1 2 3" base_updates=6000 updates=3000
+    corpora="multi30k-de-en tatoeba-zh-en" seeds="1 2 3" base_updates=6000 updates=2000
 fi
 rate=0.0003
 
