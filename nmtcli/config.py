@@ -43,6 +43,7 @@ class Knob:
     argument: bool = False
     required: bool = False
     may_change: bool = False
+    auto: bool = False
 
 
 def opt(default: Any, help: str, **about: Any) -> Any:
@@ -390,7 +391,12 @@ class TrainConfig(Config):
     label_smoothing: float = opt(0.1, "share of uniform in the target (Szegedy et al. 2016)", at_least=0.0, below=1.0)
     accumulate: int = opt(1, "batches whose gradients make one update", at_least=1)
     # data
-    batch_tokens: int = opt(2048, "sentences times the longest side, padding counted [tokens/batch]", at_least=1)
+    batch_tokens: int = opt(
+        2048,
+        "sentences times the longest side, padding counted; auto: on a GPU as many as fit, up to 65,536 [tokens/batch]",
+        at_least=0,
+        auto=True,
+    )
     subword_alpha: float = opt(0.0, "sample segmentations: unigram's smoothing, BPE's dropout; 0: none", at_least=0.0)
     loader_workers: int = opt(1, "processes that prepare batches; 0: none", at_least=0, may_change=True)
     # length
@@ -473,7 +479,12 @@ class SearchConfig(Config):
     coverage_penalty: float = opt(0.0, "beta of Wu et al. 2016, eq. 14; 0: none", at_least=0.0)
     max_length: float = opt(3.0, "longest output, in lengths of its source, plus 10 [tokens]", at_least=0.0)
     max_source_length: int = opt(1024, "longer lines are cut, with a warning [tokens]", at_least=1)
-    batch_tokens: int = opt(4096, "sentences times beam times longest source [tokens/batch]", at_least=1)
+    batch_tokens: int = opt(
+        0,
+        "sentences times beam times longest source; auto: 4,096 on a CPU, 32,768 on a GPU [tokens/batch]",
+        at_least=0,
+        auto=True,
+    )
     sample: bool = opt(False, "draw each token from the model's distribution instead of searching")
     top_k: int = opt(0, "sample from the k most probable tokens only; 0: all", at_least=0)
     top_p: float = opt(1.0, "sample from the fewest tokens that hold this probability", at_least=0.0, at_most=1.0)

@@ -27,6 +27,7 @@ TABLES: dict[str, tuple[type[Config], ...]] = {
     "translate": (config.SearchConfig, config.TranslateConfig),
     "score": (config.ScoreConfig,),
 }
+AUTO = "auto"  # how 0 is given where it stands for a choice of the program's
 EXPECT = "expect"  # a recipe's table of the scores it should reach; no command reads it
 
 
@@ -93,6 +94,15 @@ def command(*configs: type[Config]) -> Callable[[Callable[..., None]], Callable[
     return decorate
 
 
+class _IntegerOrAuto(click.ParamType):  # type: ignore[type-arg]
+    """A whole number; `auto` is 0."""
+
+    name = "integer|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        return 0 if value == AUTO else int(click.INT.convert(value, param, ctx))
+
+
 class _Option(click.Option):
     """An option whose recipe comes before its environment variable, and whose variable is one value, spaces and all."""
 
@@ -108,6 +118,8 @@ def _parameter(config_field: "dataclasses.Field[Any]", declared: Any) -> Callabl
     name = config_field.name
     many = typing.get_origin(declared) is tuple
     kind: Any = click.Choice(knob.choices) if knob.choices else (str if many else declared)
+    if knob.auto:
+        kind = _IntegerOrAuto()
     if knob.argument:
         return click.argument(name, nargs=-1, type=kind, metavar=f"[{name.upper()}]...")
     spellings = [option_name(name)]
@@ -121,9 +133,14 @@ def _parameter(config_field: "dataclasses.Field[Any]", declared: Any) -> Callabl
         name,
         cls=_Option,
         type=None if declared is bool else kind,
+        metavar="[INTEGER|auto]" if knob.auto else None,
         multiple=many,
         required=knob.required,
-        **({} if knob.required else {"default": config_field.default}),
+        **(
+            {}
+            if knob.required
+            else {"default": (knob.auto and not config_field.default and AUTO) or config_field.default}
+        ),
         envvar=knob.env or None,
         show_default=not plain,
         show_envvar=bool(knob.env),
@@ -161,6 +178,8 @@ def _read_recipe(
                 raise ConfigError(f"{path}: [{table}] has no option `{name}`", _suggestion(name, list(known)))
             if typing.get_origin(types[name]) is tuple:  # `model = "m"` is short for `model = ["m"]`
                 value = tuple(value) if isinstance(value, list) else (value,)
+            if knob_of(known[name]).auto and value == AUTO:
+                value = 0
             try:
                 config.check_value(name, value, types[name], knob_of(known[name]))
             except ConfigError as error:

@@ -18,13 +18,13 @@ PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of `--device`.
+    """The device of `--device`; fp32 on it means fp32, not TF32.
 
     Raises:
         ConfigError: no such device, or not on this machine.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -34,7 +34,8 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs", "Use --device cpu")
     if device.type == "cuda":  # so that the random numbers that are saved are those of this one
-        torch.cuda.set_device(device)
+        torch.cuda.set_device(device.index or 0)
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return device
 
 

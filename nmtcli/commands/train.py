@@ -35,7 +35,7 @@ from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import BEGUN, CONFIG, STATE, ModelDirectory, Onlooker, load_weights, unique_state
 from nmtcli.training.distributed import joined, launch
-from nmtcli.training.estimate import Estimate, estimate
+from nmtcli.training.estimate import Estimate, estimate, fitting_batch_tokens
 from nmtcli.training.lock import locked
 from nmtcli.training.loop import Trainer
 from nmtcli.training.optimizer import optimizer_for
@@ -98,11 +98,19 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         goes_on = world.agreed(resumes and directory.has_last())
         if not goes_on:
             _start(model, config, directory, data, console)
+        batch_tokens = config.batch_tokens or (
+            _stored_batch_tokens(directory)
+            if goes_on
+            else world.agreed(
+                fitting_batch_tokens(model.train(), loss, _longest(data), device=device, autocast=precision)
+            )
+        )
+        directory.about["batch_tokens"] = batch_tokens
         batches = TrainingBatches(
             data.train,
             data.source_subword,
             data.target_subword,
-            batch_tokens=config.batch_tokens,
+            batch_tokens=batch_tokens,
             seed=config.seed,
             subword_alpha=config.subword_alpha,
             workers=config.loader_workers,
@@ -139,7 +147,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             target_lang=data.target_lang,
             search=SearchConfig(beam=config.validation_beam),
             by_logits=directory.searches_by_logits,
-            batch_tokens=config.batch_tokens,
+            batch_tokens=batch_tokens,
             samples=config.show,
             device=device,
             autocast=precision,
@@ -147,7 +155,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         )
         _introduce(console, model, data, device, directory.about["precision"], progress)
         if world.size > 1:
-            tokens = config.batch_tokens * config.accumulate * world.size
+            tokens = batch_tokens * config.accumulate * world.size
             console.say(f"{world.size} ranks; {tokens:,} tokens an update, padding counted")
         bar, signals = stack.enter_context(console.bar("training")), stack.enter_context(_signals())
         board = stack.enter_context(board_class(config.tensorboard)) if board_class else None
@@ -214,6 +222,18 @@ def _training_config(directory: ModelDirectory) -> TrainConfig:
         return TrainConfig.from_dict(directory.about["training"])
     except (ConfigError, KeyError, TypeError) as error:
         raise DirectoryError(f"{directory.path / CONFIG} has no usable training configuration ({error})") from error
+
+
+def _stored_batch_tokens(directory: ModelDirectory) -> int:
+    tokens = directory.about.get("batch_tokens")
+    if not isinstance(tokens, int) or tokens < 1:
+        raise DirectoryError(f"{directory.path / CONFIG}: batch_tokens is {tokens!r}", "Give --batch-tokens")
+    return tokens
+
+
+def _longest(data: DataDirectory) -> tuple[int, int]:
+    """The longest source and target of the training pairs [tokens]."""
+    return int(data.train.source_lengths.max()), int(data.train.target_lengths.max())
 
 
 def _progress(fields: dict[str, Any], directory: ModelDirectory) -> Progress:

@@ -10,6 +10,8 @@ from nmtcli.losses.signature import LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 
 CHUNK_ELEMENTS = 1 << 22  # logits in memory at a time: 16 MiB in fp32, near a CPU's last cache
+GPU_CHUNK_ELEMENTS = 1 << 24  # at least: enough to fill a GPU
+GPU_CHUNKS = 32  # at most: after each one, gradients of the whole matrix are added up
 
 
 class CrossEntropy:
@@ -51,7 +53,7 @@ def chunked_cross_entropy(
     mask_N: Tensor,
     *,
     label_smoothing: float,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """The sum of the cross-entropies of `readout @ projection.T + bias`, a few rows of logits at a time.
 
@@ -63,12 +65,15 @@ def chunked_cross_entropy(
         targets_N: ids.
         mask_N: True on rows that count.
         label_smoothing: share of uniform.
-        chunk_elements: logits in memory at a time, at most (one row at least).
+        chunk_elements: logits in memory at a time, at most (one row at least); 0: what the device likes.
     Returns:
         the smoothed loss, with gradient, and the plain one, without; F.cross_entropy(reduction="sum") to rounding
         [nats].
     """
     device = readout_NE.device.type
+    if not chunk_elements:
+        elements = len(readout_NE) * len(projection_VE)
+        chunk_elements = CHUNK_ELEMENTS if device == "cpu" else max(GPU_CHUNK_ELEMENTS, elements // GPU_CHUNKS)
     if torch.is_autocast_enabled(device):
         readout_NE = readout_NE.to(torch.get_autocast_dtype(device))
     result = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
@@ -92,36 +97,44 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = readout_NE.dtype
         full = torch.promote_types(dtype, torch.float32)
-        matrix_VE = projection_VE.to(dtype)
+        matrix_VE, low_bias_V = projection_VE.to(dtype), bias_V.to(dtype)
+        weight_N1 = mask_N.unsqueeze(1).to(dtype)
+        counted_NE = readout_NE * weight_N1
+        targets_N1 = targets_N.unsqueeze(1)
         needs_gradient = any(ctx.needs_input_grad)
-        grad_readout_NE = torch.empty_like(readout_NE) if needs_gradient else None
-        grad_matrix_VE = torch.zeros_like(projection_VE, dtype=full) if needs_gradient else None
-        grad_bias_V = torch.zeros_like(bias_V, dtype=full) if needs_gradient else None
-        loss = nll = readout_NE.new_zeros((), dtype=full)
+        if needs_gradient:
+            grad_readout_NE = torch.empty_like(readout_NE)
+            grad_matrix_VE = torch.zeros_like(projection_VE, dtype=full)
+            grad_bias_V = torch.zeros_like(bias_V, dtype=full)
+        nll_N1 = torch.empty_like(weight_N1, dtype=full)
+        uniform_N1 = torch.empty_like(nll_N1)
         vocabulary = matrix_VE.shape[0]
         rows = max(1, chunk_elements // vocabulary)
         for start in range(0, len(readout_NE), rows):
             chunk = slice(start, start + rows)
-            logits_NV = (readout_NE[chunk] @ matrix_VE.T).to(full).add_(bias_V)
-            targets_N1 = targets_N[chunk].unsqueeze(1)
-            weight_N1 = mask_N[chunk].unsqueeze(1).to(full)
-            log_sum_N1 = logits_NV.logsumexp(dim=1, keepdim=True)
-            nll_N1 = log_sum_N1 - logits_NV.gather(1, targets_N1)
-            uniform_N1 = log_sum_N1 - logits_NV.mean(dim=1, keepdim=True)
-            nll = nll + (nll_N1 * weight_N1).sum()
-            loss = loss + (((1 - smoothing) * nll_N1 + smoothing * uniform_N1) * weight_N1).sum()
-            if grad_readout_NE is None or grad_matrix_VE is None or grad_bias_V is None:
-                continue
-            # d loss / d logits = softmax - target distribution
-            grad_NV = logits_NV.sub_(log_sum_N1).exp_().sub_(smoothing / vocabulary)
-            grad_NV.scatter_add_(1, targets_N1, grad_NV.new_full(targets_N1.shape, smoothing - 1))
-            grad_NV.mul_(weight_N1)
-            grad_bias_V += grad_NV.sum(dim=0)
-            low_NV = grad_NV.to(dtype)
-            grad_readout_NE[chunk] = low_NV @ matrix_VE
-            grad_matrix_VE += low_NV.T @ readout_NE[chunk]
-        if grad_readout_NE is not None:
-            ctx.save_for_backward(grad_readout_NE, grad_matrix_VE, grad_bias_V)
+            logits_NV = torch.addmm(low_bias_V, readout_NE[chunk], matrix_VE.T)
+            log_probs_NV = logits_NV.log_softmax(dim=1, dtype=full)
+            nll_N1[chunk] = -log_probs_NV.gather(1, targets_N1[chunk])
+            uniform_N1[chunk] = -log_probs_NV.mean(dim=1, keepdim=True)
+            if needs_gradient:
+                probs_NV = torch.exp(log_probs_NV, out=logits_NV)
+                torch.mm(probs_NV, matrix_VE, out=grad_readout_NE[chunk])
+                grad_matrix_VE += probs_NV.T @ counted_NE[chunk]
+                grad_bias_V += (weight_N1[chunk].T @ probs_NV).squeeze(0)
+        weight_N1 = weight_N1.to(full)
+        nll = (nll_N1 * weight_N1).sum()
+        loss = (1 - smoothing) * nll + smoothing * (uniform_N1 * weight_N1).sum()
+        if needs_gradient:
+            # d loss / d logits = probabilities - target distribution; of the latter, what products with it would give
+            at_target = smoothing - 1
+            mean_E = matrix_VE.mean(dim=0, dtype=full)
+            grad_NE = grad_readout_NE.to(full).sub_(smoothing * mean_E)
+            grad_NE = grad_NE.add_(matrix_VE[targets_N], alpha=at_target).mul_(weight_N1)
+            grad_matrix_VE.index_add_(0, targets_N, counted_NE.to(full), alpha=at_target)
+            grad_matrix_VE.sub_(smoothing / vocabulary * counted_NE.sum(dim=0, dtype=full))
+            grad_bias_V.index_add_(0, targets_N, weight_N1.squeeze(1), alpha=at_target)
+            grad_bias_V.sub_(smoothing / vocabulary * weight_N1.sum())
+            ctx.save_for_backward(grad_NE.to(dtype), grad_matrix_VE, grad_bias_V)
         ctx.mark_non_differentiable(nll)
         return loss, nll
 

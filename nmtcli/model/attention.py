@@ -13,7 +13,7 @@ class Memory(NamedTuple):
 
     Attributes:
         values_BSH: outputs of the encoder.
-        keys_BSD: what queries are compared with: `values_BSH`, projected once.
+        keys_BSD: what queries are compared with: `values_BSH`, projected and scaled once.
         mask_BS: True on real tokens.
         summary_BH: the whole sentence in one vector.
     """
@@ -59,7 +59,9 @@ class Attention(nn.Module):
 
     def keys(self, values_BSH: Tensor) -> Tensor:
         """keys_BSD of a memory."""
-        return values_BSH if self.score == "dot" else self.project_keys(values_BSH)
+        keys_BSD = values_BSH if self.score == "dot" else self.project_keys(values_BSH)
+        assert isinstance(keys_BSD, Tensor)
+        return keys_BSD if self.score == "additive" or self.scale == 1.0 else keys_BSD * self.scale
 
     def forward(self, query_BTD: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Attends, for every query position at once.
@@ -74,7 +76,7 @@ class Attention(nn.Module):
             joined_BTSD = self.project_query(query_BTD).unsqueeze(2) + memory.keys_BSD.unsqueeze(1)
             scores_BTS = self.combine(joined_BTSD.tanh()).squeeze(-1)
         else:
-            scores_BTS = query_BTD @ memory.keys_BSD.transpose(1, 2) * self.scale
+            scores_BTS = query_BTD @ memory.keys_BSD.transpose(1, 2)
         full = torch.promote_types(scores_BTS.dtype, torch.float32)
-        weights_BTS = scores_BTS.to(full).masked_fill(~memory.mask_BS.unsqueeze(1), -torch.inf).softmax(dim=-1)
+        weights_BTS = torch.where(memory.mask_BS.unsqueeze(1), scores_BTS, -torch.inf).softmax(dim=-1, dtype=full)
         return weights_BTS.to(memory.values_BSH.dtype) @ memory.values_BSH, weights_BTS

@@ -19,7 +19,7 @@ class CellState(NamedTuple):
 
     Attributes:
         hidden_NH: the output of the last step.
-        cell_NH: the LSTM's cell state, in fp32 where the weights are bf16; of width 0 for GRU and RNN.
+        cell_NH: the LSTM's cell state, which may be in fp32 where the weights are bf16; of width 0 for GRU and RNN.
     """
 
     hidden_NH: Tensor
@@ -77,6 +77,15 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
     cell_NH = gates.forget_NH * state.cell_NH + gates.input_NH * gates.candidate_NH
     hidden_NH = gates.output_NH * cell_NH.tanh()
     return CellState(hidden_NH.to(state.hidden_NH.dtype), cell_NH), gates
+
+
+def fused_lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
+    """`lstm_cell` on a GPU, all that follows the products in one kernel; no gates are kept, no gradient follows."""
+    full = state.cell_NH.dtype
+    from_input_NG = linear(input_NE, weights.input_GE, weights.input_bias_G).to(full)
+    from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G).to(full)
+    hidden_NH, cell_NH, _ = torch.ops.aten._thnn_fused_lstm_cell(from_input_NG, from_hidden_NG, state.cell_NH)
+    return CellState(hidden_NH.to(state.hidden_NH.dtype), cell_NH)
 
 
 def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[CellState, GRUGates]:
@@ -146,20 +155,42 @@ class RecurrentLayer(nn.Module):
         Returns:
             hidden_BTH, equal to T calls of `step` to rounding.
         """
+        if input_BTE.is_cuda and torch.is_autocast_enabled("cuda"):
+            return self._forward_flat(input_BTE, state, torch.get_autocast_dtype("cuda"))
+        if input_BTE.is_cuda and input_BTE.dtype == torch.bfloat16:
+            return self._forward_flat(input_BTE, state, torch.bfloat16)
+        output_BTH, _ = self.kernel(input_BTE, self._kernel_state(input_BTE, state))
+        assert isinstance(output_BTH, Tensor)
+        return output_BTH
+
+    def _kernel_state(self, input_BTE: Tensor, state: CellState | None) -> Tensor | tuple[Tensor, Tensor] | None:
         if state is None:
-            output_BTH, _ = self.kernel(input_BTE)
-        elif self.cell == "lstm":
-            hidden_BH = state.hidden_NH.to(input_BTE.dtype)
-            cell_BH = state.cell_NH.to(input_BTE.dtype)
-            output_BTH, _ = self.kernel(input_BTE, (hidden_BH.unsqueeze(0), cell_BH.unsqueeze(0)))
-        else:
-            output_BTH, _ = self.kernel(input_BTE, state.hidden_NH.to(input_BTE.dtype).unsqueeze(0))
+            return None
+        hidden_1BH, cell_1BH = (values.to(input_BTE.dtype).contiguous().unsqueeze(0) for values in state)
+        return (hidden_1BH, cell_1BH) if self.cell == "lstm" else hidden_1BH
+
+    def _forward_flat(self, input_BTE: Tensor, state: CellState | None, dtype: torch.dtype) -> Tensor:
+        """`forward` in a precision that torch's module does not know how to bring to cuDNN.
+
+        An autocast context has cuDNN run in fp16, whatever it was told. And in bf16 the weights are not kept as parts
+        of one tensor, in cuDNN's order, as they are here.
+        """
+        with torch.autocast("cuda", enabled=False):
+            named = dict(self.kernel.named_parameters())
+            flat = torch.cat([parameter.flatten() for parameter in named.values()]).to(dtype)
+            parts = torch.split(flat, [parameter.numel() for parameter in named.values()])
+            weights = {name: part.view_as(named[name]) for name, part in zip(named, parts, strict=True)}
+            input_BTE = input_BTE.to(dtype)
+            arguments = (input_BTE, self._kernel_state(input_BTE, state))
+            output_BTH, _ = torch.func.functional_call(self.kernel, weights, arguments)
         assert isinstance(output_BTH, Tensor)
         return output_BTH
 
     def step(self, input_NE: Tensor, state: CellState) -> CellState:
         """One position, gate by gate."""
         weights = self.whole_numbers or self.weights()
+        if self.cell == "lstm" and input_NE.is_cuda and not torch.is_grad_enabled():
+            return fused_lstm_cell(input_NE, state, weights)
         if self.cell == "rnn":
             return rnn_cell(input_NE, state, weights)
         return (lstm_cell if self.cell == "lstm" else gru_cell)(input_NE, state, weights)[0]

@@ -96,14 +96,16 @@ class Decoder(nn.Module):
     def first_state(self, summary_BH: Tensor) -> State:
         """The state before the first step, from a summary of the source: hidden = tanh(W x), cell = W x; or zeros.
 
-        The cell state is kept in fp32 where the weights are bf16: it is a sum over time.
+        The cell state is kept in fp32 where the weights are bf16: it is a sum over time. A search on a GPU keeps it as
+        cuDNN does in training, in bf16.
         """
         layers, batch = len(self.layers), len(summary_BH)
         if self.bridge is None:
             parts_LBH = summary_BH.new_zeros(2 * layers, batch, self.hidden_size)
         else:
             parts_LBH = self.bridge(summary_BH).unflatten(-1, (-1, self.hidden_size)).transpose(0, 1)
-        full = torch.promote_types(parts_LBH.dtype, torch.float32)
+        searches_on_gpu = parts_LBH.is_cuda and not torch.is_grad_enabled()
+        full = parts_LBH.dtype if searches_on_gpu else torch.promote_types(parts_LBH.dtype, torch.float32)
         cell_LBH = parts_LBH[layers:] if self.cell == "lstm" else parts_LBH[:layers, :, :0]
         return State(parts_LBH[:layers].tanh(), cell_LBH.to(full), parts_LBH.new_zeros(batch, self.fed_size))
 

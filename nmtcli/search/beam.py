@@ -3,10 +3,15 @@
 Every step expands all hypotheses of all sentences at once. A hypothesis that says EOS among the best K candidates is
 finished; the best K others go on. A sentence is done, and leaves the batch, when K hypotheses are finished, or when no
 live one can still beat the finished ones that are asked for. What a sentence gets does not depend on its batch.
+
+A step goes from tensors to tensors. What a GPU replays as one graph (search/graphs.py) is a step whose shapes never
+change and that tells the host nothing; on a CPU the host looks after every step, and what is not needed is left out.
 """
 
 import math
-from typing import NamedTuple, Protocol, Self, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -95,6 +100,66 @@ def coverage_penalty(coverage_BKS: Tensor, mask_BS: Tensor, beta: float) -> Tens
     return beta * logs_BKS.sum(dim=-1)
 
 
+class Progress(NamedTuple, Generic[S]):
+    """A search of B sentences after some steps.
+
+    Attributes:
+        live, finished: hypotheses.
+        history: what they have said.
+        state: of the step function, after the last step.
+        parents_BK: which of its hypotheses the live ones go on from; None: each from its own.
+        length_1: steps so far.
+        done_B: nothing changes any more.
+        max_lengths_B, source_mask_BS: see `beam_search`.
+    """
+
+    live: "Live"
+    finished: "Finished"
+    history: "History"
+    state: S
+    parents_BK: Tensor | None
+    length_1: Tensor
+    done_B: Tensor
+    max_lengths_B: Tensor
+    source_mask_BS: Tensor
+
+
+class Runner:
+    """How a search goes on: step by step, sentences leave when they are done. `search.graphs.Graphs` is another way.
+
+    Attributes:
+        steps: how many are taken before the host looks which sentences are done.
+        is_fixed: shapes must not depend on what is found, even if work is done in vain.
+    """
+
+    steps = 1
+    is_fixed = False
+
+    def rows(self, sentences: int) -> int:
+        """How many rows there shall be for so many sentences; rising with them."""
+        return sentences
+
+    def full(self, sentences: int) -> int:
+        """At most so many sentences, such that no row is of none."""
+        return sentences
+
+    def width(self, source: int) -> int:
+        """How long sources shall be with their padding."""
+        return source
+
+    def capacity(self, longest: int) -> int:
+        """For how many steps there shall be room at first."""
+        return min(longest, 16)
+
+    def begin(self, start: Callable[[Tensor, Tensor], S], source_BS: Tensor, mask_BS: Tensor) -> S:
+        """The state before the first step; what `start` makes of the source."""
+        return start(source_BS, mask_BS)
+
+    def run(self, step: Callable[[Progress[S]], Progress[S]], progress: Progress[S]) -> Progress[S]:
+        """Takes `steps` steps."""
+        return step(progress)
+
+
 def beam_search(
     step: StepFunction[S],
     state: S,
@@ -107,8 +172,10 @@ def beam_search(
     alpha: float = 0.0,
     beta: float = 0.0,
     best: int = 1,
+    most: int | None = None,
     accumulates: bool = True,
     with_attention: bool = False,
+    runner: Runner | None = None,
 ) -> list[list[Hypothesis]]:
     """The best hypotheses of each sentence.
 
@@ -122,162 +189,271 @@ def beam_search(
         alpha: of the length penalty.
         beta: of the coverage penalty.
         best: how many hypotheses a sentence must be sure of before it is done; at most K.
+        most: how many hypotheses to give, if there are so many; None: K.
         accumulates: what `step` gives are log-probabilities, whose sum is the score of a hypothesis. False: they are
             scores of whole hypotheses, which may rise as these go on; then a sentence is done after K hypotheses.
         with_attention: keep the attention weights of every step.
+        runner: how to go on; one is used again only for searches that differ in `state`, masks and lengths alone.
     Returns:
-        for each sentence at most K hypotheses, best first, at least one. With a beam that holds every prefix this is
+        for each sentence its hypotheses, best first, at least one. With a beam that holds every prefix this is
         exhaustive search; with K = 1 it is greedy search.
     """
+    runner = runner or Runner()
     device = source_mask_BS.device
-    B, K = len(max_lengths_B), beam
-    results: list[list[Hypothesis]] = [[] for _ in range(B)]
-    sentence_B = torch.arange(B, device=device)  # where each row's result goes
-    attended = source_mask_BS.shape[1] if with_attention or beta else 0
-    live = _Live.first(B, K, bos, attended, device)
-    finished = _Finished.none(B, K, attended, device)
-    longest_penalty_B = ((5 + max_lengths_B) / 6) ** alpha
-    length = 0
-    while len(sentence_B):
-        length += 1
+    count, longest = len(max_lengths_B), int(max_lengths_B.max())
+    capacity = runner.capacity(longest)
+    source = source_mask_BS.shape[1]
+    progress = Progress(
+        Live.first(count, beam, bos, source if beta else 0, device),
+        Finished.none(count, beam, device),
+        History.none(count, beam, capacity, source if with_attention else 0, device),
+        state,
+        _own(count, beam, device) if runner.is_fixed else None,
+        torch.zeros(1, dtype=torch.long, device=device),
+        torch.zeros(count, dtype=torch.bool, device=device),
+        max_lengths_B,
+        source_mask_BS,
+    )
+    penalties = [length_penalty(length, alpha) for length in range(max(longest, capacity) + runner.steps + 1)]
+    penalties_T = torch.tensor(penalties, device=device)
+    first_C = torch.arange(2 * beam, device=device) == 0
+    rules = _Rules(step, beam, eos, penalties_T, first_C, beta, best, accumulates, runner.is_fixed)
+    results: list[list[Hypothesis]] = [[] for _ in range(count)]
+    sentences = list(range(count))  # of each row; -1: of none
+    steps = 0
+    while True:
+        done = progress.done_B.tolist()
+        going_on = [row for row, is_done in enumerate(done) if not is_done]
+        rows = runner.rows(len(going_on)) if going_on else 0
+        if rows != len(done):
+            leaving = [row for row, sentence in enumerate(sentences) if done[row] and sentence >= 0]
+            for row, hypotheses in zip(leaving, _hypotheses(progress, leaving, eos, most or beam), strict=True):
+                results[sentences[row]] = hypotheses
+            if not going_on:
+                return results
+            progress = _with_rows(progress, going_on, rows, runner.is_fixed)
+            sentences = [*(sentences[row] for row in going_on), *[-1] * (rows - len(going_on))]
+        if steps + runner.steps > capacity:
+            capacity *= 2
+            progress = progress._replace(history=progress.history.with_room(capacity))
+        progress = runner.run(rules, progress)
+        steps += runner.steps
+
+
+@dataclass(frozen=True)
+class _Rules(Generic[S]):
+    """What a step of a search does; see `beam_search`.
+
+    Attributes:
+        penalties_T: length penalty of each length.
+        first_C: True for the first of as many choices as there can be.
+        is_fixed: see `Runner`.
+    """
+
+    step: StepFunction[S]
+    beam: int
+    eos: int
+    penalties_T: Tensor
+    first_C: Tensor
+    beta: float
+    best: int
+    accumulates: bool
+    is_fixed: bool
+
+    def __call__(self, progress: Progress[S]) -> Progress[S]:
+        live, finished, history, state, parents_BK, length_1, done_B, max_lengths_B, source_mask_BS = progress
+        K = self.beam
+        if parents_BK is not None:
+            state = state.select(None, parents_BK)
         # 2K candidates: at most K of them say EOS, so that K others are left to go on
-        (log_probs_BKC, ids_BKC, eos_BK), weights_BKS, state = step(live.tokens_BK, state, 2 * K)
-        last_B = max_lengths_B == length
-        if last_B.any():
-            only_eos_BKC = torch.full_like(log_probs_BKC, -torch.inf)
-            only_eos_BKC[..., 0] = eos_BK
-            log_probs_BKC = torch.where(last_B[:, None, None], only_eos_BKC, log_probs_BKC)
-            ids_BKC = ids_BKC.masked_fill(last_B[:, None, None], eos)
+        (log_probs_BKC, ids_BKC, eos_BK), weights_BKS, state = self.step(live.tokens_BK, state, 2 * K)
+        place_1, length_1 = length_1, length_1 + 1
+        last_B = max_lengths_B == length_1
+        if self.is_fixed or last_B.any():
+            last_B11 = last_B[:, None, None]
+            only_eos_BKC = torch.where(self.first_C[: ids_BKC.shape[2]], eos_BK.unsqueeze(2), -torch.inf)
+            log_probs_BKC = torch.where(last_B11, only_eos_BKC, log_probs_BKC)
+            ids_BKC = torch.where(last_B11, self.eos, ids_BKC)
         before_BK1 = live.scores_BK.unsqueeze(-1)
-        if not accumulates:
+        if not self.accumulates:
             before_BK1 = torch.where(before_BK1.isfinite(), 0.0, before_BK1)  # minus infinity: there is no hypothesis
         totals_BN = (before_BK1 + log_probs_BKC).flatten(1)
         scores_BC, flat_BC = totals_BN.topk(min(2 * K, totals_BN.shape[1]))
         parents_BC, tokens_BC = flat_BC // ids_BKC.shape[-1], ids_BKC.flatten(1).gather(1, flat_BC)
-        says_eos_BC = tokens_BC == eos
+        says_eos_BC = tokens_BC == self.eos
 
-        ended_BK = says_eos_BC[:, :K] & scores_BC[:, :K].isfinite()
-        if ended_BK.any():
-            ended = live.advance(scores_BC[:, :K], parents_BC[:, :K], tokens_BC[:, :K], weights_BKS)
-            ranks_BK = ended.scores_BK / length_penalty(length, alpha)
-            if beta:
-                ranks_BK = ranks_BK + coverage_penalty(ended.coverage_BKS, source_mask_BS, beta)
-            finished = finished.merge(ended, ranks_BK.masked_fill(~ended_BK, -torch.inf), length)
+        if self.beta:
+            coverage_BKS = live.coverage_BKS + weights_BKS  # of the parents
+            penalty_BK = coverage_penalty(coverage_BKS, source_mask_BS, self.beta)
+        ended_BK = says_eos_BC[:, :K] & (scores_BC[:, :K] > -torch.inf)
+        if self.is_fixed or ended_BK.any():
+            ranks_BK = scores_BC[:, :K] / self.penalties_T.index_select(0, length_1)
+            if self.beta:
+                ranks_BK = ranks_BK + penalty_BK.gather(1, parents_BC[:, :K])
+            ranks_BK = torch.where(ended_BK, ranks_BK, -torch.inf)
+            finished = finished.merge(ranks_BK, scores_BC[:, :K], place_1 * K + parents_BC[:, :K])
 
-        going_on_BC = scores_BC.masked_fill(says_eos_BC, -torch.inf)
-        scores_BK, choice_BK = going_on_BC.topk(K)
-        parents_BK = parents_BC.gather(1, choice_BK)
-        live = live.advance(scores_BK, parents_BK, tokens_BC.gather(1, choice_BK), weights_BKS)
+        scores_BK, choice_BK = torch.where(says_eos_BC, -torch.inf, scores_BC).topk(K)
+        parents_BK, tokens_BK = parents_BC.gather(1, choice_BK), tokens_BC.gather(1, choice_BK)
+        history = history.add(place_1, tokens_BK, parents_BK, weights_BKS)
+        coverage_BKS = _of_parents(coverage_BKS, parents_BK) if self.beta else live.coverage_BKS
 
         # a live hypothesis can only lose probability; its score is at most what it has now over the longest penalty
-        reachable_B = scores_BK[:, 0] / longest_penalty_B
-        if not accumulates:
+        reachable_B = scores_BK[:, 0] / self.penalties_T.index_select(0, max_lengths_B)
+        if not self.accumulates:
             reachable_B = torch.where(reachable_B.isfinite(), torch.inf, reachable_B)
-        done_B = last_B | (finished.count_B >= K) | (finished.ranks_BK[:, best - 1] >= reachable_B)
-        if not done_B.any():
-            state = state.select(None, parents_BK)
-            continue
-        for row in done_B.nonzero().flatten().tolist():
-            results[int(sentence_B[row])] = finished.hypotheses(row, source_mask_BS[row], with_attention)
-        rows_B = (~done_B).nonzero().flatten()
-        state = state.select(rows_B, parents_BK[rows_B])
-        live, finished = _rows(live, rows_B), _rows(finished, rows_B)
-        sentence_B, max_lengths_B = sentence_B[rows_B], max_lengths_B[rows_B]
-        longest_penalty_B, source_mask_BS = longest_penalty_B[rows_B], source_mask_BS[rows_B]
-    return results
+        is_sure_B = finished.ranks_BK[:, self.best - 1] >= reachable_B
+        done_B = done_B | last_B | (finished.count_B >= K) | is_sure_B
+        live = Live(torch.where(done_B.unsqueeze(1), -torch.inf, scores_BK), tokens_BK, coverage_BKS)
+        return Progress(live, finished, history, state, parents_BK, length_1, done_B, max_lengths_B, source_mask_BS)
 
 
-class _Live(NamedTuple):
-    """The hypotheses that go on. Coverage and attention have S = 0 unless somebody asks for them."""
+def _of_parents(values_BKS: Tensor, parents_BK: Tensor) -> Tensor:
+    """What the parents have."""
+    return values_BKS.gather(1, parents_BK.unsqueeze(-1).expand(-1, -1, values_BKS.shape[-1]))
+
+
+def _own(sentences: int, beam: int, device: torch.device) -> Tensor:
+    """parents_BK where each hypothesis goes on from its own."""
+    return torch.arange(beam, device=device).repeat(sentences, 1)
+
+
+def _with_rows(progress: Progress[S], kept: list[int], rows: int, is_fixed: bool) -> Progress[S]:
+    """With these rows only, and others that are done, so that there are as many as shall be."""
+    device = progress.done_B.device
+    rows_B = torch.tensor([*kept, *[kept[0]] * (rows - len(kept))], device=device)
+    own_BK = _own(rows, progress.live.tokens_BK.shape[1], device)
+    parents_BK = own_BK if progress.parents_BK is None else progress.parents_BK[rows_B]
+    return Progress(
+        _rows(progress.live, rows_B),
+        _rows(progress.finished, rows_B),
+        _rows(progress.history, rows_B),
+        progress.state.select(rows_B, parents_BK),
+        own_BK if is_fixed else None,
+        progress.length_1,
+        torch.arange(rows, device=device) >= len(kept),
+        progress.max_lengths_B[rows_B],
+        progress.source_mask_BS[rows_B],
+    )
+
+
+class Live(NamedTuple):
+    """The hypotheses that go on: scores, last tokens, and sums of attention weights where these are asked for."""
 
     scores_BK: Tensor
     tokens_BK: Tensor
-    said_BKT: Tensor
     coverage_BKS: Tensor
-    attention_BKTS: Tensor
 
     @classmethod
     def first(cls, sentences: int, beam: int, bos: int, source: int, device: torch.device) -> Self:
         """One hypothesis a sentence that has said BOS; the others are impossible until it has branched."""
         scores_BK = torch.full((sentences, beam), -torch.inf, device=device)
         scores_BK[:, 0] = 0.0
-        return cls(
-            scores_BK=scores_BK,
-            tokens_BK=torch.full((sentences, beam), bos, device=device),
-            said_BKT=torch.empty((sentences, beam, 0), dtype=torch.long, device=device),
-            coverage_BKS=torch.zeros((sentences, beam, source), device=device),
-            attention_BKTS=torch.empty((sentences, beam, 0, source), device=device),
-        )
-
-    def advance(self, scores_BK: Tensor, parents_BK: Tensor, tokens_BK: Tensor, weights_BKS: Tensor) -> Self:
-        """Hypotheses that go on from these parents with these tokens; weights are the parents'."""
-        row_B1 = torch.arange(len(parents_BK), device=parents_BK.device).unsqueeze(1)
-        said_BKT = torch.cat([self.said_BKT[row_B1, parents_BK], tokens_BK.unsqueeze(-1)], dim=2)
-        chosen_BKS = weights_BKS[row_B1, parents_BK, : self.coverage_BKS.shape[-1]]
-        coverage_BKS = self.coverage_BKS[row_B1, parents_BK] + chosen_BKS
-        attention_BKTS = torch.cat([self.attention_BKTS[row_B1, parents_BK], chosen_BKS.unsqueeze(2)], dim=2)
-        return self.__class__(scores_BK, tokens_BK, said_BKT, coverage_BKS, attention_BKTS)
+        tokens_BK = torch.full((sentences, beam), bos, device=device)
+        return cls(scores_BK, tokens_BK, torch.zeros((sentences, beam, source), device=device))
 
 
-class _Finished(NamedTuple):
-    """The best K finished hypotheses of each sentence, best first, and how many there were."""
+class Finished(NamedTuple):
+    """The best K finished hypotheses of each sentence, best first, and how many there were.
+
+    Attributes:
+        ranks_BK, scores_BK: see `Hypothesis`; ranks of minus infinity where there is none.
+        ends_BK: K times the steps before EOS, plus which of the K hypotheses it was that then said EOS.
+        count_B: all of them.
+    """
 
     ranks_BK: Tensor
     scores_BK: Tensor
-    lengths_BK: Tensor
-    said_BKT: Tensor
-    attention_BKTS: Tensor
+    ends_BK: Tensor
     count_B: Tensor
 
     @classmethod
-    def none(cls, sentences: int, beam: int, source: int, device: torch.device) -> Self:
-        """No hypothesis yet: ranks of minus infinity."""
+    def none(cls, sentences: int, beam: int, device: torch.device) -> Self:
+        """No hypothesis yet."""
         nothing_BK = torch.full((sentences, beam), -torch.inf, device=device)
-        return cls(
-            ranks_BK=nothing_BK,
-            scores_BK=nothing_BK,
-            lengths_BK=torch.zeros((sentences, beam), dtype=torch.long, device=device),
-            said_BKT=torch.empty((sentences, beam, 0), dtype=torch.long, device=device),
-            attention_BKTS=torch.empty((sentences, beam, 0, source), device=device),
-            count_B=torch.zeros(sentences, dtype=torch.long, device=device),
-        )
+        zeros_BK = torch.zeros((sentences, beam), dtype=torch.long, device=device)
+        return cls(nothing_BK, nothing_BK, zeros_BK, zeros_BK[:, 0])
 
-    def merge(self, ended: _Live, ranks_BK: Tensor, length: int) -> Self:
+    def merge(self, ranks_BK: Tensor, scores_BK: Tensor, ends_BK: Tensor) -> Self:
         """With the hypotheses that ended now, where their rank is finite."""
-        beam = ranks_BK.shape[1]
-        best_BK, choice_BK = torch.cat([self.ranks_BK, ranks_BK], dim=1).topk(beam)
-        row_B1 = torch.arange(len(choice_BK), device=choice_BK.device).unsqueeze(1)
-        older = length - self.said_BKT.shape[2]
-        said_BKT = F.pad(self.said_BKT, (0, older))
-        attention_BKTS = F.pad(self.attention_BKTS, (0, 0, 0, older))
+        best_BK, choice_BK = torch.cat([self.ranks_BK, ranks_BK], dim=1).topk(ranks_BK.shape[1])
         return self.__class__(
-            ranks_BK=best_BK,
-            scores_BK=torch.cat([self.scores_BK, ended.scores_BK], dim=1)[row_B1, choice_BK],
-            lengths_BK=torch.cat([self.lengths_BK, torch.full_like(self.lengths_BK, length)], dim=1)[row_B1, choice_BK],
-            said_BKT=torch.cat([said_BKT, ended.said_BKT], dim=1)[row_B1, choice_BK],
-            attention_BKTS=torch.cat([attention_BKTS, ended.attention_BKTS], dim=1)[row_B1, choice_BK],
-            count_B=self.count_B + ranks_BK.isfinite().sum(dim=1),
+            best_BK,
+            torch.cat([self.scores_BK, scores_BK], dim=1).gather(1, choice_BK),
+            torch.cat([self.ends_BK, ends_BK], dim=1).gather(1, choice_BK),
+            self.count_B + (ranks_BK > -torch.inf).sum(dim=1),
         )
 
-    def hypotheses(self, row: int, source_mask_S: Tensor, with_attention: bool) -> list[Hypothesis]:
-        """What one sentence ends with."""
-        found = []
-        rows = zip(
-            self.said_BKT[row].tolist(),
-            self.scores_BK[row].tolist(),
-            self.ranks_BK[row].tolist(),
-            self.lengths_BK[row].tolist(),
-            self.attention_BKTS[row],
-            strict=True,
+
+class History(NamedTuple):
+    """What each of K hypotheses said at each of T steps, from which one before it that went on, and where it looked.
+
+    Attributes:
+        tokens_BTK, parents_BTK: of those after the step.
+        attention_BTKS: of those before the step; S = 0 unless somebody asks for it.
+    """
+
+    tokens_BTK: Tensor
+    parents_BTK: Tensor
+    attention_BTKS: Tensor
+
+    @classmethod
+    def none(cls, sentences: int, beam: int, capacity: int, source: int, device: torch.device) -> Self:
+        """Nothing yet."""
+        zeros_BTK = torch.zeros((sentences, capacity, beam), dtype=torch.long, device=device)
+        return cls(zeros_BTK, zeros_BTK.clone(), torch.zeros((sentences, capacity, beam, source), device=device))
+
+    def add(self, place_1: Tensor, tokens_BK: Tensor, parents_BK: Tensor, weights_BKS: Tensor) -> Self:
+        """With another step, in place."""
+        self.tokens_BTK.index_copy_(1, place_1, tokens_BK.unsqueeze(1))
+        self.parents_BTK.index_copy_(1, place_1, parents_BK.unsqueeze(1))
+        if self.attention_BTKS.shape[-1]:
+            self.attention_BTKS.index_copy_(1, place_1, weights_BKS.unsqueeze(1).to(self.attention_BTKS.dtype))
+        return self
+
+    def with_room(self, capacity: int) -> Self:
+        """For so many steps."""
+        more = capacity - self.tokens_BTK.shape[1]
+        return self.__class__(
+            F.pad(self.tokens_BTK, (0, 0, 0, more)),
+            F.pad(self.parents_BTK, (0, 0, 0, more)),
+            F.pad(self.attention_BTKS, (0, 0, 0, 0, 0, more)),
         )
-        for said, log_probability, rank, length, attention_TS in rows:
-            if math.isfinite(rank):
-                weights_TS = attention_TS[:length, source_mask_S] if with_attention else None
-                found.append(Hypothesis(said[:length], log_probability, rank, weights_TS))
-        return found
 
 
-R = TypeVar("R", _Live, _Finished)
+def _hypotheses(progress: Progress[S], rows: list[int], eos: int, most: int) -> list[list[Hypothesis]]:
+    """What these rows have found."""
+    finished, history = progress.finished, progress.history
+    rows_B = torch.tensor(rows, dtype=torch.long, device=progress.done_B.device)
+    of_rows = zip(
+        *(values_BK[rows_B, :most].tolist() for values_BK in (finished.ranks_BK, finished.scores_BK, finished.ends_BK)),
+        *(values_BTK[rows_B].tolist() for values_BTK in (history.tokens_BTK, history.parents_BTK)),
+        history.attention_BTKS[rows_B],
+        progress.source_mask_BS[rows_B],
+        strict=True,
+    )
+    beam = history.tokens_BTK.shape[2]
+    found = []
+    for ranks, scores, ends, tokens, parents, attention_TKS, source_mask_S in of_rows:
+        hypotheses = []
+        for rank, score, end in zip(ranks, scores, ends, strict=True):
+            if not math.isfinite(rank):
+                continue
+            steps, number = divmod(end, beam)
+            ids, numbers = [eos], [number]
+            for step in reversed(range(steps)):
+                ids.append(tokens[step][number])
+                number = parents[step][number]
+                numbers.append(number)
+            attention_TS = None
+            if attention_TKS.shape[-1]:
+                attention_TS = attention_TKS[range(steps + 1), numbers[::-1]][:, source_mask_S]
+            hypotheses.append(Hypothesis(ids[::-1], score, rank, attention_TS))
+        found.append(hypotheses)
+    return found
+
+
+R = TypeVar("R", Live, Finished, History)
 
 
 def _rows(record: R, rows_B: Tensor) -> R:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nmtcli.data.shortlist import Shortlist
 from nmtcli.data.subword import EOS
@@ -111,6 +112,7 @@ class Ensemble:
         """Of N hypotheses, by their readouts: log_probs_NC, ids_NC and eos_N."""
         device, hypotheses = readouts[0].device, len(readouts[0])
         ids_U = torch.arange(len(self._models[0].projection_VE), device=device) if allowed is None else allowed.ids_U
+        eos = EOS if allowed is None else allowed.eos
         rows = hypotheses
         if device.type == "cpu" and count is not None:
             rows = max(1, CHUNK_ELEMENTS // len(ids_U))
@@ -118,7 +120,7 @@ class Ensemble:
         for start in range(0, hypotheses, rows):
             chunk = slice(start, start + rows)
             logits = [
-                model.logits(readout_NE[chunk], projection)
+                _logits(model, readout_NE[chunk], projection)
                 for model, readout_NE, projection in zip(
                     self._models,
                     readouts,
@@ -132,41 +134,57 @@ class Ensemble:
                 for logits_NU in logits:
                     logits_NU.masked_fill_(~allowed.mask_BU[numbers_N // beam], -torch.inf)
             scores_NU, normaliser_N1 = self._scores(logits)
-            eos_N = scores_NU[:, EOS if allowed is None else allowed.eos] - normaliser_N1.squeeze(1)
+            eos_N1 = scores_NU[:, eos : eos + 1].clone()
             if allowed is None:
-                scores_NU[:, self._forbidden] = -torch.inf
+                scores_NU.index_fill_(1, self._forbidden, -torch.inf)
             if count is None:
-                chunks.append((scores_NU - normaliser_N1, ids_U.expand_as(scores_NU), eos_N))
+                best_NC, ids_NC = scores_NU, ids_U.expand_as(scores_NU)
             else:
                 best_NC, places_NC = top(scores_NU, min(count, len(ids_U)))
-                chunks.append((best_NC - normaliser_N1, ids_U[places_NC], eos_N))
+                ids_NC = places_NC if allowed is None else ids_U[places_NC]
+            if normaliser_N1 is not None:
+                best_NC, eos_N1 = best_NC - normaliser_N1, eos_N1 - normaliser_N1
+            chunks.append((best_NC, ids_NC, eos_N1.squeeze(1)))
         return Choices(*(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)))
 
-    def _scores(self, logits: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """scores_NU of every token, to write in, and what to subtract from each row for log-probabilities."""
+    def _scores(self, logits: list[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """scores_NU of every token, to write in, and what to subtract from each row, if anything."""
+        full = torch.promote_types(logits[0].dtype, torch.float32)
         if self._by_logits:
-            mean_NU = logits[0] if len(logits) == 1 else torch.stack(logits).mean(dim=0)
-            return mean_NU, mean_NU.new_zeros(len(mean_NU), 1)
+            mean_NU = logits[0].to(full) if len(logits) == 1 else torch.stack(logits).mean(dim=0, dtype=full)
+            return mean_NU, None
+        if len(logits) == 1 and logits[0].is_cuda:  # one kernel there
+            return logits[0].log_softmax(dim=-1, dtype=full), None
         if len(logits) == 1:
             return logits[0], logits[0].logsumexp(dim=-1, keepdim=True)
-        log_probs_MNU = torch.stack([logits_NU.log_softmax(dim=-1) for logits_NU in logits])
+        log_probs_MNU = torch.stack([logits_NU.log_softmax(dim=-1, dtype=full) for logits_NU in logits])
         mean_NU = log_probs_MNU.logsumexp(dim=0) - math.log(len(logits))
-        return mean_NU, mean_NU.new_zeros(len(mean_NU), 1)
+        return mean_NU, None
+
+
+def _logits(model: Seq2Seq, readout_NE: Tensor, projection: Projection | None) -> Tensor:
+    """`model.logits`; on a GPU in bf16 as the product comes, since what reads it there computes in fp32."""
+    if readout_NE.is_cuda and readout_NE.dtype == torch.bfloat16:
+        return F.linear(readout_NE, *(projection or (model.projection_VE, model.projection_bias_V)))
+    return model.logits(readout_NE, projection)
 
 
 def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """`values_NV.topk(count)`: the largest values of each row, descending, and where they stand.
 
-    The largest values stand in the blocks with the largest maxima, of which one pass tells; on a CPU that takes less
-    than half the time of looking through everything.
+    The largest values stand in the blocks with the largest maxima, of which one pass tells; that takes less than half
+    the time of looking through everything.
     """
     blocks = values_NV.shape[1] // BLOCK
-    if values_NV.device.type != "cpu" or blocks < 4 * count:
+    if blocks < 4 * count:
         return values_NV.topk(count)
     whole = blocks * BLOCK
     blocks_NBL = values_NV[:, :whole].view(len(values_NV), blocks, BLOCK)
     chosen_NC = blocks_NBL.amax(dim=-1).topk(count, sorted=False).indices
     inside_NCL = blocks_NBL.gather(1, chosen_NC.unsqueeze(-1).expand(-1, -1, BLOCK))
+    if whole == values_NV.shape[1]:
+        best_NC, place_NC = inside_NCL.flatten(1).topk(count)
+        return best_NC, chosen_NC.gather(1, place_NC // BLOCK) * BLOCK + place_NC % BLOCK
     best_NC, place_NC = torch.cat([inside_NCL.flatten(1), values_NV[:, whole:]], dim=1).topk(count)
     inside_NC = place_NC.clamp(max=count * BLOCK - 1)
     ids_NC = chosen_NC.gather(1, inside_NC // BLOCK) * BLOCK + inside_NC % BLOCK

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from nmtcli.config import SearchConfig
 from nmtcli.data.batches import padded
@@ -18,10 +19,12 @@ from nmtcli.data.shortlist import Shortlist
 from nmtcli.data.subword import BOS, EOS, Subword
 from nmtcli.data.text import is_blank
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.search.beam import Hypothesis, beam_search
+from nmtcli.search.beam import Hypothesis, Runner, beam_search
 from nmtcli.search.ensemble import Ensemble
+from nmtcli.search.graphs import Graphs
 from nmtcli.search.sampling import step_by_step
 
+BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
 EXTRA_LENGTH = 10  # what every output may have beyond its multiple of the source [tokens]
 
 
@@ -109,6 +112,8 @@ class Translator:
         self._by_logits = by_logits
         self._with_attention = with_attention
         self._search = search
+        self._has_fixed_start = shortlist is None  # the shape of what may be said depends on the source
+        self._runner = Graphs() if device.type == "cuda" and not with_attention else Runner()
         forbidden = torch.tensor(target.forbidden_ids, device=device)
         self._ensemble = Ensemble(models, forbidden, by_logits=by_logits, shortlist=shortlist)
 
@@ -152,12 +157,16 @@ class Translator:
 
     def _batches(self, order: list[int], sources: Sequence[list[int]]) -> list[list[int]]:
         rows = self._wanted if self._config.sample else self._config.beam
+        limit = self._config.batch_tokens or BATCH_TOKENS[self._device.type]
         batches: list[list[int]] = []
+        batch: list[int] = []
         for number in order:  # rising lengths: the last one of a batch is its longest
-            if not batches or (len(batches[-1]) + 1) * rows * len(sources[number]) > self._config.batch_tokens:
-                batches.append([])
-            batches[-1].append(number)
-        return batches
+            if batch and (len(batch) + 1) * rows * len(sources[number]) > limit:
+                full = self._runner.full(len(batch))
+                batches.append(batch[:full])
+                batch = batch[full:]
+            batch.append(number)
+        return [*batches, batch] if batch else batches
 
     @torch.inference_mode()
     def search_batch(self, batch: SearchBatch) -> list[list[Hypothesis]]:
@@ -166,11 +175,15 @@ class Translator:
 
     def _searched(self, sources: list[list[int]], line_numbers: list[int]) -> list[list[Hypothesis]]:
         config = self._config
-        source_BS, mask_BS = (values.to(self._device) for values in padded(sources))
+        source_BS, mask_BS = padded(sources)
+        padding = self._runner.width(source_BS.shape[1]) - source_BS.shape[1]
+        source_BS, mask_BS = (F.pad(values, (0, padding)).to(self._device) for values in (source_BS, mask_BS))
         max_lengths = [math.floor(config.max_length * len(source)) + EXTRA_LENGTH for source in sources]
-        state = self._ensemble.start(source_BS, mask_BS, self._wanted if config.sample else config.beam)
+        rows = self._wanted if config.sample else config.beam
+        begin = self._runner.begin if self._has_fixed_start else Runner().begin
+        state = begin(lambda ids_BS, real_BS: self._ensemble.start(ids_BS, real_BS, rows), source_BS, mask_BS)
         max_lengths_B = torch.tensor(max_lengths, device=self._device)
-        if config.sample or config.beam == 1:
+        if config.sample or (config.beam == 1 and not self._runner.is_fixed):
             return step_by_step(
                 self._ensemble.step,
                 state,
@@ -198,7 +211,9 @@ class Translator:
             beta=0.0 if self._by_logits else config.coverage_penalty,
             accumulates=not self._by_logits,
             best=self._wanted,
+            most=self._wanted,
             with_attention=self._with_attention,
+            runner=self._runner,
         )
 
     def _uniform(self, line_numbers: list[int], longest: int) -> Tensor:

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from nmtcli.config import TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
+from nmtcli.data.subword import EOS, UNK
 from nmtcli.errors import TrainingError
 from nmtcli.losses.signature import Loss
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.loop import is_full_memory
 
 WARM_UP, TIMED = 2, 8  # updates
+LEAST, MOST = 1 << 10, 1 << 16  # tokens of a batch that `auto` chooses; larger ones are no faster, and learn less
+ROOM = 0.9  # of a GPU's memory
+OPTIMIZER_STATES = 2  # as large as the weights, that come with the first update
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,53 @@ class Estimate:
     def memory(self) -> int:
         """All of it together [bytes]."""
         return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def fitting_batch_tokens(
+    model: Seq2Seq,
+    loss: Loss,
+    longest: tuple[int, int],
+    *,
+    device: torch.device,
+    autocast: Callable[[], AbstractContextManager[object]],
+) -> int:
+    """What `--batch-tokens auto` is: on a GPU the largest batch that fits in its memory, found by trying.
+
+    Args:
+        model, loss, device, autocast: as for `Trainer`; random numbers are left as they were.
+        longest: source and target of the longest pairs, of which the batches are made that are tried [tokens].
+    Returns:
+        sentences times longest side, a power of two; on a CPU the default [tokens].
+    Raises:
+        TrainingError: not even the smallest one fits.
+    """
+    if device.type != "cuda":
+        return TrainConfig().batch_tokens
+    source, target = longest
+    pair = [UNK] * (source - 1) + [EOS], [UNK] * (target - 1) + [EOS]
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    room = ROOM * torch.cuda.get_device_properties(device).total_memory - OPTIMIZER_STATES * weights
+    fitting, tokens = 0, LEAST
+    while tokens <= MOST:
+        torch.cuda.reset_peak_memory_stats(device)
+        try:
+            with torch.random.fork_rng([device]):
+                with autocast():
+                    sums = loss(model, Batch.of([pair] * max(1, tokens // max(source, target))).to(device), 0)
+                sums.loss.backward()  # type: ignore[no-untyped-call]
+        except (RuntimeError, MemoryError) as error:
+            if not is_full_memory(error):
+                raise
+            break
+        finally:
+            model.zero_grad(set_to_none=True)
+        if torch.cuda.max_memory_reserved(device) > room:
+            break
+        fitting, tokens = tokens, 2 * tokens
+    torch.cuda.empty_cache()
+    if not fitting:
+        raise TrainingError(f"a batch of {LEAST:,} tokens does not fit in memory", "Use a smaller model")
+    return fitting
 
 
 def estimate(

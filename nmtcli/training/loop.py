@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from nmtcli.config import TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
@@ -163,16 +164,17 @@ class Trainer:
         )
         while True:
             try:
-                loss, nll = self._gradient(group, count)
+                sums = self._gradient(group, count)
                 break
             except MemoryFull as full:
                 group = self._split(group, full.batch)
-        norm = float(torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None]))
+        total_norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        norm, loss, nll = torch.stack([total_norm.double(), *sums]).tolist()  # the only time that the host waits
         if not math.isfinite(norm):
             self._skip(norm)
             return False
         if config.clip_norm:
-            torch.nn.utils.clip_grads_with_norm_(self._parameters, config.clip_norm, torch.tensor(norm))
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, config.clip_norm, total_norm)
         progress.update += 1
         self._rate = self._learning_rate()
         for settings in self._optimizer.param_groups:
@@ -189,19 +191,19 @@ class Trainer:
         progress.source_tokens += source_tokens
         return True
 
-    def _gradient(self, group: list[Batch], count: int) -> tuple[float, float]:
+    def _gradient(self, group: list[Batch], count: int) -> tuple[Tensor, Tensor]:
         """Makes the gradient of the mean loss over the batches of all ranks.
 
         Args:
             group: this rank's; none, where an epoch ends with fewer batches than there are ranks.
             count: what the mean is over.
         Returns:
-            the sums of this rank's losses and of their nll, not a number where a loss does not compute it.
+            the sums of this rank's losses and of their nll, not a number where a loss does not compute it, in float64.
         Raises:
             MemoryFull: a batch does not fit.
         """
         self._optimizer.zero_grad(set_to_none=True)
-        loss, nll = 0.0, 0.0
+        loss, nll = torch.zeros(2, dtype=torch.float64, device=self._device)
         share = float(bool(group))  # the others wait for a gradient of this rank
         for number, batch in enumerate(group or [Batch.of([([UNK, EOS], [UNK, EOS])])], start=1):
             try:
@@ -215,8 +217,8 @@ class Trainer:
                 if not is_full_memory(error):
                     raise
                 raise MemoryFull(batch) from error
-            loss += share * float(sums.loss.detach())
-            nll += math.nan if sums.nll is None else share * float(sums.nll)
+            loss = loss + share * sums.loss.detach()
+            nll = nll + (math.nan if sums.nll is None else share * sums.nll.detach())
         return loss, nll
 
     def _split(self, group: list[Batch], batch: Batch) -> list[Batch]:

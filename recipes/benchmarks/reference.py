@@ -6,6 +6,8 @@ its last attentional vector (Luong et al. 2015, section 3.3), all logits at once
 `ClassicTranslator` translates with the weights of a model of ours: the source packed, one `nn.LSTMCell` a layer, the
 full log-softmax and a top-k over beam times vocabulary at every step, and no sentence leaves before its batch ends. The
 rules of the search are ours, so the translations are the same.
+
+`GNMT` is the yardstick on a GPU: the layers and widths of NVIDIA's GNMT v2 through cuDNN's `nn.LSTM`.
 """
 
 import math
@@ -203,7 +205,7 @@ class ClassicTranslator:
             output_NH = hidden[number]
             layer_NH = output_NH + layer_NH if number and decoder.residual else output_NH
             if not number:
-                scores_NS = torch.bmm(keys_NSH, layer_NH.unsqueeze(2)).squeeze(2) * attention.scale
+                scores_NS = torch.bmm(keys_NSH, layer_NH.unsqueeze(2)).squeeze(2)
                 weights_NS = scores_NS.masked_fill(padding_NS, -torch.inf).softmax(dim=1)
                 context_NH = torch.bmm(weights_NS.unsqueeze(1), memory_NSH).squeeze(1)
         readout_NE = decoder.readout(torch.cat([layer_NH, context_NH], dim=1)).tanh()
@@ -223,3 +225,107 @@ def cell_of(layer: nn.LSTM) -> nn.LSTMCell:
     cell = nn.LSTMCell(layer.input_size, layer.hidden_size)
     cell.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
     return cell.eval()
+
+
+class GNMT(nn.Module):
+    """A bidirectional layer and unidirectional ones with residuals; a decoder whose first layer attends; all `nn.LSTM`.
+
+    Args:
+        vocabulary: size of each side's [pieces].
+        width: of embeddings and layers; the first layer of the encoder has as much in each direction.
+        layers: a side.
+        dropout: on the input of each layer.
+    """
+
+    def __init__(self, vocabulary: int, width: int, *, layers: int, dropout: float) -> None:
+        super().__init__()
+        self.source_embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
+        self.target_embedding = nn.Embedding(vocabulary, width, padding_idx=PAD)
+        self.first = nn.LSTM(width, width, bidirectional=True, batch_first=True)
+        sizes = [2 * width, *[width] * (layers - 2)]
+        self.encoder = nn.ModuleList(nn.LSTM(size, width, batch_first=True) for size in sizes)
+        self.decoder = nn.ModuleList(
+            nn.LSTM(size, width, batch_first=True) for size in [width, *[2 * width] * (layers - 1)]
+        )
+        self.keys = nn.Linear(width, width, bias=False)
+        self.project = nn.Linear(width, vocabulary)
+        self.dropout = dropout
+
+    def encode(self, source_BS: Tensor, mask_BS: Tensor) -> Tensor:
+        """memory_BSH."""
+        layer_BSH = F.dropout(self.source_embedding(source_BS), self.dropout, self.training)
+        for number, lstm in enumerate([self.first, *self.encoder]):
+            lengths_B = mask_BS.sum(dim=1).cpu()
+            packed = pack_padded_sequence(layer_BSH, lengths_B, batch_first=True, enforce_sorted=False)
+            output_BSH, _ = pad_packed_sequence(lstm(packed)[0], batch_first=True)
+            output_BSH = F.dropout(output_BSH, self.dropout, self.training)
+            layer_BSH = output_BSH + layer_BSH if number > 1 else output_BSH
+        return layer_BSH
+
+    def decode(
+        self,
+        target_BT: Tensor,
+        memory_BSH: Tensor,
+        keys_BSH: Tensor,
+        mask_BS: Tensor,
+        states: list[tuple[Tensor, Tensor] | None],
+    ) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
+        """logits_BTV and the layers' states after the last position."""
+        layer_BTH = F.dropout(self.target_embedding(target_BT), self.dropout, self.training)
+        after: list[tuple[Tensor, Tensor] | None] = []
+        context_BTH = layer_BTH
+        for number, lstm in enumerate(self.decoder):
+            input_BTH = torch.cat([layer_BTH, context_BTH], dim=2) if number else layer_BTH
+            output_BTH, state = lstm(input_BTH, states[number])
+            after.append(state)
+            output_BTH = F.dropout(output_BTH, self.dropout, self.training)
+            if not number:
+                scores_BTS = torch.bmm(output_BTH, keys_BSH.transpose(1, 2)) / output_BTH.shape[2] ** 0.5
+                weights_BTS = scores_BTS.masked_fill(~mask_BS.unsqueeze(1), -torch.inf).softmax(dim=2)
+                context_BTH = torch.bmm(weights_BTS.to(memory_BSH.dtype), memory_BSH)
+            layer_BTH = output_BTH + layer_BTH if number > 1 else output_BTH
+        return self.project(layer_BTH), after
+
+    def forward(self, batch: Batch) -> Tensor:
+        """The mean cross-entropy of a target token, with label smoothing 0.1 [nats]."""
+        memory_BSH = self.encode(batch.source_BS, batch.source_mask_BS)
+        logits_BTV, _ = self.decode(
+            batch.target_input_BT, memory_BSH, self.keys(memory_BSH), batch.source_mask_BS, [None] * len(self.decoder)
+        )
+        return F.cross_entropy(
+            logits_BTV.flatten(0, 1), batch.target_output_BT.flatten(), ignore_index=PAD, label_smoothing=0.1
+        )
+
+    @torch.inference_mode()
+    def translate(self, sources: Sequence[list[int]], limits: Sequence[int], *, beam: int) -> list[list[int]]:
+        """The best ids of each sentence; all go on until the last one ends."""
+        device = self.project.weight.device
+        source_BS, mask_BS = (values.to(device) for values in padded(sources))
+        memory_BSH = self.encode(source_BS, mask_BS)
+        rows_N = torch.arange(len(sources), device=device).repeat_interleave(beam)
+        memory_NSH, keys_NSH, mask_NS = memory_BSH[rows_N], self.keys(memory_BSH)[rows_N], mask_BS[rows_N]
+        scores_BK = torch.full((len(sources), beam), -torch.inf, device=device)
+        scores_BK[:, 0] = 0.0
+        tokens_N = torch.full((len(rows_N),), BOS, device=device)
+        said_NT = torch.empty(len(rows_N), 0, dtype=torch.long, device=device)
+        ended_N = torch.zeros(len(rows_N), dtype=torch.bool, device=device)
+        limits_N = torch.tensor(limits, device=device)[rows_N]
+        states: list[tuple[Tensor, Tensor] | None] = [None] * len(self.decoder)
+        for length in range(1, max(limits) + 1):
+            logits_N1V, states = self.decode(tokens_N.unsqueeze(1), memory_NSH, keys_NSH, mask_NS, states)
+            log_probs_NV = logits_N1V.squeeze(1).float().log_softmax(dim=1)
+            only_eos_NV = torch.full_like(log_probs_NV, -torch.inf)
+            only_eos_NV[:, EOS] = torch.where(ended_N, 0.0, log_probs_NV[:, EOS])
+            log_probs_NV = torch.where((ended_N | (limits_N == length)).unsqueeze(1), only_eos_NV, log_probs_NV)
+            totals_BN = (scores_BK.view(-1, 1) + log_probs_NV).view(len(sources), -1)
+            scores_BK, flat_BK = totals_BN.topk(beam)
+            offset_B1 = torch.arange(len(sources), device=device).unsqueeze(1) * beam
+            parents_N = (flat_BK // log_probs_NV.shape[1] + offset_B1).view(-1)
+            tokens_N = (flat_BK % log_probs_NV.shape[1]).view(-1)
+            said_NT = torch.cat([said_NT[parents_N], tokens_N.unsqueeze(1)], dim=1)
+            ended_N = ended_N[parents_N] | (tokens_N == EOS)
+            states = [state and (state[0][:, parents_N], state[1][:, parents_N]) for state in states]
+            if ended_N.all():
+                break
+        best_BT = said_NT.view(len(sources), beam, -1)[:, 0]
+        return [ids[: ids.index(EOS) + 1] for ids in best_BT.tolist()]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nmtcli.search.beam import Choices, Hypothesis, beam_search, coverage_penalty, length_penalty
+from nmtcli.search.graphs import Graphs
 from nmtcli.search.sampling import step_by_step
 
 BOS, EOS, V = 0, 1, 4
@@ -191,6 +192,20 @@ def test_a_batch_of_sentences_equals_naive_beam_search_of_each(beam: int, alpha:
         assert [one.ids for one in hypotheses] == [one.ids for one in expected]
         for one, other in zip(hypotheses, expected, strict=True):
             assert one.score == pytest.approx(other.score, abs=1e-5)
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("options", [{"alpha": 1.0}, {"beta": 0.3, "with_attention": True}, {"accumulates": False}])
+def test_fixed_shapes_find_the_same(beam: int, options: dict[str, Any]) -> None:
+    """Where rows are padded, and sentences that are done stay for some steps."""
+    sentences, longest = list(range(20)), [3 + 7 * number % 11 for number in range(20)]
+    found, expected = (search(sentences, beam, longest, runner=runner, **options) for runner in (Graphs(), None))
+    for some, others in zip(found, expected, strict=True):
+        for one, other in zip(some, others, strict=True):
+            assert one.ids == other.ids
+            assert one.score == pytest.approx(other.score, abs=1e-6)
+            if options.get("with_attention"):
+                torch.testing.assert_close(one.attention_TS, other.attention_TS)
 
 
 def test_beam_one_equals_greedy_search() -> None:

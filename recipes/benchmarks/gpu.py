@@ -1,0 +1,198 @@
+"""Speed of a large model on one GPU, beside a plain implementation in the same run, and as a share of the GPU's limit.
+
+    python recipes/benchmarks/gpu.py [--rounds N] [--out FILE]
+
+"Shape G" is that of NVIDIA's GNMT v2: four layers a side, width 1,024, two vocabularies of 32,000 pieces. Text and
+weights are random: neither has a part in the speed, but for the lengths, which are as in news (27 tokens on average),
+and for the search, which ends each sentence at its limit, 1.0 times the source and 10 tokens more. All is in bf16.
+
+    training      tokens a second over batches of 65,536 tokens a side, padding counted; with loss, clipping and Adam
+    translation   beam 5, 128 sentences at once and 512; one sentence of 27 tokens
+
+The reference (reference.py) has packed `nn.LSTM` layers, the loss over all logits, a decoder that steps through
+`nn.LSTM`, and a full log-softmax and top-k a step. Figures are medians of rounds in which the two take turns.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import torch
+from machine import copy_rate, description
+from reference import GNMT
+from work import forward_products, training_flops, training_limit
+
+from nmtcli.commands.machine import autocast, choose_device
+from nmtcli.config import ModelConfig, SearchConfig
+from nmtcli.data.batches import Batch
+from nmtcli.data.subword import EOS, Subword
+from nmtcli.losses.cross_entropy import CrossEntropy
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.search.translator import EXTRA_LENGTH, SearchBatch, Translator
+
+SHAPE_G = ModelConfig(encoder_layers=4, decoder_layers=4, embedding_size=1024, hidden_size=1024, residual=True)
+VOCABULARY = 32_000
+MEAN_LENGTH = 27
+BATCH_TOKENS = 65_536
+BEAM = 5
+
+
+class NoSubword:
+    """Stands where only the ids that must not be said are asked for."""
+
+    forbidden_ids = (0, 2)
+
+
+def random_ids(generator: random.Random, length: int) -> list[int]:
+    """A sentence of so many pieces."""
+    return [*(generator.randrange(4, VOCABULARY) for _ in range(length - 1)), EOS]
+
+
+def training_batches(count: int) -> Iterator[Batch]:
+    """Batches of sentences of about the same length, as length-sorted corpora give them."""
+    generator = random.Random(1)
+    for _ in range(count):
+        length = max(4, round(generator.lognormvariate(3.15, 0.55)))
+        pairs = []
+        for _ in range(BATCH_TOKENS // (length + 2)):
+            source, target = (max(2, length + generator.randint(-2, 1)) for _ in range(2))
+            pairs.append((random_ids(generator, source), random_ids(generator, target)))
+        yield Batch.of(pairs)
+
+
+def training_systems(device: torch.device) -> tuple[dict[str, Callable[[Batch], None]], Seq2Seq]:
+    """An update of ours and one of the reference; and our model."""
+    torch.manual_seed(1)
+    ours = Seq2Seq(SHAPE_G, source_size=VOCABULARY, target_size=VOCABULARY, joint=False).train().to(device)
+    loss = CrossEntropy(label_smoothing=0.1)
+    reference = GNMT(VOCABULARY, 1024, layers=4, dropout=0.2).train().to(device)
+    context = autocast(device, "bf16")
+
+    def update_of(model: torch.nn.Module, loss_of: Callable[[Batch], torch.Tensor]) -> Callable[[Batch], None]:
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+
+        def update(batch: Batch) -> None:
+            optimizer.zero_grad(set_to_none=True)
+            with context():
+                value = loss_of(batch)
+            value.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+        return update
+
+    return {
+        "ours": update_of(ours, lambda batch: loss(ours, batch).loss / batch.target_tokens),
+        "reference": update_of(reference, reference),
+    }, ours
+
+
+def training_table(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
+    """Tokens a second, memory, and the share of the limit."""
+    batches = [batch.to(device) for batch in training_batches(options.updates)]
+    systems, model = training_systems(device)
+    tokens = sum(batch.source_tokens + batch.target_tokens for batch in batches)
+    seconds: dict[str, list[float]] = {name: [] for name in systems}
+    peaks = dict.fromkeys(systems, 0.0)
+    for number in range(options.rounds + 1):
+        for name, update in systems.items():
+            torch.cuda.reset_peak_memory_stats(device)
+            torch.cuda.synchronize(device)
+            began = time.perf_counter()
+            for batch in batches:
+                update(batch)
+            torch.cuda.synchronize(device)
+            if number:  # the first one warms up
+                seconds[name].append(time.perf_counter() - began)
+            peaks[name] = torch.cuda.max_memory_allocated(device)
+    yield "| | source + target tokens/s | over the reference | peak memory [GB] |"
+    yield "|---|---|---|---|"
+    base = statistics.median(seconds["reference"])
+    for name, times in seconds.items():
+        took = statistics.median(times)
+        yield f"| {name} | {tokens / took:,.0f} | {base / took:.2f} | {peaks[name] / 1e9:.1f} |"
+    flops = sum(training_flops(model, batch) for batch in batches)
+    limit = sum(training_limit(model, batch, "bf16", device) for batch in batches)
+    took = statistics.median(seconds["ours"])
+    yield ""
+    yield (
+        f"{flops / tokens / 1e6:.0f} MFLOP a token; {flops / took / 1e12:.0f} TFLOP/s, {limit / took:.0%} of the "
+        f"{flops / limit / 1e12:.0f} that the model's products reach by themselves; copies: "
+        f"{copy_rate(device) / 1e12:.2f} TB/s"
+    )
+
+
+def translation_table(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
+    """Tokens a second over batch sizes, and one sentence."""
+    torch.manual_seed(1)
+    model = Seq2Seq(SHAPE_G, source_size=VOCABULARY, target_size=VOCABULARY, joint=False)
+    model = model.eval().to(device, torch.bfloat16)
+    reference = GNMT(VOCABULARY, 1024, layers=4, dropout=0.2).eval().to(device, torch.bfloat16)
+    subword = cast("Subword", NoSubword())
+    translator = Translator([model], subword, subword, SearchConfig(beam=BEAM, max_length=1.0), device=device)
+    generator = random.Random(2)
+    yield "| sentences | | source + target tokens/s | target tokens/s | ms a batch | over the reference |"
+    yield "|---|---|---|---|---|---|"
+    for size in (1, 128, 512):
+        lengths = [MEAN_LENGTH] * size if size == 1 else sorted(generator.randint(20, 34) for _ in range(size))
+        sources = [random_ids(generator, length) for length in lengths]
+        limits = [length + EXTRA_LENGTH for length in lengths]
+        batch = SearchBatch(sources, [0] * size)
+        systems: dict[str, Callable[[], list[int]]] = {
+            "ours": lambda batch=batch: [len(some[0].ids) for some in translator.search_batch(batch)],  # type: ignore[misc]
+            "reference": lambda sources=sources, limits=limits: [  # type: ignore[misc]
+                len(ids) for ids in reference.translate(sources, limits, beam=BEAM)
+            ],
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in systems}
+        said = dict.fromkeys(systems, 0)
+        for number in range(options.rounds + 2):
+            for name, translate in systems.items():
+                torch.cuda.synchronize(device)
+                began = time.perf_counter()
+                said[name] = sum(translate())
+                torch.cuda.synchronize(device)
+                if number > 1:  # two to warm up: a shape is captured when it comes again
+                    seconds[name].append(time.perf_counter() - began)
+        base = statistics.median(seconds["reference"])
+        for name, times in seconds.items():
+            took = statistics.median(times)
+            both = said[name] + sum(lengths)
+            yield (
+                f"| {size} | {name} | {both / took:,.0f} | {said[name] / took:,.0f} | {1e3 * took:.1f} | "
+                f"{base / took:.2f} |"
+            )
+    one = Batch.of([(random_ids(generator, MEAN_LENGTH), [EOS])])
+    weights = sum(2 * product.inputs * product.outputs for product in forward_products(model, one) if product.rows == 1)
+    yield ""
+    yield f"A step of one sentence must read {weights / 1e6:.0f} MB of weights."
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
+    parser.add_argument("--updates", type=int, default=8, help="of training, in each round (default: 8)")
+    parser.add_argument("--out", type=Path, help="file for the tables")
+    options = parser.parse_args()
+    if not torch.cuda.is_available():
+        parser.exit(1, "no GPU here\n")
+    device = choose_device("cuda")
+    facts = description(device)
+    lines = [f"# {datetime.now(UTC):%Y-%m-%d}", "", ", ".join(f"{name}: {value}" for name, value in facts.items()), ""]
+    print("\n".join(lines))
+    for name, table in (("training", training_table), ("translation", translation_table)):
+        for line in (f"## {name}", "", *table(options, device), ""):
+            print(line, flush=True)
+            lines.append(line)
+    if options.out:
+        options.out.write_text("\n".join(lines), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
