@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type chaos bench fmt clean
+.PHONY: help setup demo test lint type chaos bench bench-gpu fmt clean
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## make .venv and install nmt with its tools into it (once; PYTHON=python3.12 chooses the Python)
 
@@ -38,6 +38,9 @@ chaos: setup  ## the long forms of the tests that kill, damage and feed nonsense
 
 bench: setup  ## speed and memory beside a plain implementation (BENCH="--data data-bin --model model --input test.de")
 	$(BIN)/python recipes/benchmarks/bench.py $(BENCH)
+
+bench-gpu: setup  ## a large model on a GPU, beside plain nn.LSTM (BENCH="--rounds 5 --out results.md")
+	$(BIN)/python recipes/benchmarks/gpu.py $(BENCH)
 
 fmt: setup  ## mend what ruff can mend
 	$(BIN)/ruff check --fix .

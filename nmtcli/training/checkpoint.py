@@ -14,7 +14,8 @@
 
 `config.json`: `format` "nmtcli-model", `version` 1, `source_lang`, `target_lang`, `subword`, `joint`, `source_size`,
 `target_size` [pieces], `source_sha256`, `target_sha256` (of the SentencePiece files), `training_sha256` (of the
-training pairs), `model` (ModelConfig), `training` (TrainConfig), `precision` (what `auto` came to).
+training pairs), `model` (ModelConfig), `training` (TrainConfig), `precision`, `batch_tokens` (what
+`auto` came to).
 
 Weights are safetensors files whose keys are the parameters' names; tied parameters are there once. `state.safetensors`
 holds `model.<parameter>`, `optimizer.<parameter>.<key>`, `random.<device>` (the generators' states, bytes; those of a

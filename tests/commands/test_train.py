@@ -19,9 +19,9 @@ from nmtcli.config import ModelConfig
 from nmtcli.data.batches import plan
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.checkpoint import read_tensors
+from nmtcli.training.checkpoint import ModelDirectory, read_tensors
 from nmtcli.training.schedule import learning_rate
-from tests.conftest import TINY, Nmt, Result, digits_and_words, log_of, make_data, write_pairs
+from tests.conftest import TINY, Nmt, Result, digits_and_words, edited_json, log_of, make_data, write_pairs
 
 VOLATILE = {"seconds", "logged_seconds", "tokens_per_second", "log_bytes"}  # what a clock decides
 
@@ -287,6 +287,24 @@ def test_a_dry_run_says_what_training_takes_and_leaves_the_disk_as_it_is(
     said = nmt("train", "--data", data, "--model", trained, "--dry-run", *endless, *TINY).err  # where another model is
     assert f"minutes for {len(batches)} updates, validations apart\n" in said  # an epoch
     assert tree(trained) == before
+
+
+def test_auto_batch_tokens_are_kept_with_the_run(nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[train]\nbatch_tokens = "auto"\n', encoding="utf-8")
+    options = [option for option in TINY if option not in ("--batch-tokens", "256")]
+    for updates, more in (("2", ["--batch-tokens", "auto"]), ("3", ["--config", recipe, "--resume"])):
+        result = nmt("train", "--data", data, "--model", model, *options, *more, "--max-updates", updates)
+        assert result.code == 0, result.err
+        about = ModelDirectory.open(str(model)).about
+        assert (about["batch_tokens"], about["training"]["batch_tokens"]) == (2048, 0)
+    with edited_json(model / "config.json") as about:
+        about["batch_tokens"] = "many"
+    resumed = nmt("train", "--data", data, "--model", model, *options, "--resume", "--max-updates", "4")
+    assert "batch_tokens is 'many'" in resumed.refusal(4)
+    number = nmt("train", "--data", data, "--model", tmp_path / "other", *options, "--batch-tokens", "0.5")
+    assert number.code == 2
 
 
 # the model directory
