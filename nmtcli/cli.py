@@ -22,10 +22,10 @@ from nmtcli.config import (
     SearchConfig,
     TrainConfig,
     TranslateConfig,
-    option_text,
 )
 from nmtcli.console import Console
 from nmtcli.errors import NmtError, Stopped
+from nmtcli.knobs import option_text
 from nmtcli.options import Given, command
 
 READER_GONE = 141  # what a shell reports for a filter whose reader went away: 128 + SIGPIPE

@@ -16,9 +16,9 @@ import click
 from click.core import ParameterSource
 
 from nmtcli import config
-from nmtcli.config import Config, knob_of, option_name
 from nmtcli.console import Console
 from nmtcli.errors import ConfigError
+from nmtcli.knobs import Config, check_value, knob_of, option_name
 
 TABLES: dict[str, tuple[type[Config], ...]] = {
     "preprocess": (config.PreprocessConfig,),
@@ -181,7 +181,7 @@ def _read_recipe(
             if knob_of(known[name]).auto and value == AUTO:
                 value = 0
             try:
-                config.check_value(name, value, types[name], knob_of(known[name]))
+                check_value(name, value, types[name], knob_of(known[name]))
             except ConfigError as error:
                 raise ConfigError(f"{path}: [{table}] {error.what}", error.mend) from error
             if table in tables:

@@ -17,7 +17,7 @@ import pytest
 
 import nmtcli.commands
 from nmtcli import cli
-from nmtcli.config import Config, Knob, knob_of, option_name
+from nmtcli.knobs import Config, Knob, knob_of, option_name
 from nmtcli.options import TABLES
 
 # The whole command line. A line here changes when somebody decides so: people's scripts and recipes hang on it.

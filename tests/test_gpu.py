@@ -14,7 +14,8 @@ from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.beam import Hypothesis, Runner
 from nmtcli.search.graphs import Graphs
 from nmtcli.search.translator import Translator
-from nmtcli.training.checkpoint import ModelDirectory, read_tensors
+from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.training.weights import read_tensors
 from tests.conftest import TINY, Nmt, log_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from nmtcli.config import LOSS_OPTIONS, LOSSES, LOSSES_OF_LOGITS, SearchConfig, option_name
+from nmtcli.config import LOSS_OPTIONS, LOSSES, LOSSES_OF_LOGITS, SearchConfig
 from nmtcli.data.batches import Batch
+from nmtcli.knobs import option_name
 from nmtcli.search.translator import Translator
 from nmtcli.training.checkpoint import ModelDirectory
 from tests.commands.test_train import assert_same_run

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from nmtcli import cli, config, errors
-from nmtcli.config import ARCHITECTURE_SOURCES, ARCHITECTURES, Config, knob_of, option_text
+from nmtcli.config import ARCHITECTURE_SOURCES, ARCHITECTURES
+from nmtcli.knobs import Config, knob_of, option_text
 from tests.conftest import Nmt
 
 ROOT = Path(__file__).parents[1]

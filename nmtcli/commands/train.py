@@ -9,12 +9,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from nmtcli.commands.machine import (
-    FreedMemory,
     autocast,
     choose_device,
     choose_precision,
@@ -22,28 +21,28 @@ from nmtcli.commands.machine import (
     deterministic_algorithms,
     set_threads,
 )
-from nmtcli.config import PRECISIONS, Config, ModelConfig, SearchConfig, TrainConfig, knob_of, option_name, option_text
-from nmtcli.console import Bar, Console
-from nmtcli.data.batches import Batch, TrainingBatches, loader_deaths
+from nmtcli.commands.report import Reporter, introduce, say_plan, tensorboard
+from nmtcli.config import PRECISIONS, ModelConfig, SearchConfig, TrainConfig
+from nmtcli.console import Console
+from nmtcli.data.batches import TrainingBatches, loader_deaths
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.shortlist import Shortlist, evenly, shortlist
 from nmtcli.data.subword import Subword
 from nmtcli.data.vectors import read_vectors
 from nmtcli.errors import ConfigError, DirectoryError
+from nmtcli.knobs import Config, knob_of, option_name, option_text
 from nmtcli.losses.named import loss_for
 from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.checkpoint import BEGUN, CONFIG, STATE, ModelDirectory, Onlooker, load_weights, unique_state
+from nmtcli.training.checkpoint import BEGUN, CONFIG, STATE, ModelDirectory, Onlooker
 from nmtcli.training.distributed import joined, launch
-from nmtcli.training.estimate import Estimate, estimate, fitting_batch_tokens
+from nmtcli.training.estimate import estimate, fitting_batch_tokens
 from nmtcli.training.lock import locked
 from nmtcli.training.loop import Trainer
 from nmtcli.training.optimizer import optimizer_for
 from nmtcli.training.progress import Progress
-from nmtcli.training.validation import Validation, Validator
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from nmtcli.training.validation import Validator
+from nmtcli.training.weights import load_weights, unique_state
 
 
 def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], console: Console) -> None:
@@ -87,7 +86,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         loss = loss_for(
             config, model_config, source=data.source_subword, target=data.target_subword, target_lang=data.target_lang
         )
-        board_class = _tensorboard() if config.tensorboard else None
+        board_class = tensorboard() if config.tensorboard else None
         if config.deterministic:
             stack.enter_context(deterministic_algorithms())
         precision = autocast(device, directory.about["precision"])
@@ -121,7 +120,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             plan = estimate(
                 model.train(), loss, optimizer, batches, config, ranks=world.size, device=device, autocast=precision
             )
-            _say_plan(console, config, plan, directory.about["precision"])
+            say_plan(console, config, plan, directory.about["precision"])
             return
         mean = copy.deepcopy(model) if config.ema else None
         if world.rank:  # dropout of its own; where its numbers were saved, they go on
@@ -153,7 +152,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             autocast=precision,
             world=world,
         )
-        _introduce(console, model, data, device, directory.about["precision"], progress)
+        introduce(console, model, data, device, directory.about["precision"], progress)
         if world.size > 1:
             tokens = batch_tokens * config.accumulate * world.size
             console.say(f"{world.size} ranks; {tokens:,} tokens an update, padding counted")
@@ -169,7 +168,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             config,
             progress=progress,
             mean=mean,
-            events=_Reporter(console, bar, board, config, world.size),
+            events=Reporter(console, bar, board, config, world.size),
             device=device,
             autocast=precision,
             signal_seen=lambda: signals[-1] if signals else 0,
@@ -374,45 +373,6 @@ def _start_embedding(embedding_VE: torch.Tensor, subword: Subword, path: str, co
     console.say(f"{path} has vectors for {len(ids):,} of {subword.size:,} pieces; the others start at random")
 
 
-def _introduce(
-    console: Console, model: Seq2Seq, data: DataDirectory, device: torch.device, precision: str, progress: Progress
-) -> None:
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    console.say(
-        f"{data.source_lang} to {data.target_lang}, {len(data.train):,} training pairs, {len(data.valid):,} validation "
-        f"pairs; {parameters:,} parameters, {precision} on {device}, {torch.get_num_threads()} threads"
-    )
-    if progress.update:
-        console.say(f"Going on at update {progress.update:,}, epoch {progress.epoch + 1}")
-
-
-def _say_plan(console: Console, config: TrainConfig, plan: Estimate, precision: str) -> None:
-    """What a dry run has found."""
-    sentences, source, target = plan.largest
-    megabytes = {
-        "weights": plan.weights,
-        "gradients": plan.gradients,
-        "optimiser": plan.optimizer,
-        f"largest batch ({sentences:,} pairs, {source:,} and {target:,} positions)": plan.activations,
-        "together": plan.memory,
-    }
-    console.say(f"{plan.parameters:,} parameters, {precision}; memory [MB], at the least:")
-    for what, size in megabytes.items():
-        console.say(f"    {size / 1e6:10,.1f}  {what}")
-    console.say(
-        f"{plan.updates_per_epoch:,} updates an epoch, {plan.padding:.1%} of the positions are padding; "
-        f"{plan.tokens_per_second:,.0f} source and target tokens a second"
-    )
-    ends = [config.max_updates] if config.max_updates else []
-    ends += [config.max_epochs * plan.updates_per_epoch] if config.max_epochs else []
-    updates = min(ends, default=plan.updates_per_epoch)
-    sooner = [name for name, limit in (("patience", config.patience), ("--time-limit", config.time_limit)) if limit]
-    unless = f"; {' or '.join(sooner)} may end it sooner" if sooner else ""
-    console.say(
-        f"{plan.seconds_per_update * updates / 60:,.1f} minutes for {updates:,} updates, validations apart{unless}"
-    )
-
-
 @contextmanager
 def _signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, so that training can save before it stops; a second one stops at once."""
@@ -433,85 +393,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-
-
-def _tensorboard() -> "type[SummaryWriter]":
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError("--tensorboard needs TensorBoard", 'Run pip install "nmtcli[tensorboard]"') from error
-    return SummaryWriter
-
-
-class _Reporter:
-    """Tells console and TensorBoard what the training loop does."""
-
-    def __init__(
-        self, console: Console, bar: Bar, board: "SummaryWriter | None", config: TrainConfig, ranks: int
-    ) -> None:
-        self._ranks = ranks
-        self._console = console
-        self._bar = bar
-        self._board = board
-        self._config = config
-        self._facts = ""
-        self._memory = FreedMemory()
-
-    def updated(self, progress: Progress, batches_per_epoch: int) -> None:
-        """Moves the bar."""
-        self._memory.after_batch()
-        total = self._total(progress, batches_per_epoch)
-        self._bar.update(completed=progress.update, total=total, facts=f"epoch {progress.epoch + 1}  {self._facts}")
-
-    def logged(self, record: dict[str, Any]) -> None:
-        """A line for the log's reader, and the bar's facts."""
-        self._facts = (
-            f"loss {record['loss']:.3f}  lr {record['learning_rate']:.2g}  {record['tokens_per_second']:,.0f} tokens/s"
-        )
-        self._scalars("train", record, ("loss", "nll", "learning_rate", "gradient_norm", "tokens_per_second"))
-        if not self._console.is_terminal:
-            self._console.say(f"update {record['update']:,}  epoch {record['epoch'] + 1}  {self._facts}")
-
-    def validated(self, record: dict[str, Any], validation: Validation) -> None:
-        """Scores and a few translations."""
-        what = f"average of {len(record['averaged'])} checkpoints" if "averaged" in record else "validation"
-        best = " (best)" if record.get("best") else ""
-        self._console.say(
-            f"{what} at update {record['update']:,}: loss {validation.loss:.3f}, perplexity "
-            f"{validation.perplexity:.2f}, BLEU {validation.bleu.value:.2f}, chrF {validation.chrf.value:.2f}{best}"
-        )
-        for sample in validation.samples:
-            self._console.say(f"    source      {sample.source}")
-            self._console.say(f"    reference   {sample.reference}")
-            self._console.say(f"    hypothesis  {sample.hypothesis}")
-        self._scalars("validation", record, ("loss", "perplexity", "bleu", "chrf"))
-
-    def skipped(self, update: int, norm: float) -> None:
-        """A warning."""
-        self._console.warn(f"update {update:,} was left out: its gradient norm is {norm}")
-
-    def split(self, update: int, batch: Batch) -> None:
-        """A warning."""
-        self._console.warn(
-            f"update {update:,}: a batch of {len(batch.source_BS):,} pairs does not fit in memory and is cut in two; a "
-            f"lower --batch-tokens saves the time this takes"
-        )
-
-    def save_failed(self, update: int, error: OSError) -> None:
-        """A warning."""
-        self._console.warn(f"update {update:,} could not be saved ({error.strerror}); training goes on")
-
-    def _scalars(self, kind: str, record: dict[str, Any], names: tuple[str, ...]) -> None:
-        if self._board is not None:
-            for name in (name for name in names if record[name] is not None):
-                self._board.add_scalar(f"{kind}/{name}", record[name], record["update"])
-
-    def _total(self, progress: Progress, batches_per_epoch: int) -> int | None:
-        config = self._config
-        per_epoch = -(-batches_per_epoch // (config.accumulate * self._ranks))
-        ends = [config.max_updates] if config.max_updates else []
-        if config.max_epochs:
-            ends.append(config.max_epochs * per_epoch)
-        if config.time_limit and progress.update:
-            ends.append(round(progress.update * 60 * config.time_limit / max(progress.seconds, 1e-9)))
-        return min(ends) if ends else None

@@ -32,12 +32,13 @@ from nmtcli.commands.machine import (
     cores,
     set_threads,
 )
-from nmtcli.config import SearchConfig, TranslateConfig, option_name
+from nmtcli.config import SearchConfig, TranslateConfig
 from nmtcli.console import Console
 from nmtcli.data.parallel import workers
 from nmtcli.data.subword import EOS, Subword
 from nmtcli.data.text import decode_stream
 from nmtcli.errors import ConfigError, DataError, DirectoryError, WorldError
+from nmtcli.knobs import option_name
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.beam import Hypothesis
 from nmtcli.search.translator import SearchBatch, SearchBatches, Translation, Translator

@@ -19,8 +19,9 @@ from nmtcli.config import ModelConfig
 from nmtcli.data.batches import plan
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.checkpoint import ModelDirectory, read_tensors
+from nmtcli.training.checkpoint import ModelDirectory
 from nmtcli.training.schedule import learning_rate
+from nmtcli.training.weights import read_tensors
 from tests.conftest import TINY, Nmt, Result, digits_and_words, edited_json, log_of, make_data, write_pairs
 
 VOLATILE = {"seconds", "logged_seconds", "tokens_per_second", "log_bytes"}  # what a clock decides

@@ -27,7 +27,8 @@ from nmtcli.data.subword import BOS, EOS, PAD
 from nmtcli.data.text import is_blank
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.translator import SearchBatch, Translator
-from nmtcli.training.checkpoint import ModelDirectory, tensors_bytes
+from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.training.weights import tensors_bytes
 from tests.conftest import TINY, Nmt, Result, log_of
 
 QUICK = ("--threads", "1", "--beam", "2", "--max-length", "0")  # ten tokens are enough to count lines

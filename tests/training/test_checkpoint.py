@@ -1,10 +1,8 @@
 """The model directory: whole files or none, weights that come back, damage that costs one line, and no code in it."""
 
 import ast
-import errno
 import io
 import json
-import os
 import pickle
 import resource
 import shutil
@@ -18,33 +16,12 @@ import safetensors.torch
 import torch
 
 import nmtcli
-import nmtcli.training.checkpoint as page
+import nmtcli.training.weights as page
 from nmtcli.config import ModelConfig
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.training.checkpoint import (
-    ModelDirectory,
-    random_states,
-    read_tensors,
-    unique_state,
-    weights_bytes,
-    write_whole,
-)
+from nmtcli.training.checkpoint import ModelDirectory, random_states
+from nmtcli.training.weights import read_tensors, unique_state, weights_bytes
 from tests.conftest import TINY, Nmt, edited_json
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "new folder" / "file"
-    write_whole(path, b"first")
-    assert path.read_bytes() == b"first"
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"second")
-    assert path.read_bytes() == b"first"
-    assert [file.name for file in path.parent.iterdir()] == ["file"]
 
 
 def new_directory(path: Path, data: Path, **shape: object) -> ModelDirectory:

@@ -20,7 +20,7 @@ import torch
 
 from nmtcli.data.batches import plan
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.training.checkpoint import read_tensors
+from nmtcli.training.weights import read_tensors
 from tests.conftest import TINY, log_of
 
 ROOT = Path(__file__).parents[2]

@@ -22,11 +22,12 @@ from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.losses.signature import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import Score
-from nmtcli.training.checkpoint import ModelDirectory, read_tensors
+from nmtcli.training.checkpoint import ModelDirectory
 from nmtcli.training.loop import Trainer
 from nmtcli.training.progress import Progress
 from nmtcli.training.schedule import learning_rate
 from nmtcli.training.validation import Validation
+from nmtcli.training.weights import read_tensors
 from tests.conftest import log_of
 
 

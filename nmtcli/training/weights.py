@@ -1,0 +1,109 @@
+"""Files of tensors: safetensors, with a hash of what is in them, on the disk whole or not at all."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from nmtcli.data.files import QUICK_BYTES, size_of_regular
+from nmtcli.errors import DirectoryError
+from nmtcli.model.seq2seq import Seq2Seq
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Puts a file there whole or not at all, and on the disk before this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def unique_state(model: Seq2Seq) -> dict[str, Tensor]:
+    """Each parameter once, by name."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def weights_bytes(model: Seq2Seq) -> bytes:
+    """The content of a weights file."""
+    return tensors_bytes(unique_state(model), {})  # one key: with more, their order is not the same in each process
+
+
+def tensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
+    """The content of a safetensors file, whose metadata has the hash of its tensors as `sha256`."""
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return bytes(safetensors.torch.save(contiguous, {**metadata, "sha256": _sha256_of(contiguous)}))
+
+
+def _sha256_of(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data if value.numel() else b"")
+    return digest.hexdigest()
+
+
+def read_tensors(path: Path, *, verify: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors and the metadata of a safetensors file.
+
+    Args:
+        verify: look at the hash of the tensors even where that takes time; one from before there was a hash has none.
+    Raises:
+        DirectoryError: missing, cut short, not such a file, or not what it was.
+    """
+    size = size_of_regular(path, "Train the model first, or copy it again")
+    tensors, metadata = _read_tensors(path)
+    if (verify or size <= QUICK_BYTES) and metadata.get("sha256", "") not in ("", _sha256_of(tensors)):
+        raise DirectoryError(f"{path} is damaged: its tensors are not those that were saved", "Copy it again")
+    return tensors, metadata
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, KeyError) as error:
+        raise DirectoryError(f"{path} is damaged or cut short ({error})", "Copy it again") from error
+
+
+def load_weights(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None:
+    """Copies weights into a model whose parameters have just these names and shapes."""
+    check_shapes(model, weights, path)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+
+
+def check_shapes(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None:
+    """Sees to it that these are just the parameters of a model.
+
+    Raises:
+        DirectoryError: they are not.
+    """
+    parameters = dict(model.named_parameters())
+    if missing := sorted(set(parameters) ^ set(weights)):
+        raise DirectoryError(f"{path} does not fit the model: `{missing[0]}` is on one side only", "Copy it again")
+    for name, parameter in parameters.items():
+        if parameter.shape != weights[name].shape:
+            raise DirectoryError(
+                f"{path} does not fit the model: `{name}` is {tuple(weights[name].shape)}, "
+                f"not {tuple(parameter.shape)}",
+                "Use data with the same vocabulary and the same model options",
+            )
