@@ -101,7 +101,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             _stored_batch_tokens(directory)
             if goes_on
             else world.agreed(
-                fitting_batch_tokens(model.train(), loss, _longest(data), device=device, autocast=precision)
+                fitting_batch_tokens(model.train(), loss, data.train.longest(), device=device, autocast=precision)
             )
         )
         directory.about["batch_tokens"] = batch_tokens
@@ -230,16 +230,13 @@ def _stored_batch_tokens(directory: ModelDirectory) -> int:
     return tokens
 
 
-def _longest(data: DataDirectory) -> tuple[int, int]:
-    """The longest source and target of the training pairs [tokens]."""
-    return int(data.train.source_lengths.max()), int(data.train.target_lengths.max())
-
-
 def _progress(fields: dict[str, Any], directory: ModelDirectory) -> Progress:
     try:
         progress = Progress(**fields)
-        if not all(isinstance(number, int) for number in (progress.update, progress.epoch, progress.batch)):
-            raise TypeError("update, epoch and batch must be whole numbers")
+        if not all(
+            isinstance(number, int) for number in (progress.update, progress.epoch, progress.block, progress.batch)
+        ):
+            raise TypeError("update, epoch, block and batch must be whole numbers")
     except TypeError as error:
         raise DirectoryError(f"{directory.path / STATE} has no usable progress ({error})") from error
     return progress

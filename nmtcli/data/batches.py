@@ -3,6 +3,11 @@
 An epoch's plan is made of its number and the seed alone: all pairs are shuffled, sorted by length within windows, cut
 into batches by the budget, and the batches shuffled. So a run that resumes at batch 17 of epoch 3 sees what it would
 have seen.
+
+Of a corpus of more than a million pairs no plan of an epoch is ever in memory: an epoch is a sequence of blocks, each
+planned when it begins. A block is made of neighbours, some ten thousand pairs long, from places all over the corpus,
+drawn anew in each epoch. What holds: each pair is seen exactly once an epoch; a block is shuffled through and through;
+pairs that stand close to each other in the corpus are in one block, among others from 64 places.
 """
 
 import dataclasses
@@ -25,6 +30,8 @@ from nmtcli.data.subword import BOS, EOS, PAD, Subword
 from nmtcli.errors import DirectoryError, WorldError
 
 WINDOW = 1 << 17  # pairs sorted by length together [pairs]
+BLOCK = 1 << 20  # pairs planned together [pairs]
+NEIGHBOURS = 1 << 14  # pairs that go into a block together [pairs]
 
 Ids = Sequence[int] | npt.NDArray[np.integer]
 
@@ -141,17 +148,18 @@ def plan(
     batch_tokens: int,
     seed: int,
     epoch: int,
+    block: int | None = None,
 ) -> list[npt.NDArray[np.int64]]:
-    """The batches of an epoch, in order: each pair exactly once.
+    """The batches of an epoch, or of a block of one, in order: each pair exactly once.
 
     Args:
         source_lengths, target_lengths: of each pair, EOS counted [tokens].
         batch_tokens: see `cut`.
-        seed, epoch: the plan is a function of these and the lengths.
+        seed, epoch, block: the plan is a function of these and the lengths.
     Returns:
-        arrays of pair numbers.
+        arrays of numbers of these pairs.
     """
-    random = np.random.default_rng([seed, epoch])
+    random = np.random.default_rng([seed, epoch] if block is None else [seed, epoch, block])
     shuffled = random.permutation(len(source_lengths))
     longest = np.maximum(source_lengths, target_lengths)
     batches: list[npt.NDArray[np.int64]] = []
@@ -160,6 +168,26 @@ def plan(
         by_length = window[np.lexsort((source_lengths[window], target_lengths[window]))]
         batches += cut(by_length, longest, batch_tokens)
     return [batches[number] for number in random.permutation(len(batches))]
+
+
+def pairs_of_block(count: int, *, seed: int, epoch: int, block: int) -> npt.NDArray[np.int64]:
+    """The pair numbers of one block of an epoch, rising: of the whole corpus, where that is a single block.
+
+    Args:
+        count: pairs of the corpus.
+        seed, epoch: the blocks are a function of these and the count.
+        block: its number, below `blocks_of(count)`.
+    """
+    if blocks_of(count) == 1:
+        return np.arange(count)
+    starts = np.random.default_rng([seed, epoch]).permutation(np.arange(0, count, NEIGHBOURS))
+    own = np.sort(starts[block * BLOCK // NEIGHBOURS : (block + 1) * BLOCK // NEIGHBOURS])
+    return np.concatenate([np.arange(start, min(start + NEIGHBOURS, count)) for start in own.tolist()])
+
+
+def blocks_of(count: int) -> int:
+    """How many blocks an epoch of so many pairs has."""
+    return max(1, -(-count // BLOCK))
 
 
 def batches_by_length(pairs: Sequence[tuple[Ids, Ids]], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
@@ -180,7 +208,9 @@ class TrainingBatches:
         subword_alpha: sample segmentations; 0: those on disk. What is drawn depends on seed, epoch and pair only.
         workers: processes that prepare batches; 0: this one.
         pin_memory: for copies to a GPU.
-        share: (r, n): of the batches, from where a stream starts, every n-th from the r-th on; each epoch anew.
+        share: (r, n): of the batches, from where a stream starts, every n-th from the r-th on; each block anew.
+    Attributes:
+        blocks: of an epoch.
     """
 
     def __init__(
@@ -204,38 +234,44 @@ class TrainingBatches:
         self._alpha = subword_alpha
         self._workers = workers
         self._pin_memory = pin_memory
-        self._plans: dict[int, list[npt.NDArray[np.int64]]] = {}
+        self.blocks = blocks_of(len(corpus))
+        self._plans: dict[tuple[int, int], list[npt.NDArray[np.int64]]] = {}
 
-    def plan(self, epoch: int) -> list[npt.NDArray[np.int64]]:
-        """The batches of pair numbers of an epoch."""
-        if epoch not in self._plans:
-            lengths = self._corpus.source_lengths, self._corpus.target_lengths
-            batches = plan(*lengths, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch)
-            # the loader is at most one epoch ahead of the trainer
-            self._plans = {number: one for number, one in self._plans.items() if number >= epoch - 1}
-            self._plans[epoch] = batches
-        return self._plans[epoch]
+    def plan(self, epoch: int, block: int = 0) -> list[npt.NDArray[np.int64]]:
+        """The batches of pair numbers of a block of an epoch."""
+        if (epoch, block) not in self._plans:
+            numbers = pairs_of_block(len(self._corpus), seed=self._seed, epoch=epoch, block=block)
+            lengths = self._corpus.lengths(numbers)
+            part = None if self.blocks == 1 else block
+            batches = plan(*lengths, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch, block=part)
+            # the loader is at most one block ahead of the trainer
+            before = (epoch, block - 1) if block else (epoch - 1, self.blocks - 1)
+            self._plans = {part: one for part, one in self._plans.items() if part >= before}
+            self._plans[epoch, block] = batches if self.blocks == 1 else [numbers[batch] for batch in batches]
+        return self._plans[epoch, block]
 
     def shapes(self, epoch: int) -> list[tuple[int, int, int]]:
-        """Sentences, source and target positions of each batch of an epoch, as long as its pairs are on disk."""
-        source, target = self._corpus.source_lengths, self._corpus.target_lengths
-        return [(len(pairs), int(source[pairs].max()), int(target[pairs].max())) for pairs in self.plan(epoch)]
+        """Sentences, source and target positions of each batch of an epoch's first block, as its pairs are on disk."""
+        shapes = []
+        for pairs in self.plan(epoch):
+            source, target = self._corpus.lengths(pairs)
+            shapes.append((len(pairs), int(source.max()), int(target.max())))
+        return shapes
 
     def tokens(self, epoch: int) -> int:
-        """Source and target tokens of an epoch, as long as its pairs are on disk."""
-        lengths = self._corpus.source_lengths, self._corpus.target_lengths
-        return sum(int(side[pairs].sum()) for pairs in self.plan(epoch) for side in lengths)
+        """Source and target tokens of an epoch's first block, as long as its pairs are on disk."""
+        return sum(int(side.sum()) for pairs in self.plan(epoch) for side in self._corpus.lengths(pairs))
 
-    def stream(self, epoch: int, start: int) -> Iterator[Batch]:
-        """The batches of an epoch from the one with this number on, then those of the epochs after it, without end.
+    def stream(self, epoch: int, start: int, block: int = 0) -> Iterator[Batch]:
+        """The batches of a block of an epoch from the one with this number on, then all that come after, without end.
 
-        The workers live as long as the stream, so that nothing waits where one epoch meets the next.
+        The workers live as long as the stream, so that nothing waits where one block meets the next.
         """
         dataset = _Batches(self._corpus, self._subwords, self._seed, self._alpha)
         loader = DataLoader(
             dataset,
             batch_size=None,
-            sampler=self._keys(epoch, start),
+            sampler=self._keys(epoch, block, start),
             num_workers=self._workers,
             prefetch_factor=8 if self._workers else None,
             pin_memory=self._pin_memory,
@@ -247,11 +283,13 @@ class TrainingBatches:
                 raise batch
             yield batch
 
-    def _keys(self, epoch: int, start: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-        for number in itertools.count(epoch):
-            rank, ranks = self._share
-            for pairs in self.plan(number)[(start if number == epoch else 0) + rank :: ranks]:
-                yield number, pairs
+    def _keys(self, epoch: int, block: int, start: int) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+        rank, ranks = self._share
+        for part in itertools.count(epoch * self.blocks + block):
+            epoch, block = divmod(part, self.blocks)
+            for pairs in self.plan(epoch, block)[start + rank :: ranks]:
+                yield epoch, pairs
+            start = 0
 
 
 @contextmanager

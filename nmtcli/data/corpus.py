@@ -60,6 +60,7 @@ _META_KEYS = (
     *("format", "version", "source_lang", "target_lang", "subword", "joint", "special_ids", "vocabulary_sizes"),
     *("pairs", "tokens", "valid", "test", "user_words", "cleaning", "config", "sha256"),
 )
+LENGTHS_AT_ONCE = 1 << 20  # pairs
 
 
 class Corpus:
@@ -109,6 +110,25 @@ class Corpus:
                 AGAIN,
             )
         return tokens[start:end]
+
+    def lengths(self, pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Lengths of the source and target sentences of these pairs, EOS counted [tokens]."""
+        source, target = (
+            offsets[pairs + 1].astype(np.int64) - offsets[pairs].astype(np.int64)
+            for offsets in (self._source_offsets, self._target_offsets)
+        )
+        return source, target
+
+    def longest(self) -> tuple[int, int]:
+        """The longest source and target sentence, EOS counted [tokens]."""
+        starts = range(0, len(self), LENGTHS_AT_ONCE)
+        source, target = 0, 0
+        for start in starts:
+            sides = self.lengths(np.arange(start, min(start + LENGTHS_AT_ONCE, len(self))))
+            source, target = (
+                max(before, int(side.max())) for before, side in zip((source, target), sides, strict=True)
+            )
+        return source, target
 
     @functools.cached_property
     def source_lengths(self) -> npt.NDArray[np.int64]:

@@ -166,8 +166,9 @@ def estimate(
         if number >= WARM_UP:
             seconds += time.perf_counter() - began
             tokens += batch.source_tokens + batch.target_tokens
-    real, places = batches.tokens(0), sum(sentences * (source + target) for sentences, source, target in shapes)
-    updates = -(-len(shapes) // (config.accumulate * ranks))
+    places = batches.blocks * sum(sentences * (source + target) for sentences, source, target in shapes)
+    real = batches.blocks * batches.tokens(0)
+    updates = batches.blocks * -(-len(shapes) // (config.accumulate * ranks))
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     return Estimate(

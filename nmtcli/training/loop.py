@@ -117,7 +117,7 @@ class Trainer:
             TrainingError: too many updates in a row were not finite.
         """
         self._progress.log_bytes = self._directory.cut_log(self._progress.log_bytes)
-        stream = self._batches.stream(self._progress.epoch, self._progress.batch)
+        stream = self._batches.stream(self._progress.epoch, self._progress.batch, self._progress.block)
         reason = self._reason_to_stop()
         while not reason:
             reason = self._advance(stream)
@@ -132,16 +132,18 @@ class Trainer:
         """One update and what is due after it; gives a reason to stop, if there is one."""
         config, progress = self._config, self._progress
         began = time.monotonic()
-        count = len(self._batches.plan(progress.epoch))
+        blocks, count = self._batches.blocks, len(self._batches.plan(progress.epoch, progress.block))
         world = self._world
         of_all = min(config.accumulate * world.size, count - progress.batch)
         was_done = self._update(list(itertools.islice(stream, len(range(world.rank, of_all, world.size)))))
         progress.seconds += time.monotonic() - began
         progress.batch += of_all
-        epoch_ended = progress.batch == count
+        if progress.batch == count:
+            progress.block, progress.batch = progress.block + 1, 0
+        epoch_ended = progress.block == blocks
         if epoch_ended:
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-        self._events.updated(progress, count)
+            progress.epoch, progress.block = progress.epoch + 1, 0
+        self._events.updated(progress, count * blocks)
         if was_done and progress.update % config.log_every == 0:
             self._log_training()
         every = config.validate_every
@@ -263,10 +265,18 @@ class Trainer:
             max_updates=config.max_updates,
             cuts=self._progress.cuts,
             factor=config.decay_factor,
-            epochs=self._progress.epoch + self._progress.batch / len(self._batches.plan(self._progress.epoch)),
+            epochs=self._epochs(),
             start=config.decay_start,
             every=config.decay_every,
         )
+
+    def _epochs(self) -> float:
+        """Epochs done, with the part of the present one."""
+        progress, batches = self._progress, self._batches
+        if not progress.batch and not progress.block:
+            return progress.epoch
+        of_block = progress.batch / len(batches.plan(progress.epoch, progress.block))
+        return progress.epoch + (progress.block + of_block) / batches.blocks
 
     def _check_model(self, *, in_turn: bool = True) -> None:
         """Validates, keeps a checkpoint, and lets best, patience and plateau know.

@@ -14,7 +14,8 @@ class Progress:
     Attributes:
         update: updates done.
         epoch: epochs done; the next batch is of this one, counted from 0.
-        batch: batches of this epoch done.
+        block: blocks of this epoch done (see data/batches.py).
+        batch: batches of this block done.
         seconds: spent on training, validations apart.
         best: the best value of the validation metric.
         stalled: validations since the best.
@@ -30,6 +31,7 @@ class Progress:
 
     update: int = 0
     epoch: int = 0
+    block: int = 0
     batch: int = 0
     seconds: float = 0.0
     best: float | None = None

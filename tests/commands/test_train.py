@@ -105,6 +105,20 @@ def test_7_updates_and_7_more_are_14_bit_for_bit(
     assert progress_of(model)["cuts"] > 0
 
 
+def test_a_run_goes_on_from_within_a_block(
+    nmt: Nmt, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nmtcli.data.batches.BLOCK", 128)
+    monkeypatch.setattr("nmtcli.data.batches.NEIGHBOURS", 16)
+    options = [*EVENTFUL, "--loader-workers", "0"]
+    whole = trained_well(nmt, data, tmp_path / "whole", *options, "--max-updates", "14")
+    model = trained_well(nmt, data, tmp_path / "cut", *options, "--max-updates", "5")
+    assert progress_of(model)["block"] > 0
+    assert progress_of(model)["batch"] > 0
+    trained_well(nmt, data, model, "--resume", "--max-updates", "14")
+    assert_same_run(model, whole)
+
+
 VARIETIES = {
     "adagrad in steps": ["--optimizer", "adagrad", "--decay", "step", "--decay-start", "0.3", "--decay-every", "0.2"],
     "sgd": ["--optimizer", "sgd", "--learning-rate", "0.5", "--weight-decay", "0.01"],

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import nmtcli.data.batches as page
 from nmtcli.data.batches import WINDOW, Batch, TrainingBatches, batches_by_length, plan
 from nmtcli.data.corpus import Corpus, DataDirectory
 from nmtcli.data.subword import BOS, EOS, PAD
@@ -160,6 +161,45 @@ def test_one_epoch_follows_the_other(data: Path, batch_tokens: int, workers: int
     alone = training_batches(data, subword_alpha=0.3, batch_tokens=batch_tokens)
     assert_same(found, list(itertools.chain.from_iterable(epoch_of(alone, epoch) for epoch in range(1, 5))))
     assert [len(batches.plan(epoch)) for epoch in range(1, 5)] == counts
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """600 pairs are five blocks, the last one smaller, of eight places each."""
+    monkeypatch.setattr(page, "BLOCK", 128)
+    monkeypatch.setattr(page, "NEIGHBOURS", 16)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_each_epoch_draws_blocks_from_places_all_over_the_corpus(data: Path) -> None:
+    batches = training_batches(data)
+    assert batches.blocks == 5
+    epochs = [
+        [np.concatenate(batches.plan(epoch, block)).tolist() for block in range(batches.blocks)] for epoch in range(2)
+    ]
+    for blocks in epochs:
+        assert sorted(itertools.chain.from_iterable(blocks)) == list(range(600))  # each pair exactly once
+        for block in blocks:
+            places = {number // 16 for number in block}
+            assert len(places) in (8, 6)  # the corpus ends with half of a place
+            assert max(places) - min(places) > 10
+            assert block != sorted(block)
+    assert sorted(epochs[0][0]) != sorted(epochs[1][0])
+    lengths = [batches._corpus.lengths(np.array(block)) for block in epochs[0]]
+    assert sum(int(source.sum()) for source, _ in lengths) == Corpus(data).source_lengths.sum()
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stream_goes_from_block_to_block_and_starts_in_any(data: Path, workers: int) -> None:
+    batches = training_batches(data, workers=workers)
+    counts = [len(batches.plan(epoch, block)) for epoch in (0, 1) for block in range(5)]
+    whole = list(itertools.islice(training_batches(data, workers=workers).stream(0, 0), sum(counts)))
+    start = sum(counts[:3]) + 2  # batch 2 of block 3
+    tail = itertools.islice(training_batches(data, workers=workers).stream(0, 2, 3), sum(counts) - start)
+    assert_same(list(tail), whole[start:])
+    of_epoch = whole[: sum(counts[:5])]
+    assert sum(batch.target_tokens for batch in of_epoch) == Corpus(data).target_lengths.sum()
 
 
 def test_without_sampling_an_epoch_holds_just_the_corpus(data: Path) -> None:

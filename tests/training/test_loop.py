@@ -177,6 +177,22 @@ def test_an_epochs_last_update_takes_the_batches_that_are_left(tmp_path: Path, d
     assert run.progress.update == sum(-(-count // 4) for count in counts)
 
 
+def test_an_epoch_of_several_blocks_ends_after_the_last(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nmtcli.data.batches.BLOCK", 256)
+    monkeypatch.setattr("nmtcli.data.batches.NEIGHBOURS", 32)
+    run = Run(tmp_path / "model", data, [1.0, 2.0], max_epochs=2, validate_every=0, batch_tokens=600, accumulate=4)
+    assert run.to_the_end() == "2 epochs"
+    counts = [len(run.batches.plan(epoch, block)) for epoch in range(2) for block in range(3)]
+    assert run.progress.update == sum(-(-count // 4) for count in counts)
+    assert [record["update"] for record in run.events.validations] == [
+        sum(-(-count // 4) for count in counts[:3]),
+        run.progress.update,
+    ]
+    assert (run.progress.epoch, run.progress.block, run.progress.batch) == (2, 0, 0)
+
+
 def test_patience_counts_validations_without_a_better_one(tmp_path: Path, data: Path) -> None:
     run = Run(tmp_path / "model", data, [1.0, 3.0, 2.0, 3.0, 4.0, 4.0, 1.0, 3.9], patience=3)
     assert run.to_the_end() == "3 validations without a better bleu"
