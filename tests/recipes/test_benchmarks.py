@@ -14,6 +14,7 @@ import torch
 from nmtcli.config import ModelConfig, SearchConfig
 from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.data.corpus import DataDirectory
+from nmtcli.data.subword import EOS
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.translator import Translator
 from nmtcli.training.checkpoint import ModelDirectory
@@ -52,7 +53,8 @@ def test_the_classic_search_says_what_ours_says(beam: int, pages: Any, trained: 
     assert [target.decode(ids) for ids in found] == [one.text for one in ours]
 
 
-def test_the_reference_learns(pages: Any, data: Path) -> None:
+@pytest.mark.parametrize("name", ["InputFeedingModel", "GNMT"])
+def test_a_reference_learns(name: str, pages: Any, data: Path) -> None:
     torch.manual_seed(1)
     directory = DataDirectory.open(data)
     batches = TrainingBatches(
@@ -65,7 +67,11 @@ def test_the_reference_learns(pages: Any, data: Path) -> None:
         workers=0,
         pin_memory=False,
     ).stream(0, 0)
-    model = pages.reference.InputFeedingModel(directory.source_subword.size, 16, 32, 0.0)
+    size = directory.source_subword.size
+    if name == "GNMT":
+        model = pages.reference.GNMT(size, 32, layers=3, dropout=0.0)
+    else:
+        model = pages.reference.InputFeedingModel(size, 16, 32, 0.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for batch, _ in zip(batches, range(60), strict=False):
@@ -75,6 +81,11 @@ def test_the_reference_learns(pages: Any, data: Path) -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.6 * losses[0]
+    if name == "GNMT":
+        found = model.eval().translate([[5, 6, 3], [7, 8, 9, 3]], [4, 9], beam=3)
+        assert len(found) == 2
+        assert [ids.index(EOS) + 1 for ids in found] == [len(ids) for ids in found]
+        assert all(len(ids) <= limit for ids, limit in zip(found, [4, 9], strict=True))
 
 
 def test_operations_are_those_counted_by_hand(pages: Any) -> None:
