@@ -180,11 +180,26 @@ def joined(device: torch.device, timeout: float) -> Iterator[World]:
         return
     distributed, wait = torch.distributed, timedelta(seconds=timeout)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=wait)
+    distributed.init_process_group(backend, timeout=wait, **_store_of_attempt(wait))
     try:
         yield Ranks(distributed.new_group(backend="gloo", timeout=wait) if backend == "nccl" else None)
     finally:
         distributed.destroy_process_group()
+
+
+def _store_of_attempt(wait: timedelta) -> dict[str, Any]:
+    """Where ranks find each other, as arguments of `init_process_group`; none: torch knows.
+
+    torchrun keeps one store for all its restarts, in which a rank would find the addresses of those that are gone
+    (pytorch issue 135712). So each attempt has a part of its own.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return {}
+    rank, size, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+    stores: Any = torch.distributed
+    whole = stores.TCPStore(os.environ["MASTER_ADDR"], port, size, False, timeout=wait)
+    attempt = stores.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], whole)
+    return {"store": attempt, "rank": rank, "world_size": size}
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:

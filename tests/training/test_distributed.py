@@ -27,15 +27,19 @@ ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 def trained_by(
     ranks: int, data: Path, out: Path, *, loss: str = "cross-entropy", updates: int, accumulate: int
 ) -> Path:
     """A training in float64 (rank.py) by so many processes."""
     out.mkdir(exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    where = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+    where = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
     command = [sys.executable, "-m", "tests.training.rank", data, out, loss, updates, accumulate]
     processes = [
         subprocess.Popen(
@@ -209,12 +213,50 @@ def test_a_signal_to_the_launcher_ends_it_saved(number: signal.Signals, data: Pa
     assert not (model / "lock").exists()
 
 
-def test_torchrun_starts_it(data: Path, tmp_path: Path) -> None:
+def test_torchrun_restarts_what_was_killed(data: Path, tmp_path: Path) -> None:
+    """With --max-restarts and --resume a rank that dies costs the updates since the last save, and no more."""
+    model = tmp_path / "model"
+    options = ["--save-every", "1", "--validate-every", "0", "--log-every", "5", "--patience", "0", "--resume"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = command(data, model, *options, "--max-updates", "60")[3:]
+    assert run(command(data, tmp_path / "whole", *options, "--max-updates", "60", "--nproc", "2")).returncode == 0
+    with subprocess.Popen(
+        [*torchrun, "--max-restarts", "2", "-m", "nmtcli", *arguments],
+        env=ENVIRONMENT,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_for_update_10(process)
+        ranks = [child for child in psutil.Process(process.pid).children() if "nmtcli" in child.cmdline()]
+        ranks[-1].kill()
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    assert "Going on at update" in said
+    ours, theirs = (read_tensors(one / "last/state.safetensors")[0] for one in (model, tmp_path / "whole"))
+    for name, value in theirs.items():
+        assert torch.equal(value, ours[name]), name
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_torchrun_starts_it(machines: int, data: Path, tmp_path: Path) -> None:
+    """On one machine, or on two, each of which has its own torchrun; here both are this one."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(2 // machines)]
+    endpoint = f"localhost:{free_port()}"
+    torchrun += ["--standalone"] if machines == 1 else ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "one"]
+    torchrun += [] if machines == 1 else ["--rdzv-endpoint", endpoint, "--local-addr", "localhost"]
     options = ["--validate-every", "0", "--max-updates", "6", "--resume"]
-    done = run([*torchrun, "-m", "nmtcli", *command(data, tmp_path / "two", *options)[3:]])
-    assert done.returncode == 0, done.stderr
-    assert "2 ranks; 512 tokens an update, padding counted" in done.stderr
+    started = [
+        subprocess.Popen(
+            [*torchrun, "-m", "nmtcli", *command(data, tmp_path / "two", *options)[3:]],
+            env=ENVIRONMENT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(machines)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * machines, said
+    assert "".join(said).count("2 ranks; 512 tokens an update, padding counted") == 1
     assert run(command(data, tmp_path / "one", *options, "--accumulate", "2")).returncode == 0
     ours, theirs = (read_tensors(tmp_path / name / "model.safetensors")[0] for name in ("two", "one"))
     for name, value in theirs.items():
