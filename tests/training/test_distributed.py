@@ -213,25 +213,36 @@ def test_a_signal_to_the_launcher_ends_it_saved(number: signal.Signals, data: Pa
     assert not (model / "lock").exists()
 
 
-def test_torchrun_restarts_what_was_killed(data: Path, tmp_path: Path) -> None:
+def torchruns(machines: int, *arguments: str) -> list["subprocess.Popen[str]"]:
+    """Two ranks of torchrun on one machine, or on two, each of which has its own torchrun; here both are this one."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(2 // machines)]
+    if machines == 1:
+        torchrun += ["--standalone"]
+    else:
+        torchrun += ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "one"]
+        torchrun += ["--rdzv-endpoint", f"localhost:{free_port()}", "--local-addr", "localhost"]
+    return [
+        subprocess.Popen([*torchrun, *arguments], env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+        for _ in range(machines)
+    ]
+
+
+@pytest.mark.parametrize("machines", [1, 2])
+def test_torchrun_restarts_what_was_killed(machines: int, data: Path, tmp_path: Path) -> None:
     """With --max-restarts and --resume a rank that dies costs the updates since the last save, and no more."""
     model = tmp_path / "model"
     options = ["--save-every", "1", "--validate-every", "0", "--log-every", "5", "--patience", "0", "--resume"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = command(data, model, *options, "--max-updates", "60")[3:]
     assert run(command(data, tmp_path / "whole", *options, "--max-updates", "60", "--nproc", "2")).returncode == 0
-    with subprocess.Popen(
-        [*torchrun, "--max-restarts", "2", "-m", "nmtcli", *arguments],
-        env=ENVIRONMENT,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        wait_for_update_10(process)
-        ranks = [child for child in psutil.Process(process.pid).children() if "nmtcli" in child.cmdline()]
-        ranks[-1].kill()
-        said = process.communicate(timeout=120)[1]
-    assert process.returncode == 0, said
-    assert "Going on at update" in said
+    arguments = command(data, model, *options, "--max-updates", "60")[3:]
+    started = torchruns(machines, "--max-restarts", "3", "-m", "nmtcli", *arguments)
+    while not (model / "log.jsonl").exists() or len(log_of(model)) < 2:
+        assert [process.poll() for process in started] == [None] * machines
+        time.sleep(0.05)
+    ranks = [child for child in psutil.Process(started[-1].pid).children() if "nmtcli" in child.cmdline()]
+    ranks[-1].kill()
+    said = [process.communicate(timeout=120)[1] for process in started]
+    assert [process.returncode for process in started] == [0] * machines, said
+    assert "Going on at update" in "".join(said)
     ours, theirs = (read_tensors(one / "last/state.safetensors")[0] for one in (model, tmp_path / "whole"))
     for name, value in theirs.items():
         assert torch.equal(value, ours[name]), name
@@ -239,21 +250,8 @@ def test_torchrun_restarts_what_was_killed(data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("machines", [1, 2])
 def test_torchrun_starts_it(machines: int, data: Path, tmp_path: Path) -> None:
-    """On one machine, or on two, each of which has its own torchrun; here both are this one."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(2 // machines)]
-    endpoint = f"localhost:{free_port()}"
-    torchrun += ["--standalone"] if machines == 1 else ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-id", "one"]
-    torchrun += [] if machines == 1 else ["--rdzv-endpoint", endpoint, "--local-addr", "localhost"]
     options = ["--validate-every", "0", "--max-updates", "6", "--resume"]
-    started = [
-        subprocess.Popen(
-            [*torchrun, "-m", "nmtcli", *command(data, tmp_path / "two", *options)[3:]],
-            env=ENVIRONMENT,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(machines)
-    ]
+    started = torchruns(machines, "-m", "nmtcli", *command(data, tmp_path / "two", *options)[3:])
     said = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [0] * machines, said
     assert "".join(said).count("2 ranks; 512 tokens an update, padding counted") == 1
