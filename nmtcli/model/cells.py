@@ -27,10 +27,13 @@ class CellState(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The parameters of one cell, gates stacked as torch stacks them: i f g o (LSTM), r z n (GRU)."""
+    """The parameters of one cell, gates stacked as torch stacks them: i f g o (LSTM), r z n (GRU).
+
+    Where there is no `recurrent_GH`, `input_GE` is for input and state side by side.
+    """
 
     input_GE: Matrix
-    recurrent_GH: Matrix
+    recurrent_GH: Matrix | None
     input_bias_G: Tensor
     recurrent_bias_G: Tensor
 
@@ -81,6 +84,7 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
 
 def fused_lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
     """`lstm_cell` on a GPU, all that follows the products in one kernel; no gates are kept, no gradient follows."""
+    assert weights.recurrent_GH is not None
     full = state.cell_NH.dtype
     from_input_NG = linear(input_NE, weights.input_GE, weights.input_bias_G).to(full)
     from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G).to(full)
@@ -100,6 +104,7 @@ def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cell
     Source:
         Cho et al. 2014.
     """
+    assert weights.recurrent_GH is not None
     from_input_NG = linear(input_NE, weights.input_GE, weights.input_bias_G)
     from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G)
     input_r_NH, input_z_NH, input_n_NH = from_input_NG.chunk(3, dim=-1)
@@ -125,6 +130,8 @@ def rnn_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
 
 
 def _affine(input_NE: Tensor, hidden_NH: Tensor, weights: Weights) -> Tensor:
+    if weights.recurrent_GH is None:
+        return linear(torch.cat([input_NE, hidden_NH], dim=1), weights.input_GE, weights.input_bias_G)
     return linear(input_NE, weights.input_GE, weights.input_bias_G) + linear(
         hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G
     )
@@ -196,11 +203,19 @@ class RecurrentLayer(nn.Module):
         return (lstm_cell if self.cell == "lstm" else gru_cell)(input_NE, state, weights)[0]
 
     def quantise(self) -> None:
-        """From now on steps are in whole numbers; the call over a sequence is not."""
+        """From now on steps are in whole numbers; the call over a sequence is not.
+
+        In an LSTM one product takes input and state together: the state, small as it is, loses little beside the input.
+        """
         weights = self.weights()
-        self.whole_numbers = weights._replace(
-            input_GE=quantised(self.kernel.weight_ih_l0), recurrent_GH=quantised(self.kernel.weight_hh_l0)
-        )
+        matrices = self.kernel.weight_ih_l0.detach(), self.kernel.weight_hh_l0.detach()
+        if self.cell == "lstm":
+            bias_G = weights.input_bias_G.detach() + weights.recurrent_bias_G.detach()
+            joint = quantised(torch.cat(matrices, dim=1))
+            self.whole_numbers = Weights(joint, None, bias_G, torch.zeros_like(bias_G))
+        else:
+            input_GE, recurrent_GH = (quantised(matrix) for matrix in matrices)
+            self.whole_numbers = weights._replace(input_GE=input_GE, recurrent_GH=recurrent_GH)
 
     def weights(self) -> Weights:
         """The parameters, as the written cells take them."""

@@ -19,7 +19,7 @@ from nmtcli.model.decoder import State
 from nmtcli.model.seq2seq import Projection, Seq2Seq
 from nmtcli.search.beam import Choices
 
-CHUNK_ELEMENTS = 1 << 19  # logits at a time on a CPU: 2 MiB in fp32
+CHUNK_ELEMENTS = 1 << 20  # logits at a time on a CPU: 4 MiB in fp32
 BLOCK = 64  # of `top`
 
 
