@@ -32,7 +32,7 @@ lint: setup  ## ruff: rules and format
 type: setup  ## mypy --strict
 	$(BIN)/mypy
 
-chaos: setup  ## the long forms of the tests that kill, damage and feed nonsense (half an hour)
+chaos: setup  ## the long forms of the tests that kill, damage and feed nonsense (six minutes)
 	NMT_CHAOS_KILLS=30 NMT_FUZZ_CASES=700 NMT_ODD_LINES=10000 \
 		$(BIN)/python -m pytest -s tests/test_chaos.py tests/test_fuzz.py tests/test_lines.py
 

@@ -7,7 +7,8 @@ work/bench. Every figure is the median of N rounds in which the systems take tur
 Prints tables in Markdown; --out FILE writes them there too, under a heading with hardware, versions and commit.
 
     training     target tokens a second; the default model as a share of the rate at which this machine multiplies
-    translation  sentences a second over the input; over batch sizes
+    translation  sentences a second over the input
+    sizes        sentences and tokens a second over batch sizes
     start        one sentence from start to end; --help
     loss         peak memory of a large vocabulary's loss
     loader       how long training waits for batches; padding
@@ -43,7 +44,7 @@ from nmtcli.search.translator import SearchBatch, Translator
 from nmtcli.training.checkpoint import ModelDirectory
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("training", "translation", "start", "loss", "loader")
+PARTS = ("training", "translation", "sizes", "start", "loss", "loader")
 BATCH_SIZES = (1, 8, 64, 256)
 VOCABULARY = 8000  # of shape S and of the default model, or what the data has, if that is more
 # Shape S: a layer a side, embeddings 256, general attention, each side's embeddings and the output projection apart.
@@ -331,12 +332,12 @@ def training_table(options: argparse.Namespace) -> Iterator[str]:
 
 
 def translation_table(options: argparse.Namespace) -> Iterator[str]:
-    """Sentences a second over the whole input, then over batch sizes."""
-    precisions = options.precisions.split(",") + (["int8"] if options.device == "cpu" else [])
-    ways = ["ours", "workers=1"] if options.device == "cpu" else ["ours"]
+    """Sentences a second over the whole input."""
+    precisions = precisions_of(options)
     for beam in ("5", "1"):
-        systems = [f"reference fp32 {beam}"] if options.device == "cpu" else []
-        systems += [f"{way} {precision} {beam}" for precision in precisions for way in ways]
+        systems = [f"ours {precision} {beam}" for precision in precisions]
+        if options.device == "cpu":
+            systems = [f"reference fp32 {beam}", *systems, f"workers=1 {precisions[0]} {beam}"]
         found = rounds(options, "translation", systems)
         base = middle(found[systems[0]], lambda one: len(one["lines"]) / one["seconds"])
         expected = found[systems[0]][0]["lines"]
@@ -347,6 +348,16 @@ def translation_table(options: argparse.Namespace) -> Iterator[str]:
             differ = sum(one != other for one, other in zip(results[0]["lines"], expected, strict=True))
             yield f"| {system.rsplit(' ', 1)[0]} | {speed:.1f} | {speed / base:.2f} | {differ} of {len(expected)} |"
         yield ""
+
+
+def precisions_of(options: argparse.Namespace) -> list[str]:
+    """Those to translate in."""
+    return options.precisions.split(",") + (["int8"] if options.device == "cpu" else [])
+
+
+def sizes_table(options: argparse.Namespace) -> Iterator[str]:
+    """Sentences and tokens a second over batch sizes."""
+    precisions = precisions_of(options)
     yield (
         "| sentences in a batch | "
         + " | ".join(f"beam {beam}, {precision}" for beam in (1, 5) for precision in precisions)
@@ -413,6 +424,7 @@ def loader_table(options: argparse.Namespace) -> Iterator[str]:
 TABLES: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
     "training": training_table,
     "translation": translation_table,
+    "sizes": sizes_table,
     "start": start_table,
     "loss": loss_table,
     "loader": loader_table,
