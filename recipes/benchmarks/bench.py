@@ -22,14 +22,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from machine import copy_rate, description, synchronize
+from machine import copy_rate, print_tables, synchronize
 from reference import ClassicTranslator, InputFeedingModel
 from torch.nn import functional as F
 from work import training_flops, training_limit
@@ -475,15 +474,7 @@ def main() -> None:
     if options.measure:
         print(json.dumps(MEASURES[options.measure](options, options.system)))
         return
-    facts = description(torch.device(options.device))
-    lines = [f"# {datetime.now(UTC):%Y-%m-%d}", "", ", ".join(f"{name}: {value}" for name, value in facts.items()), ""]
-    print("\n".join(lines))
-    for part in options.only:
-        for line in (f"## {part}", "", *TABLES[part](options), ""):
-            print(line, flush=True)
-            lines.append(line)
-    if options.out:
-        options.out.write_text("\n".join(lines), encoding="utf-8")
+    print_tables({part: TABLES[part](options) for part in options.only}, torch.device(options.device), options.out)
 
 
 if __name__ == "__main__":

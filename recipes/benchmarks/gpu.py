@@ -18,12 +18,11 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import torch
-from machine import copy_rate, description
+from machine import copy_rate, print_tables
 from reference import GNMT
 from work import forward_products, training_flops, training_limit
 
@@ -183,15 +182,8 @@ def main() -> None:
     if not torch.cuda.is_available():
         parser.exit(1, "no GPU here\n")
     device = choose_device("cuda")
-    facts = description(device)
-    lines = [f"# {datetime.now(UTC):%Y-%m-%d}", "", ", ".join(f"{name}: {value}" for name, value in facts.items()), ""]
-    print("\n".join(lines))
-    for name, table in (("training", training_table), ("translation", translation_table)):
-        for line in (f"## {name}", "", *table(options, device), ""):
-            print(line, flush=True)
-            lines.append(line)
-    if options.out:
-        options.out.write_text("\n".join(lines), encoding="utf-8")
+    tables = {"training": training_table(options, device), "translation": translation_table(options, device)}
+    print_tables(tables, device, options.out)
 
 
 if __name__ == "__main__":

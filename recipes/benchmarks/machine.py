@@ -1,11 +1,13 @@
 """What the machine can do: how fast it multiplies matrices of given shapes, and how fast it copies."""
 
+import itertools
 import os
 import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -65,6 +67,25 @@ def copy_rate(device: torch.device) -> float:
     data = torch.ones(1 << 26, device=device)
     target = torch.empty_like(data)
     return 2 * data.numel() * 4 / seconds_of(lambda: target.copy_(data), device)
+
+
+def print_tables(tables: Mapping[str, Iterable[str]], device: torch.device, out: Path | None) -> None:
+    """Prints tables, line by line as they come, under a heading with date, hardware, versions and commit.
+
+    Args:
+        tables: lines in Markdown, by the names of what they are about.
+        device: what was measured.
+        out: a file for them.
+    """
+    facts = ", ".join(f"{name}: {value}" for name, value in description(device).items())
+    lines = [f"# {datetime.now(UTC):%Y-%m-%d}", "", facts, ""]
+    print("\n".join(lines), flush=True)
+    for name, table in tables.items():
+        for line in itertools.chain((f"## {name}", ""), table, ("",)):
+            print(line, flush=True)
+            lines.append(line)
+    if out:
+        out.write_text("\n".join(lines), encoding="utf-8")
 
 
 def description(device: torch.device) -> dict[str, str]:
