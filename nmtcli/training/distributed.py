@@ -10,6 +10,7 @@ read the data and the model directory, so on several machines these lie on a fil
 import json
 import logging
 import os
+import signal
 import socket
 import sys
 import uuid
@@ -28,6 +29,8 @@ from nmtcli.losses.signature import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 
 T = TypeVar("T")
+
+NO_ANSWER = "has no answer from another rank"
 
 SAYS_TO_LAUNCHER = "NMT_SAYS_TO_LAUNCHER"  # environment: `launch` says what a rank's error is, not the rank
 
@@ -161,7 +164,7 @@ def answered(world: World) -> Iterator[None]:
         if world.size == 1 or not (isinstance(error, torch.distributed.DistError) or "gloo" in text or "nccl" in text):
             raise
         raise WorldError(
-            f"rank {world.rank} of {world.size} on {socket.gethostname()} has no answer from another rank "
+            f"rank {world.rank} of {world.size} on {socket.gethostname()} {NO_ANSWER} "
             f"({str(error).splitlines()[0].strip()})",
             "It died, or took longer than --timeout: see what it said; go on with --resume",
         ) from error
@@ -229,11 +232,21 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         elastic_launch(settings, sys.executable)("-m", "nmtcli", *arguments)
-    except SignalException as signal:
-        raise Stopped(int(signal.sigval), "Stopped; go on with nmt train --resume") from signal
+    except SignalException as stop:
+        raise Stopped(int(stop.sigval), "Stopped; go on with nmt train --resume") from stop
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = min(error.failures.items(), key=lambda item: _order(item[1]))
         raise RankError(rank, failure.exitcode, _said(failure.error_file)) from error
+
+
+def _order(failure: Any) -> tuple[int, int]:
+    """What failed first: its time, in whole seconds, does not tell it from what only waited for it, or was stopped."""
+    if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
+        return 0, failure.timestamp
+    is_effect = abs(failure.exitcode) in (signal.SIGTERM, 128 + signal.SIGTERM) or NO_ANSWER in _said(
+        failure.error_file
+    )
+    return 1 + is_effect, failure.timestamp
 
 
 def _said(error_file: str) -> str:
