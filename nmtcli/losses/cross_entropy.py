@@ -119,7 +119,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if needs_gradient:
                 probs_NV = torch.exp(log_probs_NV, out=logits_NV)
                 torch.mm(probs_NV, matrix_VE, out=grad_readout_NE[chunk])
-                grad_matrix_VE += probs_NV.T @ counted_NE[chunk]
+                if dtype == full:
+                    grad_matrix_VE.addmm_(probs_NV.T, counted_NE[chunk])
+                else:
+                    grad_matrix_VE += probs_NV.T @ counted_NE[chunk]
                 grad_bias_V += (weight_N1[chunk].T @ probs_NV).squeeze(0)
         weight_N1 = weight_N1.to(full)
         nll = (nll_N1 * weight_N1).sum()
@@ -134,15 +137,18 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_matrix_VE.sub_(smoothing / vocabulary * counted_NE.sum(dim=0, dtype=full))
             grad_bias_V.index_add_(0, targets_N, weight_N1.squeeze(1), alpha=at_target)
             grad_bias_V.sub_(smoothing / vocabulary * weight_N1.sum())
-            ctx.save_for_backward(grad_NE.to(dtype), grad_matrix_VE, grad_bias_V)
+            ctx.gradients = [grad_NE.to(dtype), grad_matrix_VE, grad_bias_V]
         ctx.mark_non_differentiable(nll)
         return loss, nll
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        scale = grads[0]
+        scale, gradients = grads[0], ctx.gradients
+        if gradients is None:
+            raise RuntimeError("the gradient of this loss is made once: it is scaled where it lies")
+        ctx.gradients = None
         readout, matrix, bias = (
-            saved.mul(scale.to(saved.dtype)) if need else None
-            for saved, need in zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
+            gradient.mul_(scale.to(gradient.dtype)) if need else None
+            for gradient, need in zip(gradients, ctx.needs_input_grad[:3], strict=True)
         )
         return readout, matrix, bias, None, None, None, None
