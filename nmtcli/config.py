@@ -27,7 +27,7 @@ class PreprocessConfig(Config):
     source_lang: str = opt("", "source language, the ending of the source files", short="s", required=True)
     target_lang: str = opt("", "target language, the ending of the target files", short="t", required=True)
     train: tuple[str, ...] = opt((), "training text: PREFIX.<lang>[.gz|.bz2|.xz|.zst], or a .tsv file", required=True)
-    valid: str = opt("", "validation text, likewise; never cleaned", required=True)
+    valid: str = opt("", "validation text, likewise; never cleaned; required but for --append")
     test: tuple[str, ...] = opt((), "test text, likewise; never cleaned")
     data: str = DATA
     subword: str = opt("unigram", "units of the text; none: it is tokenised, its words are the units", choices=SUBWORDS)
@@ -44,11 +44,22 @@ class PreprocessConfig(Config):
     max_ratio: float = opt(0.0, "drop training pairs with one side so many times longer; 0: none", at_least=0.0)
     dedup: bool = opt(False, "drop training pairs that came before")
     drop_empty: bool = opt(True, "drop training pairs with an empty side; always on")
-    workers: int = opt(0, "processes that encode; 0: one for each core", at_least=0)
+    workers: int = opt(0, "processes that read and encode; 0: one for each core", at_least=0)
+    engine: str = opt(
+        "local", "where they are: on this machine, or on those of a Ray cluster", choices=("local", "ray")
+    )
+    ray_address: str = opt("", "the cluster, as ray.init takes it; otherwise RAY_ADDRESS, or one of this machine alone")
     overwrite: bool = opt(False, "replace a data directory that is there")
+    append: bool = opt(False, "add the training text to a data directory that is there, with its subword models")
 
     def __post_init__(self) -> None:
         Config.__post_init__(self)
+        if not self.valid and not self.append:
+            raise ConfigError("Missing option '--valid'", "Only --append does without it")
+        if self.append and self.overwrite:
+            raise ConfigError("--append and --overwrite do not go together", "Leave one out")
+        if self.ray_address and self.engine != "ray":
+            raise ConfigError("--ray-address needs --engine ray", "Leave it out, or give both")
         if not self.drop_empty:
             raise ConfigError("--drop-empty cannot be turned off: an empty side teaches nothing", "Leave it out")
         if self.source_lang == self.target_lang:
@@ -267,6 +278,7 @@ class TrainConfig(Config):
         at_least=0,
         auto=True,
     )
+    mix: str = opt("", "pairs of each training text beside those of the others, whatever their sizes: NAME=WEIGHT,...")
     subword_alpha: float = opt(0.0, "sample segmentations: unigram's smoothing, BPE's dropout; 0: none", at_least=0.0)
     loader_workers: int = opt(1, "processes that prepare batches; 0: none", at_least=0, may_change=True)
     # length

@@ -26,6 +26,7 @@ from nmtcli.config import PRECISIONS, ModelConfig, SearchConfig, TrainConfig
 from nmtcli.console import Console
 from nmtcli.data.batches import TrainingBatches, loader_deaths
 from nmtcli.data.corpus import DataDirectory
+from nmtcli.data.mixture import mixture_of
 from nmtcli.data.shortlist import Shortlist, evenly, shortlist
 from nmtcli.data.subword import Subword
 from nmtcli.data.vectors import read_vectors
@@ -83,6 +84,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             about = _about(model_config, config, data, world.agreed(choose_precision(config.precision, device)))
             directory = directory_class.planned(config.model, about)
         _check_sampling(config, data)
+        mixture = mixture_of(config.mix, data.corpora) if config.mix else None
         loss = loss_for(
             config, model_config, source=data.source_subword, target=data.target_subword, target_lang=data.target_lang
         )
@@ -114,6 +116,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             subword_alpha=config.subword_alpha,
             workers=config.loader_workers,
             pin_memory=device.type == "cuda",
+            mixture=mixture,
             share=(world.rank, world.size),
         )
         if config.dry_run:

@@ -6,8 +6,9 @@ have seen.
 
 Of a corpus of more than a million pairs no plan of an epoch is ever in memory: an epoch is a sequence of blocks, each
 planned when it begins. A block is made of neighbours, some ten thousand pairs long, from places all over the corpus,
-drawn anew in each epoch. What holds: each pair is seen exactly once an epoch; a block is shuffled through and through;
-pairs that stand close to each other in the corpus are in one block, among others from 64 places.
+drawn anew in each epoch. What holds: each pair is seen exactly once an epoch, unless several corpora are mixed
+(mixture.py); a block is shuffled through and through; pairs that stand close to each other in the corpus are in one
+block, among others from 64 places.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from nmtcli.data.corpus import Corpus
+from nmtcli.data.mixture import Mixture
 from nmtcli.data.subword import BOS, EOS, PAD, Subword
 from nmtcli.errors import DirectoryError, WorldError
 
@@ -170,11 +172,11 @@ def plan(
     return [batches[number] for number in random.permutation(len(batches))]
 
 
-def pairs_of_block(count: int, *, seed: int, epoch: int, block: int) -> npt.NDArray[np.int64]:
-    """The pair numbers of one block of an epoch, rising: of the whole corpus, where that is a single block.
+def places_of_block(count: int, *, seed: int, epoch: int, block: int) -> npt.NDArray[np.int64]:
+    """The places of an epoch that one of its blocks has, rising: all of them, where that is a single block.
 
     Args:
-        count: pairs of the corpus.
+        count: places of an epoch, each with a pair (see mixture.py).
         seed, epoch: the blocks are a function of these and the count.
         block: its number, below `blocks_of(count)`.
     """
@@ -186,7 +188,7 @@ def pairs_of_block(count: int, *, seed: int, epoch: int, block: int) -> npt.NDAr
 
 
 def blocks_of(count: int) -> int:
-    """How many blocks an epoch of so many pairs has."""
+    """How many blocks an epoch of so many places has."""
     return max(1, -(-count // BLOCK))
 
 
@@ -205,9 +207,10 @@ class TrainingBatches:
         source_subword, target_subword: for sampling.
         batch_tokens: see `cut`.
         seed: of the order and of the sampled segmentations.
-        subword_alpha: sample segmentations; 0: those on disk. What is drawn depends on seed, epoch and pair only.
+        subword_alpha: sample segmentations; 0: those on disk. What is drawn depends on seed, epoch and place only.
         workers: processes that prepare batches; 0: this one.
         pin_memory: for copies to a GPU.
+        mixture: of which pairs an epoch is made; None: of each once.
         share: (r, n): of the batches, from where a stream starts, every n-th from the r-th on; each block anew.
     Attributes:
         blocks: of an epoch.
@@ -224,6 +227,7 @@ class TrainingBatches:
         subword_alpha: float,
         workers: int,
         pin_memory: bool,
+        mixture: Mixture | None = None,
         share: tuple[int, int] = (0, 1),
     ) -> None:
         self._share = share
@@ -234,40 +238,42 @@ class TrainingBatches:
         self._alpha = subword_alpha
         self._workers = workers
         self._pin_memory = pin_memory
-        self.blocks = blocks_of(len(corpus))
+        self._mixture = mixture or Mixture([len(corpus)], [1])
+        self.blocks = blocks_of(self._mixture.places)
         self._plans: dict[tuple[int, int], list[npt.NDArray[np.int64]]] = {}
 
     def plan(self, epoch: int, block: int = 0) -> list[npt.NDArray[np.int64]]:
-        """The batches of pair numbers of a block of an epoch."""
+        """The batches of a block of an epoch, as places of this epoch."""
         if (epoch, block) not in self._plans:
-            numbers = pairs_of_block(len(self._corpus), seed=self._seed, epoch=epoch, block=block)
-            lengths = self._corpus.lengths(numbers)
+            places = places_of_block(self._mixture.places, seed=self._seed, epoch=epoch, block=block)
+            lengths = self._corpus.lengths(self._mixture.pairs(places, epoch))
             part = None if self.blocks == 1 else block
             batches = plan(*lengths, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch, block=part)
             # the loader is at most one block ahead of the trainer
             before = (epoch, block - 1) if block else (epoch - 1, self.blocks - 1)
             self._plans = {part: one for part, one in self._plans.items() if part >= before}
-            self._plans[epoch, block] = batches if self.blocks == 1 else [numbers[batch] for batch in batches]
+            self._plans[epoch, block] = batches if self.blocks == 1 else [places[batch] for batch in batches]
         return self._plans[epoch, block]
 
     def shapes(self, epoch: int) -> list[tuple[int, int, int]]:
         """Sentences, source and target positions of each batch of an epoch's first block, as its pairs are on disk."""
         shapes = []
-        for pairs in self.plan(epoch):
-            source, target = self._corpus.lengths(pairs)
-            shapes.append((len(pairs), int(source.max()), int(target.max())))
+        for places in self.plan(epoch):
+            source, target = self._corpus.lengths(self._mixture.pairs(places, epoch))
+            shapes.append((len(places), int(source.max()), int(target.max())))
         return shapes
 
     def tokens(self, epoch: int) -> int:
         """Source and target tokens of an epoch's first block, as long as its pairs are on disk."""
-        return sum(int(side.sum()) for pairs in self.plan(epoch) for side in self._corpus.lengths(pairs))
+        numbers = (self._mixture.pairs(places, epoch) for places in self.plan(epoch))
+        return sum(int(side.sum()) for pairs in numbers for side in self._corpus.lengths(pairs))
 
     def stream(self, epoch: int, start: int, block: int = 0) -> Iterator[Batch]:
         """The batches of a block of an epoch from the one with this number on, then all that come after, without end.
 
         The workers live as long as the stream, so that nothing waits where one block meets the next.
         """
-        dataset = _Batches(self._corpus, self._subwords, self._seed, self._alpha)
+        dataset = _Batches(self._corpus, self._mixture, self._subwords, self._seed, self._alpha)
         loader = DataLoader(
             dataset,
             batch_size=None,
@@ -287,8 +293,8 @@ class TrainingBatches:
         rank, ranks = self._share
         for part in itertools.count(epoch * self.blocks + block):
             epoch, block = divmod(part, self.blocks)
-            for pairs in self.plan(epoch, block)[start + rank :: ranks]:
-                yield epoch, pairs
+            for places in self.plan(epoch, block)[start + rank :: ranks]:
+                yield epoch, places
             start = 0
 
 
@@ -312,19 +318,25 @@ def loader_deaths() -> Iterator[None]:
 
 
 class _Batches(Dataset[Batch | DirectoryError]):
-    """Makes the batch of an epoch and an array of pair numbers."""
+    """Makes the batch of an epoch and an array of its places."""
 
-    def __init__(self, corpus: Corpus, subwords: tuple[Subword, Subword], seed: int, alpha: float) -> None:
+    def __init__(
+        self, corpus: Corpus, mixture: Mixture, subwords: tuple[Subword, Subword], seed: int, alpha: float
+    ) -> None:
         self._corpus = corpus
+        self._mixture = mixture
         self._subwords = subwords
         self._seed = seed
         self._alpha = alpha
 
     def __getitem__(self, key: tuple[int, npt.NDArray[np.int64]]) -> Batch | DirectoryError:
         """The batch; an error is given rather than raised, for the loader makes a page of one in another process."""
-        epoch, pairs = key
+        epoch, places = key
+        pairs = self._mixture.pairs(places, epoch)
         try:
-            batch = Batch.of([self._pair(epoch, int(pair)) for pair in pairs])
+            batch = Batch.of(
+                [self._pair(epoch, place, pair) for place, pair in zip(places.tolist(), pairs.tolist(), strict=True)]
+            )
             for side, ids_BS, subword in zip(
                 ("source", "target"), (batch.source_BS, batch.target_output_BT), self._subwords, strict=True
             ):
@@ -337,14 +349,14 @@ class _Batches(Dataset[Batch | DirectoryError]):
             return error
         return batch
 
-    def _pair(self, epoch: int, pair: int) -> tuple[Ids, Ids]:
+    def _pair(self, epoch: int, place: int, pair: int) -> tuple[Ids, Ids]:
         source, target = self._corpus[pair]
         if not self._alpha:
             return source, target
-        return self._sample(source, epoch, pair, side=0), self._sample(target, epoch, pair, side=1)
+        return self._sample(source, epoch, place, side=0), self._sample(target, epoch, place, side=1)
 
-    def _sample(self, ids: npt.NDArray[np.integer], epoch: int, pair: int, *, side: int) -> list[int]:
-        key = f"{self._seed} {epoch} {pair} {side}".encode()
+    def _sample(self, ids: npt.NDArray[np.integer], epoch: int, place: int, *, side: int) -> list[int]:
+        key = f"{self._seed} {epoch} {place} {side}".encode()
         seed = int.from_bytes(hashlib.blake2b(key, digest_size=4).digest(), "little")
         subword = self._subwords[side]
         return subword.sample(subword.decode(ids.tolist()), self._alpha, seed)

@@ -1,7 +1,8 @@
 """Which training pairs are kept, and why the others are not. Memory does not grow with the corpus.
 
-A pair is known by a hash of 128 bits of its two lines. The hashes serve twice: equal pairs are found by them, on disk;
-and the pairs whose hashes are the smallest are a uniform sample of the distinct pairs, whatever their order.
+A pair is known by a hash of 128 bits of its two lines, as two numbers of 64 bits, the higher one first. The hashes
+serve twice: equal pairs are found by them, on disk; and the pairs whose hashes are the smallest are a uniform sample of
+the distinct pairs, whatever their order.
 
 The rules, in the order in which a pair meets them (it is counted under the first that drops it):
 
@@ -14,20 +15,22 @@ The rules, in the order in which a pair meets them (it is counted under the firs
 import dataclasses
 import hashlib
 import heapq
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from nmtcli.data.text import is_blank
+from nmtcli.data.writing import GrowingFile
 
 LINE_CHARACTERS = 4000  # of a line that are sampled [characters]
 SAMPLE_CHARACTERS = 15_000_000  # of a sample, both sides: SentencePiece needs about 50 bytes for each [characters]
 _HASH_BYTES = 16
+_HASH = np.dtype(">u8")  # half of one
 _BUCKETS = 256  # a bucket of a billion pairs is 100 MB, in memory one at a time
-_RECORD = np.dtype([("high", ">u8"), ("low", ">u8"), ("number", ">u8")])
-_BUFFERED = 1 << 20  # hashes kept in memory before they are written [bytes]
+_RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("number", "<u8")])
+_AT_ONCE = 1 << 17  # records sorted into buckets at a time
 
 
 @dataclass(slots=True)
@@ -74,6 +77,11 @@ def pair_hash(source: str, target: str) -> bytes:
     return hashlib.blake2b(f"{source}\n{target}".encode(), digest_size=_HASH_BYTES).digest()
 
 
+def hash_numbers(digests: bytes) -> npt.NDArray[np.uint64]:
+    """Hashes one after the other -> two numbers for each."""
+    return np.frombuffer(digests, _HASH).astype(np.uint64)
+
+
 class Sample:
     """The pairs with the smallest hashes: a uniform sample of the distinct pairs that were offered.
 
@@ -83,6 +91,9 @@ class Sample:
     Args:
         size: pairs at most [pairs].
         characters: of both sides at most, after each line was cut to LINE_CHARACTERS [characters].
+
+    Attributes:
+        below: a pair whose hash, as a number, is not below this one is out for good.
     """
 
     def __init__(self, size: int, characters: int = SAMPLE_CHARACTERS) -> None:
@@ -90,22 +101,23 @@ class Sample:
         self._characters = characters
         self._heap: list[tuple[int, str, str]] = []  # hashes are negated: the largest is first
         self._hashes: set[int] = set()
-        self._below = 1 << 8 * _HASH_BYTES  # what has this hash or a larger one is out for good
+        self.below = 1 << 8 * _HASH_BYTES
 
-    def offer(self, source: str, target: str, digest: bytes) -> None:
-        """Takes a pair into the sample, if its hash is small enough and not there yet."""
+    def offer(self, source: str, target: str, digest: bytes) -> bool:
+        """Takes a pair into the sample, if its hash is small enough and not there yet; says whether."""
         number = int.from_bytes(digest)
-        if number >= self._below or number in self._hashes:
-            return
+        if number >= self.below or number in self._hashes:
+            return False
         source, target = source[:LINE_CHARACTERS], target[:LINE_CHARACTERS]
         heapq.heappush(self._heap, (-number, source, target))
         self._hashes.add(number)
         self._characters -= len(source) + len(target)
         while len(self._heap) > self._size or self._characters < 0:
             negated, source, target = heapq.heappop(self._heap)
-            self._below = -negated
-            self._hashes.remove(self._below)
+            self.below = -negated
+            self._hashes.remove(self.below)
             self._characters += len(source) + len(target)
+        return True
 
     def pairs(self) -> list[tuple[str, str]]:
         """The sampled pairs, in the order of their hashes."""
@@ -113,74 +125,51 @@ class Sample:
 
 
 class Duplicates:
-    """Finds the pairs that came before, with bounded memory: hashes go to buckets on disk, and each bucket is sorted.
+    """Finds the pairs that came before, with bounded memory: hashes go to disk, then to buckets, each of which is
+    sorted.
 
     First `add` for every pair, then `find` once.
 
     Args:
-        directory: an empty directory for the buckets and the answer.
+        hashes: takes the hashes.
+        directory: for the buckets and the answer.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, hashes: GrowingFile, directory: Path) -> None:
+        self._hashes = hashes
         self._directory = directory
-        self._buckets = [bytearray() for _ in range(_BUCKETS)]
-        self._buffered = 0
 
-    def add(self, digest: bytes, number: int) -> None:
-        """Notes that pair `number` [from 0, ascending] has this hash."""
-        record = digest + number.to_bytes(8)
-        self._buckets[digest[0]] += record
-        self._buffered += len(record)
-        if self._buffered >= _BUFFERED:
-            self._flush()
+    def add(self, hashes: npt.NDArray[np.uint64], numbers: npt.NDArray[np.integer]) -> None:
+        """Notes the hashes of pairs, two numbers for each, and their own numbers [from 0, ascending]."""
+        records = np.empty(len(numbers), _RECORD)
+        records["high"], records["low"], records["number"] = hashes[::2], hashes[1::2], numbers
+        self._hashes.write(records.tobytes())
 
-    def find(self, pairs: int) -> "DuplicateFlags":
+    def find(self, pairs: int) -> Path:
         """Compares all hashes; the first of equal ones is no duplicate.
 
         Args:
             pairs: how many pairs there are, those that were not added included.
+        Returns:
+            a .npy file: for each pair True where it came before.
         """
-        self._flush()
-        flags = np.lib.format.open_memmap(self._answer, mode="w+", dtype=np.bool_, shape=(max(pairs, 1),))
-        for bucket in range(_BUCKETS):
-            path = self._bucket_path(bucket)
-            if not path.exists():
-                continue
-            records = np.fromfile(path, dtype=_RECORD)
-            path.unlink()
+        self._hashes.close()
+        answer = self._directory / "duplicates.npy"
+        flags = np.lib.format.open_memmap(answer, mode="w+", dtype=np.bool_, shape=(max(pairs, 1),))
+        buckets = [GrowingFile(self._directory / f"hashes.{bucket:03d}") for bucket in range(_BUCKETS)]
+        with self._hashes.path.open("rb") as file:
+            while len(records := np.fromfile(file, _RECORD, _AT_ONCE)):
+                bucket_of = (records["high"] >> np.uint64(56)).astype(np.uint8)
+                records = records[np.argsort(bucket_of, kind="stable")]
+                ends = np.cumsum(np.bincount(bucket_of, minlength=_BUCKETS))[:-1]
+                for bucket, part in zip(buckets, np.split(records, ends), strict=True):
+                    bucket.write(part.tobytes())
+        for bucket in buckets:
+            bucket.close()
+            records = np.fromfile(bucket.path, _RECORD)
+            bucket.path.unlink()
             records = records[np.lexsort((records["low"], records["high"]))]  # stable: equal ones stay in order
             repeats = (records["high"][1:] == records["high"][:-1]) & (records["low"][1:] == records["low"][:-1])
             flags[records["number"][1:][repeats].astype(np.int64)] = True
         flags.flush()
-        return DuplicateFlags(self._answer)
-
-    @property
-    def _answer(self) -> Path:
-        return self._directory / "duplicates.npy"
-
-    def _bucket_path(self, bucket: int) -> Path:
-        return self._directory / f"hashes.{bucket:03d}"
-
-    def _flush(self) -> None:
-        for bucket, records in enumerate(self._buckets):
-            if records:
-                with self._bucket_path(bucket).open("ab") as file:
-                    file.write(records)
-                records.clear()
-        self._buffered = 0
-
-
-class DuplicateFlags:
-    """One boolean for each pair, read from disk in order: True where the pair came before.
-
-    Args:
-        path: a `.npy` file of booleans.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __iter__(self) -> Iterator[bool]:
-        flags = np.load(self._path, mmap_mode="r", allow_pickle=False)
-        for start in range(0, len(flags), 1 << 16):
-            yield from flags[start : start + (1 << 16)].tolist()
+        return answer

@@ -7,6 +7,7 @@
     train.source.offsets.npy     int64, one more than there are pairs: sentence i is tokens[offsets[i]:offsets[i + 1]];
                                  the first is 0, the last the number of tokens
     train.target.tokens.npy  train.target.offsets.npy     likewise
+    train.hashes.npy             made with --dedup only: uint64, two for each pair; see clean.py. `--append` needs them
     valid.source.txt  valid.target.txt                    raw text, UTF-8; each line ended by "\\n" and by nothing else
     test.1.source.txt  test.1.target.txt  test.2.…        likewise, a pair of files for each `--test`, in their order
 
@@ -19,6 +20,8 @@
     special_ids           {"pad": 0, "unk": 1, "bos": 2, "eos": 3}
     vocabulary_sizes      {"source": …, "target": …} [pieces]
     pairs                 training pairs
+    corpora               a list of {"name": prefix of --train as it was given, "pairs": …}, in the order of the pairs;
+                          may be missing
     tokens                {"source": …, "target": …} training tokens, EOS counted
     valid                 {"name": prefix as it was given, "pairs": …}
     test                  a list of the same, may be empty
@@ -27,38 +30,34 @@
                           missing
     cleaning              {"read", "empty", "duplicate", "too_long", "ratio", "kept"} [pairs]; see clean.py
     config                the options of nmt preprocess, but for those without influence on the result
+    appended              a list of the same, for each run with --append that followed; may be missing
     sha256                {file name: hexadecimal} of every other file
 
-The directory appears by rename when it is whole. The same text and options give the same bytes, whatever the machine.
+The directory appears by rename when it is whole (writing.py). The same text and options give the same bytes, whatever
+the machine.
 """
 
-import fcntl
 import functools
 import hashlib
-import io
-import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nmtcli.data.files import QUICK_BYTES, read_json, sha256_of, size_of_regular
-from nmtcli.data.subword import EOS, SPECIALS, Subword
+from nmtcli.data.subword import EOS, Subword
 from nmtcli.data.text import read_written_lines
-from nmtcli.errors import DirectoryError, WorldError
+from nmtcli.errors import DirectoryError
 
 FORMAT, VERSION = "nmtcli-data", 1
 META = "meta.json"
+HASHES = "train.hashes.npy"
 AGAIN = "Run nmt preprocess again"
 SIDES = ("source", "target")
-_META_KEYS = (
+META_KEYS = (
     *("format", "version", "source_lang", "target_lang", "subword", "joint", "special_ids", "vocabulary_sizes"),
-    *("pairs", "tokens", "valid", "test", "user_words", "cleaning", "config", "sha256"),
+    *("pairs", "corpora", "tokens", "valid", "test", "user_words", "cleaning", "config", "appended", "sha256"),
 )
 LENGTHS_AT_ONCE = 1 << 20  # pairs
 
@@ -148,6 +147,7 @@ class DataDirectory:
         path: where it is.
         meta: what meta.json holds.
         train: the training pairs.
+        corpora: what the training pairs were made of, in their order: names, and how many pairs there are of each.
         source_subword, target_subword: the vocabularies; one object where they are joint.
     """
 
@@ -157,6 +157,7 @@ class DataDirectory:
         self.source_lang: str = meta["source_lang"]
         self.target_lang: str = meta["target_lang"]
         self.joint: bool = meta["joint"]
+        self.corpora: list[dict[str, Any]] = meta.get("corpora") or [{"name": "train", "pairs": meta["pairs"]}]
         self.train = Corpus(path)
         self.source_subword = self._subword("source")
         self.target_subword = self.source_subword if self.joint else self._subword("target")
@@ -173,7 +174,7 @@ class DataDirectory:
         path = Path(path)
         if not path.exists():
             raise DirectoryError(f"{path} is not there", "Run nmt preprocess first")
-        meta = _read_meta(path)
+        meta = read_meta(path)
         if meta.get("format") != FORMAT:
             raise DirectoryError(f"{path} is not a data directory", "Name what nmt preprocess has written")
         if meta.get("version") != VERSION:
@@ -249,123 +250,12 @@ class DataDirectory:
         return list(zip(*sides, strict=True))
 
 
-class SentenceWriter:
-    """Writes one side of the training pairs as they come, without keeping them.
-
-    Args:
-        directory: where `train.<side>.tokens.npy` and `train.<side>.offsets.npy` go.
-        side: source or target.
-        vocabulary_size: decides how many bytes a token has [pieces].
-    """
-
-    def __init__(self, directory: Path, side: str, vocabulary_size: int) -> None:
-        dtype = token_dtype(vocabulary_size)
-        self._tokens = _ArrayWriter(directory / f"train.{side}.tokens.npy", dtype)
-        self._offsets = _ArrayWriter(directory / f"train.{side}.offsets.npy", np.dtype("<i8"))
-        self._offsets.append(np.zeros(1, dtype=np.int64))
-
-    @property
-    def tokens(self) -> int:
-        """Tokens written so far."""
-        return self._tokens.length
-
-    def append(self, tokens: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> None:
-        """Writes sentences: their ids one after the other, and how many each one has."""
-        self._offsets.append(self.tokens + np.cumsum(lengths, dtype=np.int64))
-        self._tokens.append(tokens)
-
-    def close(self) -> None:
-        """Completes both files."""
-        self._tokens.close()
-        self._offsets.close()
-
-
-def token_dtype(vocabulary_size: int) -> "np.dtype[Any]":
-    """The type of a token: two bytes where they are enough, else four; little-endian."""
-    return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
-
-
-def write_meta(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Writes meta.json, its format, version, special ids and sha256s included.
-
-    Args:
-        facts: the other keys, as the docstring of this page has them.
-    """
-    sha256 = {}
-    for path in sorted(directory.iterdir()):
-        sha256[path.name] = sha256_of(path)
-    known = {"format": FORMAT, "version": VERSION, "special_ids": SPECIALS, "sha256": sha256, **facts}
-    assert sorted(known) == sorted(_META_KEYS)
-    text = json.dumps({key: known[key] for key in _META_KEYS}, ensure_ascii=False, indent=2)
-    (directory / META).write_text(text + "\n", encoding="utf-8")
-
-
-@contextmanager
-def new_data_directory(path: str, *, overwrite: bool) -> Iterator[Path]:
-    """A directory beside `path` to write into; it takes the name `path` when the block ends well, and goes if it fails.
-
-    What a killed run left there is replaced.
-
-    Args:
-        overwrite: a data directory that is there may be replaced. Anything else that is there never is.
+def read_meta(path: Path) -> dict[str, Any]:
+    """What meta.json of a data directory holds, unchecked.
 
     Raises:
-        DirectoryError: something is there that may not be replaced.
-        WorldError: another run is writing there.
+        DirectoryError: it is not there, or is not JSON.
     """
-    final = Path(os.path.realpath(path))
-    partial, old = final.with_name(f"{final.name}.partial"), final.with_name(f"{final.name}.old")
-    if old.exists() and not final.exists():
-        old.rename(final)  # a run was killed between the two renames below
-    _check_replaceable(path, final, overwrite)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise DirectoryError(f"{path} cannot be made: {error.filename} is a file", "Use another --data") from error
-    lock = os.open(partial, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WorldError(f"another run is writing {path}", "Wait for it, or use another --data") from error
-        try:
-            _empty(partial)
-            yield partial
-            _check_replaceable(path, final, overwrite)
-            if final.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                final.rename(old)
-            partial.rename(final)
-            shutil.rmtree(old, ignore_errors=True)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
-    finally:
-        os.close(lock)
-
-
-def _check_replaceable(path: str, final: Path, overwrite: bool) -> None:
-    if not final.exists() or (final.is_dir() and not any(final.iterdir())):
-        return
-    try:
-        is_data = _read_meta(final).get("format") == FORMAT
-    except DirectoryError:
-        is_data = False
-    if not is_data:
-        raise DirectoryError(f"{path} is there and is not a data directory", "Name another one with --data")
-    if not overwrite:
-        raise DirectoryError(f"{path} is there already", "Use --overwrite, or name another one with --data")
-
-
-def _empty(directory: Path) -> None:
-    for path in directory.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
     if not (path / META).exists():
         raise DirectoryError(f"{path} is not a data directory: it has no {META}", "Run nmt preprocess first")
     return read_json(path / META, AGAIN)
@@ -382,9 +272,14 @@ def _check_meta(path: Path, meta: dict[str, Any]) -> None:
     for key, kind in kinds.items():
         if not isinstance(meta.get(key), kind):
             raise DirectoryError(f"{path} is not whole: {key} is {meta.get(key)!r:.40}", AGAIN)
-    for text in (meta["valid"], *meta["test"]):
-        if not isinstance(text, dict) or not isinstance(text.get("pairs"), int):
+    corpora = meta.get("corpora", [])
+    if not isinstance(corpora, list):
+        raise DirectoryError(f"{path} is not whole: corpora is {corpora!r:.40}", AGAIN)
+    for text in (meta["valid"], *meta["test"], *corpora):
+        if not isinstance(text, dict) or not isinstance(text.get("pairs"), int) or text["pairs"] < 0:
             raise DirectoryError(f"{path} is not whole: a text has no number of pairs", AGAIN)
+    if corpora and sum(corpus["pairs"] for corpus in corpora) != meta["pairs"]:
+        raise DirectoryError(f"{path} is not whole: its corpora do not add up to {meta['pairs']:,} pairs", AGAIN)
     names = {f"train.{side}.{part}.npy" for side in SIDES for part in ("tokens", "offsets")}
     names |= {f"{side}.model" for side in SIDES}
     known = meta["sha256"]
@@ -402,30 +297,3 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
         raise DirectoryError(f"{path} does not hold a list of whole numbers", AGAIN)
     return array
-
-
-class _ArrayWriter:
-    """A .npy file of one axis that grows; its header is written when the length is known."""
-
-    def __init__(self, path: Path, dtype: "np.dtype[Any]") -> None:
-        self._dtype = dtype
-        self.length = 0
-        self._file: BinaryIO = path.open("wb")
-        self._file.write(self._header())
-
-    def append(self, values: npt.NDArray[Any]) -> None:
-        self._file.write(values.astype(self._dtype, copy=False).tobytes())
-        self.length += len(values)
-
-    def close(self) -> None:
-        self._file.seek(0)
-        self._file.write(self._header())
-        self._file.close()
-
-    def _header(self) -> bytes:
-        """NumPy pads headers so that they keep their size when the length grows."""
-        header = io.BytesIO()
-        facts = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self.length,)}
-        np.lib.format.write_array_header_1_0(header, facts)
-        assert len(header.getvalue()) == 128
-        return header.getvalue()

@@ -7,13 +7,15 @@ Only "\\n" ends a line: U+2028, U+0085, vertical tab, form feed and NUL are char
 import bz2
 import gzip
 import io
+import itertools
 import lzma
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 from nmtcli.errors import DataError
 
@@ -21,6 +23,7 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1 << 17
+_PAIRS = 1000  # that `read_pairs` reads at a time
 
 
 def is_blank(line: str) -> bool:
@@ -38,14 +41,72 @@ def read_lines(path: str) -> Iterator[str]:
     Raises:
         DataError: the file is missing, cut short or damaged, or not UTF-8 (the file, line and byte are named).
     """
-    with _opened(path) as stream:
-        try:
-            for number, raw in enumerate(_byte_lines(stream), start=1):
-                yield _decoded(raw, path, number)
-        except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-            if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 raise OSErrors without a number
-                raise
-            raise DataError(f"{path} is cut short or damaged ({error})", "Copy it again") from error
+    with _opened(path) as stream, _damage_said(path):
+        for number, raw in enumerate(_byte_lines(stream), start=1):
+            yield _decoded(raw, path, number)
+
+
+@dataclass(frozen=True, slots=True)
+class PairBlock:
+    """Neighbouring pairs of a parallel text as they are on disk; to decode them may be left to another process.
+
+    Attributes:
+        paths: the file of either side; or the one file, of source TAB target.
+        lines: of each path, with their ends.
+        first: number of the first line [from 1].
+        count: how many pairs there are.
+    """
+
+    paths: tuple[str, ...]
+    lines: tuple[bytes, ...]
+    first: int
+    count: int
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """The pairs as text.
+
+        Raises:
+            DataError: a line is not UTF-8, or a line of a `.tsv` file has no TAB, or several.
+        """
+        sides = [_decoded_lines(raw, path, self.first) for raw, path in zip(self.lines, self.paths, strict=True)]
+        if len(sides) == 2:
+            return list(zip(*sides, strict=True))
+        return [_fields(line, self.paths[0], number) for number, line in enumerate(sides[0], start=self.first)]
+
+
+def paths_of(prefix: str, source_lang: str, target_lang: str) -> tuple[str, ...]:
+    """The files of a parallel text: one for either side, or one for both.
+
+    Raises:
+        DataError: one of two files is missing or there twice.
+    """
+    if prefix.endswith((".tsv", *(f".tsv{ending}" for ending in COMPRESSED))):
+        return (prefix,)
+    return _found(prefix, source_lang), _found(prefix, target_lang)
+
+
+def read_blocks(prefix: str, source_lang: str, target_lang: str, size: int) -> Iterator[PairBlock]:
+    """The pairs of a parallel text, `size` at a time; see `read_pairs`, whose Raises hold here and in `pairs`."""
+    paths = paths_of(prefix, source_lang, target_lang)
+    with ExitStack() as stack:
+        files = [_raw_lines(stack.enter_context(_opened(path))) for path in paths]
+        first = 1
+        while True:
+            lines = []
+            for path, file in zip(paths, files, strict=True):
+                with _damage_said(path):
+                    lines.append(list(itertools.islice(file, size)))
+            count = len(lines[0])
+            if len(lines[-1]) != count:
+                read = [first - 1 + len(some) + _count(rest) for some, rest in zip(lines, files, strict=True)]
+                raise DataError(
+                    f"{paths[0]} has {read[0]:,} lines, {paths[1]} {read[1]:,}",
+                    "Parallel files need one line for each line",
+                )
+            if not count:
+                return
+            yield PairBlock(paths, tuple(b"".join(some) for some in lines), first, count)
+            first += count
 
 
 def read_pairs(prefix: str, source_lang: str, target_lang: str) -> Iterator[tuple[str, str]]:
@@ -59,21 +120,8 @@ def read_pairs(prefix: str, source_lang: str, target_lang: str) -> Iterator[tupl
         DataError: a file is missing or there twice, the two have unequal numbers of lines, or a line of a `.tsv` file
             has no TAB, or several.
     """
-    if prefix.endswith((".tsv", *(f".tsv{ending}" for ending in COMPRESSED))):
-        yield from _read_tsv(prefix)
-        return
-    source_path, target_path = _found(prefix, source_lang), _found(prefix, target_lang)
-    sources, targets = read_lines(source_path), read_lines(target_path)
-    pairs = 0
-    for source in sources:
-        target = next(targets, None)
-        if target is None:
-            _refuse_unequal(source_path, pairs + 1 + _count(sources), target_path, pairs)
-        yield source, cast("str", target)
-        pairs += 1
-    more_targets = _count(targets)
-    if more_targets:
-        _refuse_unequal(source_path, pairs, target_path, pairs + more_targets)
+    for block in read_blocks(prefix, source_lang, target_lang, _PAIRS):
+        yield from block.pairs()
 
 
 def decode_stream(stream: BinaryIO, on_replacement: Callable[[int], None]) -> Iterator[str]:
@@ -115,16 +163,41 @@ def read_written_lines(path: Path) -> Iterator[str]:
 def _byte_lines(stream: BinaryIO) -> Iterator[bytes]:
     """The lines of a binary stream without their ends and without a byte-order mark at the start; reads no further
     than the line that it gives, so that a person may type them."""
-    first = True
-    while raw := stream.readline():
-        if first:
-            first = False
-            raw = raw.removeprefix(_BOM)
-            if not raw:
-                return  # nothing but the mark
+    for raw in _raw_lines(stream):
         if raw.endswith(b"\n"):
             raw = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1]
         yield raw
+
+
+def _raw_lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of a binary stream with their ends, without a byte-order mark at the start."""
+    first = stream.readline().removeprefix(_BOM)
+    return itertools.chain([first], stream) if first else iter(())
+
+
+def _decoded_lines(raw: bytes, path: str, first: int) -> list[str]:
+    """The lines in some bytes, without their ends."""
+    try:
+        lines = raw.decode("utf-8").split("\n")
+    except UnicodeDecodeError:
+        for number, line in enumerate(raw.split(b"\n"), start=first):
+            _decoded(line, path, number)  # raises where the fault is
+        raise
+    last = lines.pop()  # empty, unless the file ends without a line end
+    if b"\r\n" in raw:
+        lines = [line.removesuffix("\r") for line in lines]
+    return [*lines, last] if last else lines
+
+
+@contextmanager
+def _damage_said(path: str) -> Iterator[None]:
+    """What decompression raises, said in one line."""
+    try:
+        yield
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # gzip and bz2 raise OSErrors without a number
+            raise
+        raise DataError(f"{path} is cut short or damaged ({error})", "Copy it again") from error
 
 
 def _decoded(raw: bytes, path: str, number: int) -> str:
@@ -210,23 +283,15 @@ def _found(prefix: str, lang: str) -> str:
     return found[0]
 
 
-def _read_tsv(path: str) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(read_lines(path), start=1):
-        fields = line.split("\t")
-        if len(fields) != 2:
-            raise DataError(
-                f"{path}, line {number:,} has {len(fields) - 1:,} TABs",
-                "A line is source TAB target, with exactly one TAB",
-            )
-        yield fields[0], fields[1]
+def _fields(line: str, path: str, number: int) -> tuple[str, str]:
+    fields = line.split("\t")
+    if len(fields) != 2:
+        raise DataError(
+            f"{path}, line {number:,} has {len(fields) - 1:,} TABs",
+            "A line is source TAB target, with exactly one TAB",
+        )
+    return fields[0], fields[1]
 
 
-def _count(lines: Iterator[str]) -> int:
+def _count(lines: Iterator[bytes]) -> int:
     return sum(1 for _ in lines)
-
-
-def _refuse_unequal(source_path: str, source_lines: int, target_path: str, target_lines: int) -> None:
-    raise DataError(
-        f"{source_path} has {source_lines:,} lines, {target_path} {target_lines:,}",
-        "Parallel files need one line for each line",
-    )

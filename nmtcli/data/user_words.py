@@ -55,26 +55,26 @@ class WordCounter:
 
     Args:
         words: none is empty.
-
-    Attributes:
-        counts: of every word.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
-        self.counts: Counter[str] = Counter(dict.fromkeys(words, 0))
+        self._words = frozenset(words)
         self._lengths: dict[str, list[int]] = {}  # of the words that start with two characters
-        for word in self.counts:
+        for word in self._words:
             lengths = self._lengths.setdefault(word[:2], [])
             if len(word) not in lengths:
                 lengths.append(len(word))
 
-    def add(self, text: str) -> None:
-        """Counts in one more line."""
-        for start in range(len(text) - 1):
-            for length in self._lengths.get(text[start : start + 2], ()):
-                word = text[start : start + length]
-                if len(word) == length and word in self.counts:  # not one that the line's end cut short
-                    self.counts[word] += 1
+    def count(self, texts: Iterable[str]) -> Counter[str]:
+        """How often these lines hold each word that they do hold."""
+        counts: Counter[str] = Counter()
+        for text in texts:
+            for start in range(len(text) - 1):
+                for length in self._lengths.get(text[start : start + 2], ()):
+                    word = text[start : start + length]
+                    if len(word) == length and word in self._words:  # not one that the line's end cut short
+                        counts[word] += 1
+        return counts
 
 
 def choose(counts: Counter[str], *, at_least: int, most: int) -> Chosen:

@@ -1,6 +1,8 @@
 import json
+import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +13,10 @@ import pytest
 
 from nmtcli.cli import run
 from nmtcli.commands import preprocess
+from nmtcli.data import writing
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.subword import UNK, Subword, learn
+from nmtcli.data.writing import ArrayWriter, Unfinished
 
 WORDS = "the a old young man woman dog sea house of in sees goes and , . station car red blue".split()  # noqa: SIM905
 
@@ -102,7 +106,8 @@ def test_raw_text_becomes_a_data_directory(place: Place, capfd: pytest.CaptureFi
 
 
 def test_learning_again_with_other_workers_gives_the_same_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preprocess, "CHUNK", 40)
+    monkeypatch.setattr(preprocess, "BLOCK", 40)
+    monkeypatch.setattr(preprocess, "QUICK", 0)
     found = []
     for workers in ("1", "2"):
         options = ["--workers", workers, "--overwrite", "--dedup", "--max-length", "9", "--max-ratio", "2.5"]
@@ -212,7 +217,7 @@ def test_a_data_directory_is_replaced_only_with_overwrite(place: Place, capsys: 
     assert place.run() == 0
     before = files(place.data)
     assert place.run() == 4
-    assert "is there already. Use --overwrite, or name another one with --data." in capsys.readouterr().err
+    assert "is there already. Use --overwrite or --append, or name another one with --data." in capsys.readouterr().err
     place.folder.joinpath("train.de").unlink()
     assert place.run("--overwrite") == 3
     assert files(place.data) == before
@@ -240,6 +245,7 @@ def test_another_folder_is_never_replaced(place: Place, capsys: pytest.CaptureFi
         (["--subword", "words"], 2, "Invalid value for '--subword'"),
         (["--vocab-size", "0"], 2, "--vocab-size 0 needs --subword word or none, but it is unigram."),
         (["--no-drop-empty"], 2, "--drop-empty cannot be turned off"),
+        (["--valid", ""], 2, "Missing option '--valid'. Only --append does without it."),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
@@ -319,20 +325,24 @@ def test_text_that_changes_between_the_passes_is_refused(
         return result
 
     monkeypatch.setattr(preprocess, "_first_pass", then_change)
-    assert place.run() == 3
+    assert place.run("--dedup") == 3
     assert "the training text had 300 pairs, then 10." in capsys.readouterr().err
 
 
 def test_a_dead_worker_is_said(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preprocess, "CHUNK", 100)
-    monkeypatch.setattr(preprocess, "Encoder", lambda *_, **__: os._exit)  # which cannot exit with a list of pairs
-    assert place.run("--workers", "2") == 6
-    assert (
-        "Error: a worker process died. It may have run out of memory: use fewer --workers." in capsys.readouterr().err
+    monkeypatch.setattr(preprocess, "BLOCK", 100)
+    with monkeypatch.context() as patched:
+        patched.setattr(preprocess, "Encoder", lambda *_, **__: os._exit)  # which cannot exit with a block
+        assert place.run("--workers", "2") == 6
+    assert capsys.readouterr().err == (
+        f"{place.data}.partial keeps what was done; the same command goes on from there\n"
+        "Error: a worker process died. It may have run out of memory: use fewer --workers.\n"
     )
-    assert not list(place.folder.glob("data-bin*"))
+    assert [path.name for path in place.folder.glob("data-bin*")] == ["data-bin.partial"]
+    assert place.run() == 0
+    assert [path.name for path in place.folder.glob("data-bin*")] == ["data-bin"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
@@ -354,15 +364,184 @@ def test_a_killed_run_leaves_no_data_directory_and_no_process(place: Place, numb
     assert running.returncode == code
     assert not place.data.exists()
     if number != signal.SIGKILL:
-        assert err in ("Error: Interrupted.\n", "Terminated; nothing was written.\n")
-        assert not list(place.folder.glob("data-bin*"))
+        assert err == (
+            f"{place.data}.partial keeps what was done; the same command goes on from there\n"
+            f"{'Terminated' if number == signal.SIGTERM else 'Interrupted'}.\n"
+        )
     deadline = time.monotonic() + 30
     while _processes_of_group(running.pid):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    assert place.run("--workers", "2") == 0
+    assert not list(place.folder.glob("data-bin.*"))
+    went_on = files(place.data)
+    assert place.run("--workers", "1", "--overwrite") == 0
+    assert files(place.data) == went_on
+
+
+@pytest.mark.parametrize("options", [["--dedup", "--user-words", "words"], ["--max-length", "25"]], ids=" ".join)
+def test_a_run_that_was_stopped_anywhere_goes_on_to_the_same_bytes(
+    place: Place, options: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Before each save in turn: what was written since the one before it is cut away, and done again."""
+    monkeypatch.chdir(place.folder)
+    monkeypatch.setattr(preprocess, "BLOCK", 50)
+    monkeypatch.setattr(writing, "SAVE_EVERY", 0)
+    write(place.folder / "more", place.target[:70], place.source[:70])
+    (place.folder / "words").write_text("station\nhouse\n")
+    options = [*options, "--train", "more", "--vocab-size", "300", "--subword", "bpe", "--workers", "1"]
+    save, calls = Unfinished.save, 0
+
+    def stopping_at(limit: float) -> None:
+        def counted(unfinished: Unfinished, state: dict[str, object]) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == limit:
+                raise KeyboardInterrupt
+            save(unfinished, state)
+
+        nonlocal calls
+        calls = 0
+        monkeypatch.setattr(Unfinished, "save", counted)
+
+    stopping_at(math.inf)
+    assert place.run(*options, learn=True) == 0
+    undisturbed, saves = files(place.data), calls
+    assert saves == 17  # 8 blocks twice, and the beginning of the second pass
+    for limit in range(1, saves + 1):
+        shutil.rmtree(place.data)
+        stopping_at(limit)
+        assert place.run(*options, learn=True) == 130
+        assert ("Interrupted; nothing was written." in capfd.readouterr().err) == (limit == 1)
+        stopping_at(math.inf)
+        assert place.run(*options, learn=True) == 0
+        assert calls <= saves - limit + 2  # what was saved is not done again
+        assert files(place.data) == undisturbed
+
+
+def test_text_that_changed_is_not_gone_on_with(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(ArrayWriter, "close", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        assert place.run() == 143
+    assert place.folder.joinpath("data-bin.partial").exists()
     place.train(place.source[:10], place.target[:10])
     assert place.run() == 0
+    assert len(place.texts()) == 10
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_more_text_is_added_with_the_same_vocabulary(
+    place: Place, workers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocess, "BLOCK", 40)
+    assert place.run("--dedup") == 0
+    before = DataDirectory.open(place.data).meta
+    first = list(dict.fromkeys(place.texts()))
+    news = [*sentences(60, 3), *place.source[:20]], [*sentences(60, 4), *place.target[:20]]
+    write(place.folder / "news", *news)
+    command = ["preprocess", "-s", "de", "-t", "en", "--data", str(place.data), "--append", "--workers", workers]
+    assert run([*command, "--train", f"{place.folder}/news", "--dedup", "--max-length", "200"]) == 0
+    new = [pair for pair in dict.fromkeys(zip(*news, strict=True)) if pair not in first]
+    assert place.texts() == first + new
+    opened = DataDirectory.open(place.data)
+    opened.verify()
+    meta = opened.meta
+    assert meta["corpora"] == [
+        {"name": f"{place.folder}/train", "pairs": len(first)},
+        {"name": f"{place.folder}/news", "pairs": len(new)},
+    ]
+    assert meta["cleaning"]["read"] == 380
+    assert meta["cleaning"]["duplicate"] == 380 - len(first) - len(new)
+    assert meta["pairs"] == len(opened.train) == len(first) + len(new)
+    assert meta["config"] == before["config"]
+    assert [entry["max_length"] for entry in meta["appended"]] == [200]
+    for key in ("valid", "test", "vocabulary_sizes", "joint", "subword", "user_words"):
+        assert meta[key] == before[key]
+    assert opened.valid[1] == ("the  old man ", "")
+
+    assert place.run("--overwrite", "--dedup", "--train", f"{place.folder}/news") == 0  # all at once
+    for name in ("train.source.tokens.npy", "train.target.offsets.npy", "train.hashes.npy"):
+        assert opened.meta["sha256"][name] == DataDirectory.open(place.data).meta["sha256"][name]
+
+
+def test_adding_that_was_stopped_goes_on_and_leaves_what_was_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preprocess, "BLOCK", 40)
+    monkeypatch.setattr(writing, "SAVE_EVERY", 0)
+    assert place.run() == 0
+    before = files(place.data)
+    write(place.folder / "news", sentences(200, 3), sentences(200, 4))
+    command = ["preprocess", "-s", "de", "-t", "en", "--data", str(place.data), "--append", "--workers", "1"]
+    command += ["--train", f"{place.folder}/news"]
+    save, calls = Unfinished.save, 0
+
+    def stopped(unfinished: Unfinished, state: dict[str, object]) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        save(unfinished, state)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Unfinished, "save", stopped)
+        assert run(command) == 130
+    assert files(place.data) == before
+    assert run(command) == 0
+    assert len(place.texts()) == 500
+    DataDirectory.open(place.data).verify()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--vocab-size", "500"], 2, "keeps what {data} has, which is --vocab-size 8000, but now --vocab-size is 500."),
+        (["-s", "fr"], 2, "keeps what {data} has, which is --source-lang de, but now --source-lang is fr."),
+        (["--valid", "other"], 2, "but now --valid is other. Leave it out."),
+        (["--overwrite"], 2, "--append and --overwrite do not go together. Leave one out."),
+        (["--dedup"], 4, "{data} was made without --dedup, so that its pairs are not known any more."),
+        (["--data", "nothing"], 4, "nothing is not there. Run nmt preprocess first."),
+        (["--train", "nothing"], 3, "nothing.de is not there (nor with .gz .bz2 .xz .zst)."),
+    ],
+)
+def test_adding_that_cannot_be_is_refused_and_changes_nothing(
+    place: Place, capsys: pytest.CaptureFixture[str], options: list[str], code: int, message: str
+) -> None:
+    assert place.run() == 0
+    before = files(place.data)
+    capsys.readouterr()
+    command = ["preprocess", "-s", "de", "-t", "en", "--data", str(place.data), "--append"]
+    assert run([*command, "--train", f"{place.folder}/train", *options]) == code
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert message.format(data=place.data) in err
+    assert files(place.data) == before
     assert not list(place.folder.glob("data-bin.*"))
+
+
+def test_a_local_cluster_gives_the_same_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setattr(preprocess, "BLOCK", 40)
+    options = ["--dedup", "--vocab-size", "300", "--subword", "bpe", "--overwrite"]
+    assert place.run(*options, "--workers", "1", learn=True) == 0
+    alone = files(place.data)
+    assert place.run(*options, "--engine", "ray", "--workers", "2", learn=True) == 0
+    assert files(place.data) == alone
+    (place.folder / "train.en").write_bytes(b"good\nb\xe4d\n")
+    (place.folder / "train.de").write_bytes(b"good\nbad\n")
+    assert place.run(*options, "--engine", "ray", "--workers", "1") == 3
+    assert files(place.data) == alone
+
+
+def test_a_cluster_that_cannot_be_is_said(
+    place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert place.run("--engine", "ray") == 2
+    assert "--engine ray needs Ray, which is not installed. pip install nmtcli[ray]." in capsys.readouterr().err
+    assert place.run("--ray-address", "head:6379") == 2
+    assert "--ray-address needs --engine ray. Leave it out, or give both." in capsys.readouterr().err
+    assert not list(place.folder.glob("data-bin*"))
 
 
 def _processes_of_group(group: int) -> bool:

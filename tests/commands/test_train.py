@@ -119,6 +119,29 @@ def test_a_run_goes_on_from_within_a_block(
     assert_same_run(model, whole)
 
 
+def test_corpora_are_mixed_as_asked_for_and_a_run_goes_on_among_them(nmt: Nmt, corpus: Path, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "small", digits_and_words(60, seed=2))
+    data = make_data(tmp_path / "data-bin", corpus, "--train", str(tmp_path / "small"), "--vocab-size", "400")
+    mixed = ["--mix", "train=1,small=1", *EVENTFUL, "--max-epochs", "0"]
+    whole = trained_well(nmt, data, tmp_path / "whole", *mixed, "--max-updates", "24")
+    model = trained_well(nmt, data, tmp_path / "cut", *mixed, "--max-updates", "7")
+    refused = train(nmt, data, model, "--resume", "--mix", "train=1,small=2", shape=())
+    assert refused.code == 2
+    assert "--mix train=1,small=2 (was train=1,small=1)" in refused.err
+    trained_well(nmt, data, model, "--resume", "--max-updates", "24")
+    assert_same_run(model, whole)
+    plain = trained_well(nmt, data, tmp_path / "plain", *EVENTFUL, "--max-epochs", "0", "--max-updates", "24")
+    assert progress_of(whole)["epoch"] < progress_of(plain)["epoch"]  # 1,200 places, not 660
+
+
+@pytest.mark.parametrize(("mix", "said"), [("train=1,news=1", "called `news`. It has train."), ("train=x", "is `x`")])
+def test_a_mix_that_cannot_be_is_refused(mix: str, said: str, nmt: Nmt, data: Path, tmp_path: Path) -> None:
+    result = train(nmt, data, tmp_path / "model", "--mix", mix)
+    assert result.code == 2
+    assert said in result.err
+    assert not (tmp_path / "model").exists()
+
+
 VARIETIES = {
     "adagrad in steps": ["--optimizer", "adagrad", "--decay", "step", "--decay-start", "0.3", "--decay-every", "0.2"],
     "sgd": ["--optimizer", "sgd", "--learning-rate", "0.5", "--weight-decay", "0.01"],

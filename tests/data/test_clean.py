@@ -1,12 +1,14 @@
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nmtcli.data import clean
-from nmtcli.data.clean import LINE_CHARACTERS, Duplicates, Sample, dropping_rule, is_empty_pair, pair_hash
+from nmtcli.data.clean import LINE_CHARACTERS, Duplicates, Sample, dropping_rule, hash_numbers, is_empty_pair, pair_hash
+from nmtcli.data.writing import GrowingFile
 
 pairs_with_repeats = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from(["x", "yy", "zzz"])), max_size=40)
 
@@ -19,10 +21,10 @@ def sampled(pairs: list[tuple[str, str]], size: int, characters: int = 10**6) ->
 
 
 def duplicates_of(pairs: list[tuple[str, str]], directory: Path) -> list[bool]:
-    duplicates = Duplicates(directory)
+    duplicates = Duplicates(GrowingFile(directory / "hashes"), directory)
     for number, pair in enumerate(pairs):
-        duplicates.add(pair_hash(*pair), number)
-    return list(duplicates.find(len(pairs)))
+        duplicates.add(hash_numbers(pair_hash(*pair)), np.array([number]))
+    return np.load(duplicates.find(len(pairs))).tolist()
 
 
 def naive_duplicates(pairs: list[tuple[str, str]]) -> list[bool]:
@@ -71,18 +73,17 @@ def test_duplicates_are_those_of_a_naive_loop(
 def test_duplicates_are_found_across_what_was_written_at_different_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clean, "_BUFFERED", 1000)
+    monkeypatch.setattr(clean, "_AT_ONCE", 100)
     numbers = random.Random(1).choices(range(3000), k=5000)
     pairs = [(f"source {number}", f"target {number}") for number in numbers]
     assert duplicates_of(pairs, tmp_path) == naive_duplicates(pairs)
-    assert [path.name for path in tmp_path.iterdir()] == ["duplicates.npy"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["duplicates.npy", "hashes"]
 
 
 def test_pairs_that_were_not_added_are_no_duplicates(tmp_path: Path) -> None:
-    duplicates = Duplicates(tmp_path)
-    for number in (1, 3, 4):
-        duplicates.add(pair_hash("a", "b"), number)
-    assert list(duplicates.find(6)) == [False, False, False, True, True, False]
+    duplicates = Duplicates(GrowingFile(tmp_path / "hashes"), tmp_path)
+    duplicates.add(hash_numbers(pair_hash("a", "b") * 3), np.array([1, 3, 4]))
+    assert np.load(duplicates.find(6)).tolist() == [False, False, False, True, True, False]
 
 
 def test_a_pair_is_not_another_one_split_elsewhere() -> None:

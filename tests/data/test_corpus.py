@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nmtcli.data import corpus as page
-from nmtcli.data.corpus import Corpus, DataDirectory, SentenceWriter, new_data_directory, token_dtype, write_meta
+from nmtcli.data.corpus import Corpus, DataDirectory
 from nmtcli.data.subword import EOS, Subword, learn
 from nmtcli.data.text import write_lines
-from nmtcli.errors import DirectoryError, WorldError
+from nmtcli.data.writing import GrowingFile, SentenceWriter, new_data_directory, token_dtype, write_meta
+from nmtcli.errors import DirectoryError
 
 PAIRS = [("der alte Mann", "the old man"), ("das Meer", "the sea"), ("ja", "yes , of course")]
 ODD_LINES = ["", "  ", "a\u2028b", "c\x85d", "e\x0bf\x0cg\0", "\ufeffh", "i\rj\r", "k"]
@@ -27,7 +28,7 @@ pairs_of_ids = st.lists(st.tuples(sentences, sentences), min_size=1, max_size=20
 def write_sentences(directory: Path, pairs: list[Any], vocabulary_size: int, chunk: int = 1000) -> list[int]:
     tokens = []
     for column, side in enumerate(page.SIDES):
-        writer = SentenceWriter(directory, side, vocabulary_size)
+        writer = SentenceWriter(lambda name: GrowingFile(directory / name), side, vocabulary_size)
         for start in range(0, len(pairs), chunk):
             ids = [pair[column] for pair in pairs[start : start + chunk]]
             writer.append(np.array([one for sentence in ids for one in sentence]), np.array([len(one) for one in ids]))
@@ -68,14 +69,16 @@ def fill(directory: Path, learnt: Path) -> None:
             "user_words": None,
             "cleaning": {},
             "config": {},
+            "corpora": [{"name": "train", "pairs": len(PAIRS)}],
+            "appended": [],
         },
     )
 
 
 @pytest.fixture
 def data(tmp_path: Path, learnt: Path) -> Path:
-    with new_data_directory(str(tmp_path / "data-bin"), overwrite=False) as directory:
-        fill(directory, learnt)
+    with new_data_directory(str(tmp_path / "data-bin"), overwrite=False) as unfinished:
+        fill(unfinished.directory, learnt)
     return tmp_path / "data-bin"
 
 
@@ -304,100 +307,3 @@ def test_a_json_that_fills_the_memory_is_not_read(data: Path) -> None:
         file.truncate(1 << 40)  # a hole: it takes no room on the disk
     with pytest.raises(DirectoryError, match=r"meta.json has 1,099,511,627,776 bytes, more than it can have"):
         DataDirectory.open(data)
-
-
-def test_a_directory_appears_when_it_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "data-bin"
-    with new_data_directory(str(path), overwrite=False) as directory:
-        assert not path.exists()
-        (directory / "file").write_text("whole")
-    assert (path / "file").read_text() == "whole"
-    assert os.listdir(path.parent) == ["data-bin"]
-
-
-@pytest.mark.parametrize("failure", [RuntimeError, KeyboardInterrupt])
-def test_nothing_is_left_where_it_failed(tmp_path: Path, failure: type[BaseException]) -> None:
-    def fail() -> None:
-        with new_data_directory(str(tmp_path / "data-bin"), overwrite=False) as directory:
-            (directory / "file").write_text("half")
-            raise failure
-
-    with pytest.raises(failure):
-        fail()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
-    (tmp_path / "data-bin.partial" / "work").mkdir(parents=True)
-    (tmp_path / "data-bin.partial" / "half").write_text("half")
-    with new_data_directory(str(tmp_path / "data-bin"), overwrite=False) as directory:
-        assert list(directory.iterdir()) == []
-    assert os.listdir(tmp_path) == ["data-bin"]
-
-
-def test_a_data_directory_is_replaced_only_if_that_is_asked_for(data: Path, learnt: Path) -> None:
-    before = (data / "meta.json").read_bytes()
-    with (
-        pytest.raises(DirectoryError, match=r"is there already\. Use --overwrite"),
-        new_data_directory(str(data), overwrite=False),
-    ):
-        pass
-    with pytest.raises(RuntimeError), new_data_directory(str(data), overwrite=True):
-        raise RuntimeError
-    assert (data / "meta.json").read_bytes() == before
-    with new_data_directory(str(data), overwrite=True) as directory:
-        (directory / "new").write_text("new")
-    assert os.listdir(data) == ["new"]
-    assert os.listdir(data.parent) == ["data-bin"]
-
-
-def test_a_run_killed_while_it_replaced_loses_nothing(data: Path) -> None:
-    data.rename(data.with_name("data-bin.old"))
-    with pytest.raises(DirectoryError, match="is there already"), new_data_directory(str(data), overwrite=False):
-        pass
-    assert len(DataDirectory.open(data).train) == len(PAIRS)
-
-
-@pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("content", ["a file", "a folder of other things", "a model directory"])
-def test_anything_else_is_never_replaced(tmp_path: Path, content: str, overwrite: bool) -> None:
-    path = tmp_path / "mine"
-    if content == "a file":
-        path.write_text("mine")
-    else:
-        path.mkdir()
-        name, text = ("thesis.tex", "mine") if content == "a folder of other things" else ("meta.json", '{"format": 1}')
-        (path / name).write_text(text)
-    with (
-        pytest.raises(DirectoryError, match="is there and is not a data directory"),
-        new_data_directory(str(path), overwrite=overwrite),
-    ):
-        pass
-    assert path.read_text() == "mine" if content == "a file" else len(list(path.iterdir())) == 1
-
-
-def test_an_empty_folder_may_be_filled(tmp_path: Path) -> None:
-    (tmp_path / "data-bin").mkdir()
-    with new_data_directory(str(tmp_path / "data-bin"), overwrite=False) as directory:
-        (directory / "file").write_text("whole")
-    assert os.listdir(tmp_path / "data-bin") == ["file"]
-
-
-def test_a_folder_below_a_file_cannot_be_made(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("text")
-    with (
-        pytest.raises(DirectoryError, match="cannot be made"),
-        new_data_directory(str(tmp_path / "file" / "data-bin"), overwrite=False),
-    ):
-        pass
-
-
-def test_two_runs_do_not_write_the_same_directory(tmp_path: Path) -> None:
-    with new_data_directory(str(tmp_path / "data-bin"), overwrite=False) as directory:
-        (directory / "file").write_text("first")
-        with (
-            pytest.raises(WorldError, match="another run is writing"),
-            new_data_directory(str(tmp_path / "data-bin"), overwrite=False),
-        ):
-            pass
-    assert (tmp_path / "data-bin" / "file").read_text() == "first"

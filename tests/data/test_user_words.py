@@ -55,11 +55,8 @@ def test_the_lists_of_thuocl_are_read(name: str, lines: int) -> None:
 
 @given(st.sets(st.text("abc", min_size=2, max_size=4), min_size=1), st.lists(st.text("abcd", max_size=30), max_size=5))
 def test_words_are_counted_wherever_they_stand(words: set[str], lines: list[str]) -> None:
-    counter = WordCounter(words)
-    for line in lines:
-        counter.add(line)
-    expected = {word: sum(len(re.findall(f"(?={word})", line)) for line in lines) for word in words}
-    assert dict(counter.counts) == expected
+    expected = Counter({word: sum(len(re.findall(f"(?={word})", line)) for line in lines) for word in words})
+    assert WordCounter(words).count(lines) == +expected
 
 
 def test_the_frequent_ones_are_chosen_up_to_a_limit() -> None:

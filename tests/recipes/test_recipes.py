@@ -196,16 +196,19 @@ def test_a_script_takes_another_recipe_and_works_elsewhere(recipe: str, tmp_path
     assert f"work/{recipe}${{RECIPE:+-$RECIPE}}}}" in (RECIPES / recipe / "run.sh").read_text(encoding="utf-8")
 
 
-def test_the_benchmark_of_memory_gives_a_row_for_each_size() -> None:
-    script = RECIPES / "benchmarks/preprocess_memory.py"
-    command = [sys.executable, script, "--pairs", "300", "3000", "--", "--dedup", "--vocab-size", "1200"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def test_the_benchmark_of_preprocess_gives_a_row_for_each_run() -> None:
+    script = RECIPES / "benchmarks/preprocess.py"
+    command = [sys.executable, script, "--pairs", "3000", "--workers", "1", "2", "--kills", "1"]
+    done = subprocess.run(
+        [*command, "--", "--dedup", "--vocab-size", "1200"], capture_output=True, text=True, check=True
+    )
     _, _, *rows = done.stdout.splitlines()
-    for row, pairs in zip(rows, ("300", "3,000"), strict=True):
-        _, count, *peaks, seconds, _ = row.split("|")
-        assert count.strip() == pairs
-        assert all(int(peak) > 10 for peak in peaks[:2])  # a Python that has imported something
-        assert (int(peaks[2]) > 10) == (pairs == "3,000")  # one chunk of pairs needs no worker
+    for row, runs in zip(rows, ("1", "1, killed 1 times", "2", "2, killed 1 times"), strict=True):
+        _, count, workers, rate, *peaks, seconds, _ = row.split("|")
+        assert count.strip() == "3,000"
+        assert workers.strip() == runs
+        assert int(rate.replace(",", "")) > 0
+        assert all(int(peak) > 10 for peak in peaks)  # a Python that has imported something
         assert int(seconds) >= 0
 
 

@@ -1,0 +1,91 @@
+"""Several corpora beside one another in training, in given proportions, whatever their sizes.
+
+With `--mix news=3,subs=1` three pairs of `news` are seen for each one of `subs`. An epoch sees the corpus that the mix
+favours least, for its size, once; the others as often as that takes, the last time in part. Where an epoch ends within
+a corpus the next one goes on, so that in the long run every pair of a corpus is seen equally often.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from nmtcli.errors import ConfigError
+
+
+class Mixture:
+    """Which pairs an epoch is made of: it has places, and a pair at each.
+
+    Args:
+        sizes: of corpora one after the other, which together are the training pairs [pairs].
+        weights: pairs of one corpus beside those of the others; 0: it is left out. One at least is not, and has pairs.
+
+    Attributes:
+        places: of an epoch.
+
+    >>> Mixture([4, 2], [1, 1]).pairs(np.arange(8), epoch=0).tolist()
+    [0, 1, 2, 3, 4, 5, 4, 5]
+    """
+
+    def __init__(self, sizes: Sequence[int], weights: Sequence[float]) -> None:
+        shares = [weight / size if weight else 0.0 for size, weight in zip(sizes, weights, strict=True)]
+        least = min(share for share in shares if share)
+        self._sizes = np.array(sizes, dtype=np.int64)
+        self._starts = np.cumsum([0, *sizes[:-1]], dtype=np.int64)
+        self._parts = np.array(
+            [round(size * share / least) for size, share in zip(sizes, shares, strict=True)], dtype=np.int64
+        )
+        self._ends = np.cumsum(self._parts)
+        self.places = int(self._ends[-1])
+
+    def pairs(self, places: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
+        """The pair numbers at some places of an epoch."""
+        corpus = np.searchsorted(self._ends, places, side="right")
+        within = places - (self._ends - self._parts)[corpus] + epoch * self._parts[corpus]
+        pairs: npt.NDArray[np.int64] = self._starts[corpus] + within % self._sizes[corpus]
+        return pairs
+
+
+def mixture_of(mix: str, corpora: Sequence[Mapping[str, Any]]) -> Mixture:
+    """The mixture that `--mix` asks for.
+
+    Args:
+        mix: NAME=WEIGHT,…; a name is that of a training text as `nmt preprocess` was given it, or its last part.
+        corpora: the training texts: their names, and how many pairs there are of each.
+
+    Raises:
+        ConfigError: what is named is not there, or not all is named; or a weight is none.
+    """
+    names = [str(corpus["name"]) for corpus in corpora]
+    weights: dict[int, float] = {}
+    for item in mix.split(","):
+        name, _, weight = item.strip().rpartition("=")
+        found = [number for number, full in enumerate(names) if name in (full, _short(full))]
+        if len(found) != 1:
+            what = "no training text" if not found else f"{len(found)} training texts"
+            raise ConfigError(f"--mix: {what} of the data directory is called `{name}`", f"It has {_listed(names)}")
+        try:
+            weights[found[0]] = float(weight)
+        except ValueError:
+            raise ConfigError(f"--mix: the weight of {name} is `{weight}`", "Give a number, such as 2 or 0.5") from None
+        if not 0 <= weights[found[0]] < float("inf"):
+            raise ConfigError(f"--mix: the weight of {name} is {weight}", "Give 0 or more")
+    if missing := [full for number, full in enumerate(names) if number not in weights]:
+        raise ConfigError(f"--mix does not say how much of {_listed(missing)}", "Name all; 0 leaves one out")
+    sizes = [int(corpus["pairs"]) for corpus in corpora]
+    if empty := [names[number] for number, weight in weights.items() if weight and not sizes[number]]:
+        raise ConfigError(f"--mix: no pair is left of {empty[0]}", f"Give {_short(empty[0])}=0")
+    if not any(weights.values()):
+        raise ConfigError("--mix leaves all training text out", "Give a weight above 0")
+    return Mixture(sizes, [weights[number] for number in range(len(names))])
+
+
+def _short(name: str) -> str:
+    """The last part of a prefix, as one would call the corpus."""
+    return name.rstrip("/").rpartition("/")[2].partition(".tsv")[0]
+
+
+def _listed(names: Sequence[str]) -> str:
+    short = [_short(name) for name in names]
+    return ", ".join(one if short.count(one) == 1 else full for one, full in zip(short, names, strict=True))
