@@ -143,6 +143,8 @@ class _Search:
         model.to(self.device, PRECISION_TYPES[self.precision])
         if self.precision == "int8":
             model.quantise()
+        if self.device.type == "cuda":
+            model.join_layers()
         return model
 
 

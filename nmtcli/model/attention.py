@@ -77,6 +77,7 @@ class Attention(nn.Module):
             scores_BTS = self.combine(joined_BTSD.tanh()).squeeze(-1)
         else:
             scores_BTS = query_BTD @ memory.keys_BSD.transpose(1, 2)
-        full = torch.promote_types(scores_BTS.dtype, torch.float32)
+        searches_on_gpu = scores_BTS.is_cuda and not torch.is_grad_enabled()  # the kernel sums in fp32 in any case
+        full = scores_BTS.dtype if searches_on_gpu else torch.promote_types(scores_BTS.dtype, torch.float32)
         weights_BTS = torch.where(memory.mask_BS.unsqueeze(1), scores_BTS, -torch.inf).softmax(dim=-1, dtype=full)
         return weights_BTS.to(memory.values_BSH.dtype) @ memory.values_BSH, weights_BTS

@@ -82,13 +82,24 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
     return CellState(hidden_NH.to(state.hidden_NH.dtype), cell_NH), gates
 
 
-def fused_lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
-    """`lstm_cell` on a GPU, all that follows the products in one kernel; no gates are kept, no gradient follows."""
+def fused_lstm_cell(
+    input_NE: Tensor, state: CellState, weights: Weights, from_hidden_NG: Tensor | None = None
+) -> CellState:
+    """`lstm_cell` on a GPU, all that follows the products in one kernel; no gates are kept, no gradient follows.
+
+    Args:
+        input_NE, state, weights: as in `lstm_cell`.
+        from_hidden_NG: U h, where it is known already.
+    """
     assert weights.recurrent_GH is not None
+    if from_hidden_NG is None:
+        from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH)
     full = state.cell_NH.dtype
-    from_input_NG = linear(input_NE, weights.input_GE, weights.input_bias_G).to(full)
-    from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G).to(full)
-    hidden_NH, cell_NH, _ = torch.ops.aten._thnn_fused_lstm_cell(from_input_NG, from_hidden_NG, state.cell_NH)
+    from_input_NG = linear(input_NE, weights.input_GE)
+    biases = weights.input_bias_G.to(full), weights.recurrent_bias_G.to(full)
+    hidden_NH, cell_NH, _ = torch.ops.aten._thnn_fused_lstm_cell(
+        from_input_NG.to(full), from_hidden_NG.to(full), state.cell_NH, *biases
+    )
     return CellState(hidden_NH.to(state.hidden_NH.dtype), cell_NH)
 
 
@@ -193,11 +204,11 @@ class RecurrentLayer(nn.Module):
         assert isinstance(output_BTH, Tensor)
         return output_BTH
 
-    def step(self, input_NE: Tensor, state: CellState) -> CellState:
-        """One position, gate by gate."""
+    def step(self, input_NE: Tensor, state: CellState, from_hidden_NG: Tensor | None = None) -> CellState:
+        """One position, gate by gate; see `fused_lstm_cell` for the last argument."""
         weights = self.whole_numbers or self.weights()
         if self.cell == "lstm" and input_NE.is_cuda and not torch.is_grad_enabled():
-            return fused_lstm_cell(input_NE, state, weights)
+            return fused_lstm_cell(input_NE, state, weights, from_hidden_NG)
         if self.cell == "rnn":
             return rnn_cell(input_NE, state, weights)
         return (lstm_cell if self.cell == "lstm" else gru_cell)(input_NE, state, weights)[0]

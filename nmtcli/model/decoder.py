@@ -88,6 +88,7 @@ class Decoder(nn.Module):
         self.bridge = None
         if config.decoder_init != "zero":
             self.bridge = nn.Linear(memory_size, layers * hidden * (2 if config.cell == "lstm" else 1))
+        self.recurrent_LHG: Tensor | None = None
         self.residual = config.residual
         self.dropout = dropout
         self.hidden_size = hidden
@@ -148,9 +149,12 @@ class Decoder(nn.Module):
             readout_BKE, weights_BKS, and the next state.
         """
         after: list[CellState] = []
+        from_hidden_LNG = None if self.recurrent_LHG is None else torch.bmm(state.hidden_LNH, self.recurrent_LHG)
 
         def run(number: int, input_BKE: Tensor) -> Tensor:
-            after.append(self.layers[number].step(input_BKE.flatten(0, 1), state.layer(number)))  # type: ignore[operator]
+            from_hidden_NG = None if from_hidden_LNG is None else from_hidden_LNG[number]
+            input_NE = input_BKE.flatten(0, 1)
+            after.append(self.layers[number].step(input_NE, state.layer(number), from_hidden_NG))  # type: ignore[operator]
             return after[-1].hidden_NH.view(*input_BKE.shape[:2], -1)
 
         readout_BKE, weights_BKS = self.wire(embedded_BKE, memory, state, run, drop)
@@ -158,6 +162,13 @@ class Decoder(nn.Module):
         cell_LNH = torch.stack([one.cell_NH for one in after])
         fed_NE = readout_BKE.flatten(0, 1)[:, : self.fed_size].to(state.fed_NE.dtype)
         return readout_BKE, weights_BKS, State(hidden_LNH, cell_LNH, fed_NE)
+
+    def join_layers(self) -> None:
+        """From now on a step on a GPU multiplies the states of all LSTM layers at once, while the weights stay as they
+        are: alone, products of so few rows leave most of it idle."""
+        if self.cell == "lstm":
+            matrices = [layer.weights().recurrent_GH.detach().T for layer in self.layers]  # type: ignore[operator]
+            self.recurrent_LHG = torch.stack(matrices).contiguous()
 
     def _upwards(self, layer_BTH: Tensor, run: Run, drop: Drop, *beside: Tensor) -> Tensor:
         """The layers above the first, each over the one below and what is beside it, with residuals if asked for."""

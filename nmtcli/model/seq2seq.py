@@ -176,6 +176,10 @@ class Seq2Seq(nn.Module):
                 module.quantise()
         self.whole_numbers = quantised(self.projection_VE)
 
+    def join_layers(self) -> None:
+        """See `Decoder.join_layers`."""
+        self.decoder.join_layers()
+
     @contextmanager
     def searching(self) -> Iterator[None]:
         """Without dropout and without gradients, as a search wants it; then as before."""

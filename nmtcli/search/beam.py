@@ -111,6 +111,7 @@ class Progress(NamedTuple, Generic[S]):
         length_1: steps so far.
         done_B: nothing changes any more.
         max_lengths_B, source_mask_BS: see `beam_search`.
+        longest_penalty_B: length penalty of the longest hypothesis.
     """
 
     live: "Live"
@@ -121,6 +122,7 @@ class Progress(NamedTuple, Generic[S]):
     length_1: Tensor
     done_B: Tensor
     max_lengths_B: Tensor
+    longest_penalty_B: Tensor
     source_mask_BS: Tensor
 
 
@@ -203,6 +205,8 @@ def beam_search(
     count, longest = len(max_lengths_B), int(max_lengths_B.max())
     capacity = runner.capacity(longest)
     source = source_mask_BS.shape[1]
+    penalties = [length_penalty(length, alpha) for length in range(max(longest, capacity) + runner.steps + 1)]
+    penalties_T = torch.tensor(penalties, device=device)
     progress = Progress(
         Live.first(count, beam, bos, source if beta else 0, device),
         Finished.none(count, beam, device),
@@ -212,10 +216,9 @@ def beam_search(
         torch.zeros(1, dtype=torch.long, device=device),
         torch.zeros(count, dtype=torch.bool, device=device),
         max_lengths_B,
+        penalties_T[max_lengths_B],
         source_mask_BS,
     )
-    penalties = [length_penalty(length, alpha) for length in range(max(longest, capacity) + runner.steps + 1)]
-    penalties_T = torch.tensor(penalties, device=device)
     first_C = torch.arange(2 * beam, device=device) == 0
     rules = _Rules(step, beam, eos, penalties_T, first_C, beta, best, accumulates, runner.is_fixed)
     results: list[list[Hypothesis]] = [[] for _ in range(count)]
@@ -261,7 +264,7 @@ class _Rules(Generic[S]):
     is_fixed: bool
 
     def __call__(self, progress: Progress[S]) -> Progress[S]:
-        live, finished, history, state, parents_BK, length_1, done_B, max_lengths_B, source_mask_BS = progress
+        live, finished, history, state, parents_BK, length_1, done_B, max_lengths_B = progress[:8]
         K = self.beam
         if parents_BK is not None:
             state = state.select(None, parents_BK)
@@ -284,14 +287,14 @@ class _Rules(Generic[S]):
 
         if self.beta:
             coverage_BKS = live.coverage_BKS + weights_BKS  # of the parents
-            penalty_BK = coverage_penalty(coverage_BKS, source_mask_BS, self.beta)
+            penalty_BK = coverage_penalty(coverage_BKS, progress.source_mask_BS, self.beta)
         ended_BK = says_eos_BC[:, :K] & (scores_BC[:, :K] > -torch.inf)
         if self.is_fixed or ended_BK.any():
             ranks_BK = scores_BC[:, :K] / self.penalties_T.index_select(0, length_1)
             if self.beta:
                 ranks_BK = ranks_BK + penalty_BK.gather(1, parents_BC[:, :K])
             ranks_BK = torch.where(ended_BK, ranks_BK, -torch.inf)
-            finished = finished.merge(ranks_BK, scores_BC[:, :K], place_1 * K + parents_BC[:, :K])
+            finished = finished.merge(ended_BK, ranks_BK, scores_BC[:, :K], place_1 * K + parents_BC[:, :K])
 
         scores_BK, choice_BK = torch.where(says_eos_BC, -torch.inf, scores_BC).topk(K)
         parents_BK, tokens_BK = parents_BC.gather(1, choice_BK), tokens_BC.gather(1, choice_BK)
@@ -299,13 +302,13 @@ class _Rules(Generic[S]):
         coverage_BKS = _of_parents(coverage_BKS, parents_BK) if self.beta else live.coverage_BKS
 
         # a live hypothesis can only lose probability; its score is at most what it has now over the longest penalty
-        reachable_B = scores_BK[:, 0] / self.penalties_T.index_select(0, max_lengths_B)
+        reachable_B = scores_BK[:, 0] / progress.longest_penalty_B
         if not self.accumulates:
             reachable_B = torch.where(reachable_B.isfinite(), torch.inf, reachable_B)
         is_sure_B = finished.ranks_BK[:, self.best - 1] >= reachable_B
         done_B = done_B | last_B | (finished.count_B >= K) | is_sure_B
         live = Live(torch.where(done_B.unsqueeze(1), -torch.inf, scores_BK), tokens_BK, coverage_BKS)
-        return Progress(live, finished, history, state, parents_BK, length_1, done_B, max_lengths_B, source_mask_BS)
+        return Progress(live, finished, history, state, parents_BK, length_1, done_B, *progress[7:])
 
 
 def _of_parents(values_BKS: Tensor, parents_BK: Tensor) -> Tensor:
@@ -333,6 +336,7 @@ def _with_rows(progress: Progress[S], kept: list[int], rows: int, is_fixed: bool
         progress.length_1,
         torch.arange(rows, device=device) >= len(kept),
         progress.max_lengths_B[rows_B],
+        progress.longest_penalty_B[rows_B],
         progress.source_mask_BS[rows_B],
     )
 
@@ -374,14 +378,14 @@ class Finished(NamedTuple):
         zeros_BK = torch.zeros((sentences, beam), dtype=torch.long, device=device)
         return cls(nothing_BK, nothing_BK, zeros_BK, zeros_BK[:, 0])
 
-    def merge(self, ranks_BK: Tensor, scores_BK: Tensor, ends_BK: Tensor) -> Self:
-        """With the hypotheses that ended now, where their rank is finite."""
+    def merge(self, ended_BK: Tensor, ranks_BK: Tensor, scores_BK: Tensor, ends_BK: Tensor) -> Self:
+        """With the hypotheses that ended now; the others have a rank of minus infinity."""
         best_BK, choice_BK = torch.cat([self.ranks_BK, ranks_BK], dim=1).topk(ranks_BK.shape[1])
         return self.__class__(
             best_BK,
             torch.cat([self.scores_BK, scores_BK], dim=1).gather(1, choice_BK),
             torch.cat([self.ends_BK, ends_BK], dim=1).gather(1, choice_BK),
-            self.count_B + (ranks_BK > -torch.inf).sum(dim=1),
+            self.count_B + ended_BK.sum(dim=1),
         )
 
 

@@ -40,22 +40,36 @@ class Allowed(NamedTuple):
 
 
 class EnsembleState(NamedTuple):
-    """Memory and state of each model, and what may be said; None: everything that is not forbidden."""
+    """What a search of B sentences with K hypotheses each carries from step to step.
+
+    Attributes:
+        memories, states: of each model.
+        allowed: what may be said; None: everything that is not forbidden.
+        rows_B1: which of the B * K rows is the first of each sentence.
+    """
 
     memories: tuple[Memory, ...]
     states: tuple[State, ...]
     allowed: Allowed | None
+    rows_B1: Tensor
 
     def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> "EnsembleState":
         """See `search.beam.SearchState`."""
-        memories, allowed = self.memories, self.allowed
-        offset_B = torch.arange(len(parents_BK), device=parents_BK.device)
+        memories, states, allowed, rows_B1 = self
         if sentences_B is not None:
             memories = tuple(memory.select(sentences_B) for memory in memories)
-            offset_B = sentences_B
             allowed = allowed and allowed._replace(mask_BU=allowed.mask_BU[sentences_B])
-        rows_N = (offset_B.unsqueeze(1) * parents_BK.shape[1] + parents_BK).flatten()
-        return EnsembleState(memories, tuple(state.select(rows_N) for state in self.states), allowed)
+            rows_B1 = rows_B1[sentences_B]
+        rows_N = (rows_B1 + parents_BK).flatten()
+        if sentences_B is not None:
+            rows_B1 = _first_rows(parents_BK)
+        return EnsembleState(memories, tuple(state.select(rows_N) for state in states), allowed, rows_B1)
+
+
+def _first_rows(like_BK: Tensor) -> Tensor:
+    """rows_B1 of as many sentences and hypotheses."""
+    sentences, hypotheses = like_BK.shape
+    return torch.arange(0, sentences * hypotheses, hypotheses, device=like_BK.device).unsqueeze(1)
 
 
 class Ensemble:
@@ -80,7 +94,10 @@ class Ensemble:
         """Before the first step, with so many hypotheses for each sentence."""
         memories, states = zip(*(model.encode(source_BS, mask_BS) for model in self._models), strict=True)
         rows_N = torch.arange(len(source_BS), device=source_BS.device).repeat_interleave(rows)
-        return EnsembleState(memories, tuple(state.select(rows_N) for state in states), self._allowed(source_BS))
+        rows_B1 = _first_rows(rows_N.view(-1, rows))
+        return EnsembleState(
+            memories, tuple(state.select(rows_N) for state in states), self._allowed(source_BS), rows_B1
+        )
 
     def _allowed(self, source_BS: Tensor) -> Allowed | None:
         if self._shortlist is None:
@@ -111,11 +128,11 @@ class Ensemble:
     def _choices(self, readouts: list[Tensor], allowed: Allowed | None, count: int | None) -> Choices:
         """Of N hypotheses, by their readouts: log_probs_NC, ids_NC and eos_N."""
         device, hypotheses = readouts[0].device, len(readouts[0])
-        ids_U = torch.arange(len(self._models[0].projection_VE), device=device) if allowed is None else allowed.ids_U
+        vocabulary = len(self._models[0].projection_VE if allowed is None else allowed.ids_U)
         eos = EOS if allowed is None else allowed.eos
         rows = hypotheses
         if device.type == "cpu" and count is not None:
-            rows = max(1, CHUNK_ELEMENTS // len(ids_U))
+            rows = max(1, CHUNK_ELEMENTS // vocabulary)
         chunks = []
         for start in range(0, hypotheses, rows):
             chunk = slice(start, start + rows)
@@ -138,10 +155,10 @@ class Ensemble:
             if allowed is None:
                 scores_NU.index_fill_(1, self._forbidden, -torch.inf)
             if count is None:
-                best_NC, ids_NC = scores_NU, ids_U.expand_as(scores_NU)
+                best_NC, places_NC = scores_NU, torch.arange(vocabulary, device=device).expand_as(scores_NU)
             else:
-                best_NC, places_NC = top(scores_NU, min(count, len(ids_U)))
-                ids_NC = places_NC if allowed is None else ids_U[places_NC]
+                best_NC, places_NC = top(scores_NU, min(count, vocabulary))
+            ids_NC = places_NC if allowed is None else allowed.ids_U[places_NC]
             if normaliser_N1 is not None:
                 best_NC, eos_N1 = best_NC - normaliser_N1, eos_N1 - normaliser_N1
             chunks.append((best_NC, ids_NC, eos_N1.squeeze(1)))
@@ -184,7 +201,8 @@ def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     inside_NCL = blocks_NBL.gather(1, chosen_NC.unsqueeze(-1).expand(-1, -1, BLOCK))
     if whole == values_NV.shape[1]:
         best_NC, place_NC = inside_NCL.flatten(1).topk(count)
-        return best_NC, chosen_NC.gather(1, place_NC // BLOCK) * BLOCK + place_NC % BLOCK
+        block_NC = place_NC // BLOCK
+        return best_NC, place_NC.add(chosen_NC.gather(1, block_NC) - block_NC, alpha=BLOCK)
     best_NC, place_NC = torch.cat([inside_NCL.flatten(1), values_NV[:, whole:]], dim=1).topk(count)
     inside_NC = place_NC.clamp(max=count * BLOCK - 1)
     ids_NC = chosen_NC.gather(1, inside_NC // BLOCK) * BLOCK + inside_NC % BLOCK

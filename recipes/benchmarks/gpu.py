@@ -1,12 +1,13 @@
 """Speed of a large model on one GPU, beside a plain implementation in the same run, and as a share of the GPU's limit.
 
-    python recipes/benchmarks/gpu.py [--rounds N] [--out FILE]
+    python recipes/benchmarks/gpu.py [--rounds N] [--only training|translation] [--out FILE]
 
 "Shape G" is that of NVIDIA's GNMT v2: four layers a side, width 1,024, two vocabularies of 32,000 pieces. Text and
 weights are random: neither has a part in the speed, but for the lengths, which are as in news (27 tokens on average),
 and for the search, which ends each sentence at its limit, 1.0 times the source and 10 tokens more. All is in bf16.
 
-    training      tokens a second over batches of 65,536 tokens a side, padding counted; with loss, clipping and Adam
+    training      tokens a second over batches of 65,536 tokens a side, padding counted; with loss, clipping and Adam;
+                  also as the only one of several ranks: what DistributedDataParallel costs, apart from the wire
     translation   beam 5, 128 sentences at once and 512; one sentence of 27 tokens
 
 The reference (reference.py) has packed `nn.LSTM` layers, the loss over all logits, a decoder that steps through
@@ -33,6 +34,7 @@ from nmtcli.data.subword import EOS, Subword
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.translator import EXTRA_LENGTH, SearchBatch, Translator
+from nmtcli.training.distributed import Objective
 
 SHAPE_G = ModelConfig(encoder_layers=4, decoder_layers=4, embedding_size=1024, hidden_size=1024, residual=True)
 VOCABULARY = 32_000
@@ -67,8 +69,12 @@ def training_batches(count: int) -> Iterator[Batch]:
 def training_systems(device: torch.device) -> tuple[dict[str, Callable[[Batch], None]], Seq2Seq]:
     """An update of ours and one of the reference; and our model."""
     torch.manual_seed(1)
-    ours = Seq2Seq(SHAPE_G, source_size=VOCABULARY, target_size=VOCABULARY, joint=False).train().to(device)
+    ours, shared = (
+        Seq2Seq(SHAPE_G, source_size=VOCABULARY, target_size=VOCABULARY, joint=False).train().to(device) for _ in "ab"
+    )
     loss = CrossEntropy(label_smoothing=0.1)
+    torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    wrapped = torch.nn.parallel.DistributedDataParallel(Objective(shared, loss))
     reference = GNMT(VOCABULARY, 1024, layers=4, dropout=0.2).train().to(device)
     context = autocast(device, "bf16")
 
@@ -87,6 +93,7 @@ def training_systems(device: torch.device) -> tuple[dict[str, Callable[[Batch], 
 
     return {
         "ours": update_of(ours, lambda batch: loss(ours, batch).loss / batch.target_tokens),
+        "ours, one rank": update_of(wrapped, lambda batch: wrapped(batch, 0).loss / batch.target_tokens),
         "reference": update_of(reference, reference),
     }, ours
 
@@ -109,6 +116,7 @@ def training_table(options: argparse.Namespace, device: torch.device) -> Iterato
             if number:  # the first one warms up
                 seconds[name].append(time.perf_counter() - began)
             peaks[name] = torch.cuda.max_memory_allocated(device)
+    torch.distributed.destroy_process_group()
     yield "| | source + target tokens/s | over the reference | peak memory [GB] |"
     yield "|---|---|---|---|"
     base = statistics.median(seconds["reference"])
@@ -131,6 +139,7 @@ def translation_table(options: argparse.Namespace, device: torch.device) -> Iter
     torch.manual_seed(1)
     model = Seq2Seq(SHAPE_G, source_size=VOCABULARY, target_size=VOCABULARY, joint=False)
     model = model.eval().to(device, torch.bfloat16)
+    model.join_layers()
     reference = GNMT(VOCABULARY, 1024, layers=4, dropout=0.2).eval().to(device, torch.bfloat16)
     subword = cast("Subword", NoSubword())
     translator = Translator([model], subword, subword, SearchConfig(beam=BEAM, max_length=1.0), device=device)
@@ -172,18 +181,21 @@ def translation_table(options: argparse.Namespace, device: torch.device) -> Iter
     yield f"A step of one sentence must read {weights / 1e6:.0f} MB of weights."
 
 
+TABLES = {"training": training_table, "translation": translation_table}
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
     parser.add_argument("--updates", type=int, default=8, help="of training, in each round (default: 8)")
+    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--out", type=Path, help="file for the tables")
     options = parser.parse_args()
     if not torch.cuda.is_available():
         parser.exit(1, "no GPU here\n")
     device = choose_device("cuda")
-    tables = {"training": training_table(options, device), "translation": translation_table(options, device)}
-    print_tables(tables, device, options.out)
+    print_tables({part: TABLES[part](options, device) for part in options.only}, device, options.out)
 
 
 if __name__ == "__main__":
