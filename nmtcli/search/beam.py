@@ -294,7 +294,8 @@ class _Rules(Generic[S]):
             if self.beta:
                 ranks_BK = ranks_BK + penalty_BK.gather(1, parents_BC[:, :K])
             ranks_BK = torch.where(ended_BK, ranks_BK, -torch.inf)
-            finished = finished.merge(ended_BK, ranks_BK, scores_BC[:, :K], place_1 * K + parents_BC[:, :K])
+            ends_BK = torch.add(parents_BC[:, :K], place_1, alpha=K)
+            finished = finished.merge(ranks_BK, scores_BC[:, :K], ends_BK)
 
         scores_BK, choice_BK = torch.where(says_eos_BC, -torch.inf, scores_BC).topk(K)
         parents_BK, tokens_BK = parents_BC.gather(1, choice_BK), tokens_BC.gather(1, choice_BK)
@@ -306,7 +307,7 @@ class _Rules(Generic[S]):
         if not self.accumulates:
             reachable_B = torch.where(reachable_B.isfinite(), torch.inf, reachable_B)
         is_sure_B = finished.ranks_BK[:, self.best - 1] >= reachable_B
-        done_B = done_B | last_B | (finished.count_B >= K) | is_sure_B
+        done_B = done_B | last_B | finished.are_all() | is_sure_B
         live = Live(torch.where(done_B.unsqueeze(1), -torch.inf, scores_BK), tokens_BK, coverage_BKS)
         return Progress(live, finished, history, state, parents_BK, length_1, done_B, *progress[7:])
 
@@ -358,34 +359,35 @@ class Live(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The best K finished hypotheses of each sentence, best first, and how many there were.
+    """The best K finished hypotheses of each sentence, best first.
 
     Attributes:
         ranks_BK, scores_BK: see `Hypothesis`; ranks of minus infinity where there is none.
         ends_BK: K times the steps before EOS, plus which of the K hypotheses it was that then said EOS.
-        count_B: all of them.
     """
 
     ranks_BK: Tensor
     scores_BK: Tensor
     ends_BK: Tensor
-    count_B: Tensor
 
     @classmethod
     def none(cls, sentences: int, beam: int, device: torch.device) -> Self:
         """No hypothesis yet."""
         nothing_BK = torch.full((sentences, beam), -torch.inf, device=device)
         zeros_BK = torch.zeros((sentences, beam), dtype=torch.long, device=device)
-        return cls(nothing_BK, nothing_BK, zeros_BK, zeros_BK[:, 0])
+        return cls(nothing_BK, nothing_BK, zeros_BK)
 
-    def merge(self, ended_BK: Tensor, ranks_BK: Tensor, scores_BK: Tensor, ends_BK: Tensor) -> Self:
-        """With the hypotheses that ended now; the others have a rank of minus infinity."""
+    def are_all(self) -> Tensor:
+        """are_all_B: True where there are K."""
+        return self.ranks_BK[:, -1] > -torch.inf
+
+    def merge(self, ranks_BK: Tensor, scores_BK: Tensor, ends_BK: Tensor) -> Self:
+        """With the hypotheses that ended now, where their rank is finite."""
         best_BK, choice_BK = torch.cat([self.ranks_BK, ranks_BK], dim=1).topk(ranks_BK.shape[1])
         return self.__class__(
             best_BK,
             torch.cat([self.scores_BK, scores_BK], dim=1).gather(1, choice_BK),
             torch.cat([self.ends_BK, ends_BK], dim=1).gather(1, choice_BK),
-            self.count_B + ended_BK.sum(dim=1),
         )
 
 

@@ -151,7 +151,9 @@ class Ensemble:
                 for logits_NU in logits:
                     logits_NU.masked_fill_(~allowed.mask_BU[numbers_N // beam], -torch.inf)
             scores_NU, normaliser_N1 = self._scores(logits)
-            eos_N1 = scores_NU[:, eos : eos + 1].clone()
+            eos_N1 = scores_NU[:, eos : eos + 1]
+            if rows < hypotheses:
+                eos_N1 = eos_N1.clone()  # else all chunks would stay in memory
             if allowed is None:
                 scores_NU.index_fill_(1, self._forbidden, -torch.inf)
             if count is None:
