@@ -2,10 +2,12 @@
 
     python report.py WORK OUTDIR
 
-reads WORK/<corpus>/<loss>-<seed>/ (<split>.<beam>.<target>, <split>.<beam>.json) and writes OUTDIR/<corpus>.md: for
-each loss and beam BLEU and chrF on validation and test set, and a paired bootstrap against cross-entropy with the same
-beam. At the end: which loss and beam the validation set chooses, and what it is worth on the test set against the
-control with the beam that the validation set chooses for that. A run that is not done is left out.
+reads WORK/<corpus>/<loss>-<seed>/ (<split>.<search>.<target>, <split>.<search>.json; a search is <beam>-<length
+penalty>) and writes OUTDIR/<corpus>.md: for each loss and beam, with the length penalty that has the highest BLEU on
+the validation set, BLEU and chrF on validation and test set, and a paired bootstrap against cross-entropy with the same
+beam, its penalty chosen likewise. At the end: which loss and beam the validation set chooses, and what it is worth on
+the test set against the control with the beam that the validation set chooses for that; and the same with one length
+penalty for all. A run that is not done is left out.
 """
 
 import argparse
@@ -22,8 +24,8 @@ from seeds import Array, lines_of, mean_bleu, paired_bootstrap, sentence_statist
 
 CONTROL = "cross-entropy"
 LOSSES = (CONTROL, "greedy", "greedy-passes", "beam", "risk", "max-margin", "sequence-nll")
-BEAMS = ("1", "5")
-System = tuple[str, str]  # loss and beam
+SEARCHES = {"1": ("1-1.0",), "5": ("5-1.0", "5-1.5", "5-2.0")}  # of each beam; the first has the default penalty
+System = tuple[str, str]  # loss and search
 
 
 class Corpus:
@@ -33,42 +35,62 @@ class Corpus:
         self.name = folder.name
         _, _, target = folder.name.rsplit("-", 2)
         self.runs = {loss: sorted(path.parent for path in folder.glob(f"{loss}-[0-9]*/done")) for loss in LOSSES}
-        self.systems: list[System] = [(loss, beam) for loss in LOSSES if self.runs[loss] for beam in BEAMS]
         self.statistics: dict[str, dict[System, Array]] = {}
         for split in ("valid", "test"):
             references = lines_of(folder / f"{split}.{target}")
             self.statistics[split] = {
-                (loss, beam): np.stack(
+                (loss, search): np.stack(
                     [
                         sentence_statistics(
-                            lines_of(run / f"{split}.{beam}.{target}"), references, tokenizer_for(target)
+                            lines_of(run / f"{split}.{search}.{target}"), references, tokenizer_for(target)
                         )
                         for run in self.runs[loss]
                     ]
                 )
-                for loss, beam in self.systems
+                for loss in LOSSES
+                if self.runs[loss]
+                for searches in SEARCHES.values()
+                for search in searches
             }
+        valid = self.statistics["valid"]
+        self.systems: list[System] = [
+            max(((loss, search) for search in searches), key=lambda system: mean_bleu(valid[system]))
+            for loss in LOSSES
+            if self.runs[loss]
+            for searches in SEARCHES.values()
+        ]
 
     def scores(self, split: str, system: System, metric: str) -> list[float]:
         """Of each seed."""
-        loss, beam = system
-        return [self._score(run, split, beam)[metric]["score"] for run in self.runs[loss]]
+        loss, search = system
+        return [self._score(run, split, search)[metric]["score"] for run in self.runs[loss]]
+
+    def control(self, system: System) -> System | None:
+        """The control with the same beam."""
+        beam = system[1].partition("-")[0]
+        of_beam = [one for one in self.systems if one[0] == CONTROL and one[1].startswith(f"{beam}-")]
+        return of_beam[0] if of_beam and system[0] != CONTROL else None
 
     def signature(self, metric: str) -> str:
         """sacreBLEU's."""
-        loss, beam = self.systems[0]
-        return str(self._score(self.runs[loss][0], "test", beam)[metric]["signature"])
+        loss, search = self.systems[0]
+        return str(self._score(self.runs[loss][0], "test", search)[metric]["signature"])
 
-    def best(self, losses: tuple[str, ...]) -> System:
-        """The loss and beam with the highest mean BLEU on the validation set."""
+    def best(self, losses: tuple[str, ...], *, same_penalty: bool = False) -> System:
+        """The loss and search with the highest mean BLEU on the validation set.
+
+        Args:
+            same_penalty: all with the default one.
+        """
         there = [system for system in self.systems if system[0] in losses]
+        if same_penalty:
+            there = [(loss, searches[0]) for loss in losses if self.runs[loss] for searches in SEARCHES.values()]
         return max(there, key=lambda system: mean_bleu(self.statistics["valid"][system]))
 
     @staticmethod
-    def _score(run: Path, split: str, beam: str) -> dict[str, dict[str, float]]:
-        scores: dict[str, dict[str, float]] = json.loads((run / f"{split}.{beam}.json").read_text(encoding="utf-8"))[
-            "systems"
-        ][0]["scores"]
+    def _score(run: Path, split: str, search: str) -> dict[str, dict[str, float]]:
+        report = json.loads((run / f"{split}.{search}.json").read_text(encoding="utf-8"))
+        scores: dict[str, dict[str, float]] = report["systems"][0]["scores"]
         return scores
 
 
@@ -81,16 +103,18 @@ def against(corpus: Corpus, system: System, control: System) -> tuple[str, str]:
 def table(corpus: Corpus) -> str:
     """The table of one corpus in Markdown, and what follows from it."""
     lines = [
-        "| loss | beam | seeds | valid BLEU | valid chrF2 | test BLEU | test chrF2 | against control, same beam | p |",
-        "|" + "---|" * 9,
+        "| loss | beam | length penalty | seeds | valid BLEU | valid chrF2 | test BLEU | test chrF2 "
+        "| against control, same beam | p |",
+        "|" + "---|" * 10,
     ]
     for system in corpus.systems:
-        loss, beam = system
-        has_control = (CONTROL, beam) in corpus.systems and loss != CONTROL
-        difference, p_value = against(corpus, system, (CONTROL, beam)) if has_control else ("", "")
+        loss, (beam, _, penalty) = system[0], system[1].partition("-")
+        control = corpus.control(system)
+        difference, p_value = against(corpus, system, control) if control else ("", "")
         cells = [
             loss,
             beam,
+            penalty if beam != "1" else "",
             str(len(corpus.runs[loss])),
             *(
                 spread(corpus.scores(split, system, metric))
@@ -103,13 +127,14 @@ def table(corpus: Corpus) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     lines += ["", ", ".join(f"{metric}: `{corpus.signature(metric)}`" for metric in ("BLEU", "chrF2"))]
     others = tuple(loss for loss in LOSSES if loss != CONTROL and corpus.runs[loss])
-    if others and corpus.runs[CONTROL]:
-        chosen, control = corpus.best(others), corpus.best((CONTROL,))
+    for same_penalty in (False, True) if others and corpus.runs[CONTROL] else ():
+        chosen, control = (corpus.best(losses, same_penalty=same_penalty) for losses in (others, (CONTROL,)))
         difference, p_value = against(corpus, chosen, control)
         lines += [
             "",
-            f"The validation set chooses {chosen[0]} with beam {chosen[1]}, and of the control beam {control[1]}. "
-            f"On the test set that is {difference} BLEU, p = {p_value}.",
+            f"{'With a length penalty of 1 for all, the' if same_penalty else 'The'} validation set chooses "
+            f"{chosen[0]} with beam and penalty {chosen[1]}, and of the control {control[1]}. On the test set that is "
+            f"{difference} BLEU, p = {p_value}.",
         ]
     return "\n".join(lines) + "\n"
 

@@ -25,6 +25,7 @@ mkdir -p "$work"
 work=$(cd "$work" && pwd)
 threads=${THREADS:-1}
 losses="cross-entropy greedy greedy-passes beam risk max-margin sequence-nll"
+searches="1-1.0 5-1.0 5-1.5 5-2.0" # beam and length penalty; report.py chooses the penalty by the validation set
 
 prepare() { # source and target language, files, more options: makes data-bin and the texts in this folder
     local source=$1 target=$2 train=$3 valid=$4 test=$5
@@ -43,14 +44,19 @@ prepare() { # source and target language, files, more options: makes data-bin an
 }
 
 options_of() { # loss: its options, and as many updates as take the time of the control's (README.md has the ratios)
+    local rate="--learning-rate 0.0003" over_candidates="--candidates 6 --loss-mix 0.1 --learning-rate 0.001"
     case $1 in
-        cross-entropy) echo "--max-updates $((updates))" ;;
-        greedy) echo "--loss greedy --teacher-forcing 0.8 --max-updates $((updates * 10 / 16))" ;;
-        greedy-passes) echo "--loss greedy --greedy-passes 2 --teacher-forcing 0.5 --max-updates $((updates * 10 / 13))" ;;
-        beam) echo "--loss beam --candidates 6 --beam-cost bleu --loss-mix 0.5 --max-updates $((updates * 10 / 42))" ;;
-        risk) echo "--loss risk --candidates 6 --risk-alpha 10 --loss-mix 0.3 --max-updates $((updates * 10 / 105))" ;;
-        max-margin) echo "--loss max-margin --candidates 6 --loss-mix 0.3 --max-updates $((updates * 10 / 105))" ;;
-        sequence-nll) echo "--loss sequence-nll --candidates 6 --loss-mix 0.3 --max-updates $((updates * 10 / 105))" ;;
+        cross-entropy) echo "$rate --max-updates $updates" ;;
+        greedy) echo "--loss greedy --teacher-forcing 0.8 $rate --max-updates $((updates * 10 / 16))" ;;
+        greedy-passes)
+            echo "--loss greedy --greedy-passes 2 --teacher-forcing 0.5 $rate --max-updates $((updates * 10 / 13))"
+            ;;
+        beam)
+            echo "--loss beam --candidates 6 --beam-cost bleu --loss-mix 0.5 $rate --max-updates $((updates * 10 / 42))"
+            ;;
+        risk) echo "--loss risk --risk-alpha 10 $over_candidates --max-updates $((updates * 10 / 105))" ;;
+        max-margin) echo "--loss max-margin $over_candidates --max-updates $((updates * 10 / 105))" ;;
+        sequence-nll) echo "--loss sequence-nll $over_candidates --max-updates $((updates * 10 / 105))" ;;
     esac
 }
 
@@ -67,14 +73,14 @@ tune_and_score() { # corpus, loss, seed: in a folder of its own, unless that was
         return
     fi
     # shellcheck disable=SC2046 # options are words
-    train "$1" "$2-$3" --init-from ../base/model --seed "$3" --learning-rate "$rate" --validate-every 0 \
+    train "$1" "$2-$3" --init-from ../base/model --seed "$3" --validate-every 0 \
         $(options_of "$2")
     for split in valid test; do
-        for beam in 1 5; do
-            nmt translate --config "$here/recipe.toml" --threads "$threads" --beam "$beam" < "../$split.$source" \
-                > "$split.$beam.$target"
+        for search in $searches; do
+            nmt translate --config "$here/recipe.toml" --threads "$threads" --beam "${search%-*}" \
+                --length-penalty "${search#*-}" < "../$split.$source" > "$split.$search.$target"
             nmt score --config "$here/recipe.toml" --target-lang "$target" --ref "../$split.$target" --json \
-                < "$split.$beam.$target" > "$split.$beam.json"
+                < "$split.$search.$target" > "$split.$search.json"
         done
     done
     touch done
@@ -102,10 +108,9 @@ else
     prepare zh en "$data/cmn-eng/train" "$data/cmn-eng/val" "$data/cmn-eng/test" --separate
     corpora="multi30k-de-en tatoeba-zh-en" seeds="1 2 3" base_updates=6000 updates=2000
 fi
-rate=0.0003
 
 export -f train tune_and_score options_of
-export here work threads updates rate
+export here work threads updates searches
 for corpus in $corpora; do
     echo "$corpus" base --learning-rate 0.002 --max-updates "$base_updates" --validate-every "$((base_updates / 10))"
 done | xargs -P "${JOBS:-2}" -L 1 bash -euo pipefail -c 'train "$@"' train

@@ -21,7 +21,9 @@ def test_script_and_report_have_every_loss() -> None:
     assert set(report.LOSSES) == {*LOSSES, "greedy-passes"}
     (listed,) = re.findall(r'^losses="(.*)"$', RUN, flags=re.MULTILINE)
     assert tuple(listed.split()) == report.LOSSES
-    assert set(re.findall(r"^ +([a-z-]+)\) echo \"--", RUN, flags=re.MULTILINE)) == set(report.LOSSES)
+    assert set(re.findall(r"^ {8}([a-z-]+)\)", RUN, flags=re.MULTILINE)) == set(report.LOSSES)
+    (searches,) = re.findall(r'^searches="(.*)" #', RUN, flags=re.MULTILINE)
+    assert searches.split() == [search for searches in report.SEARCHES.values() for search in searches]
 
 
 @pytest.fixture(scope="module")
@@ -38,21 +40,23 @@ def test_a_small_grid_gives_a_table_of_each_loss_and_beam(small: tuple[Path, dic
     text = (small[0] / "report" / "demo-en-zh.md").read_text(encoding="utf-8")
     head, _, *rows = text.split("\n\n")[0].splitlines()
     systems = [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
-    assert [tuple(row[:2]) for row in systems] == [(loss, beam) for loss in report.LOSSES for beam in report.BEAMS]
+    assert [tuple(row[:2]) for row in systems] == [(loss, beam) for loss in report.LOSSES for beam in report.SEARCHES]
+    assert all(row[2] in ("1.0", "1.5", "2.0") if row[1] == "5" else row[2] == "" for row in systems)
     assert all(len(row) == head.count("|") - 1 for row in systems)
     for loss, *_, p_value in systems:
         assert (p_value == "") == (loss == report.CONTROL)
-    assert re.search(r"^The validation set chooses [a-z-]+ with beam [15], ", text, flags=re.MULTILINE)
+    assert re.search(r"^The validation set chooses [a-z-]+ with beam and penalty [15]-", text, flags=re.MULTILINE)
+    assert re.search(r"^With a length penalty of 1 for all, the .* [15]-1.0, and of the", text, flags=re.MULTILINE)
 
 
 def test_a_grid_that_goes_on_does_only_what_is_missing(small: tuple[Path, dict[str, str]]) -> None:
     work, environment = small
     cut = work / "demo-en-zh" / "greedy-passes-1"
     (cut / "done").unlink()
-    output = (cut / "test.5.zh").read_bytes()
-    (cut / "test.5.zh").unlink()
+    output = (cut / "test.5-1.5.zh").read_bytes()
+    (cut / "test.5-1.5.zh").unlink()
     done = subprocess.run([FOLDER / "run.sh"], env=environment, check=True, capture_output=True, text=True)
     assert re.findall(r"^demo.* is done\.$", done.stdout, flags=re.MULTILINE) == [
         "demo-en-zh, greedy-passes, seed 1 is done."
     ]
-    assert (cut / "test.5.zh").read_bytes() == output
+    assert (cut / "test.5-1.5.zh").read_bytes() == output
