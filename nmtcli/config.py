@@ -401,6 +401,7 @@ class TranslateConfig(Config):
         "processes that translate, on a CPU; 0: one, or as many as cores for many lines",
         at_least=0,
     )
+    gpus: int = opt(1, "GPUs that translate, each in a process", at_least=1)
     device: str = opt("auto", DEVICES_HELP)
     precision: str = opt(
         "fp32",

@@ -60,7 +60,7 @@ OPTIONS = {
         --beam --length-penalty --coverage-penalty --max-length --max-source-length --batch-tokens
         --sample/--no-sample --top-k --top-p --temperature --seed
         --model --verify/--no-verify --checkpoint --shortlist/--no-shortlist --nbest --alignments --alignment-format
-        --buffer-lines --workers --device --precision --threads
+        --buffer-lines --workers --gpus --device --precision --threads
         --config -q/--quiet -v/--verbose -h/--help
         """,
     "nmt score": """

@@ -55,7 +55,9 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
     device = choose_device(config.device)
     set_threads(config.threads)
     if config.workers > 1 and device.type != "cpu":
-        raise ConfigError(f"--workers {config.workers} is for a CPU", "Leave it out, or use --device cpu")
+        raise ConfigError(f"--workers {config.workers} is for a CPU", "Use --gpus, or --device cpu")
+    if config.gpus > 1:
+        _check_gpus(config.gpus, device)
     directories = [ModelDirectory.open(path) for path in config.model]
     source, target = _same_subwords(directories)
     _check_attention(directories, search_config, config)
@@ -116,6 +118,7 @@ class _Search:
     def translator(self) -> Translator:
         """What searches in this process."""
         set_threads(self.threads)
+        choose_device(str(self.device))  # a worker's own GPU
         return self.translator_with([self._read_model(path) for path in self.config.model])
 
     def translator_with(self, models: list[Seq2Seq], search: SearchBatches | None = None) -> Translator:
@@ -161,24 +164,39 @@ class _SearchElsewhere:
 
 @contextmanager
 def _translator(search: _Search, first_lines: int) -> Iterator[Translator]:
-    """With models here, or in workers of few threads where that is faster: many small operations share badly.
+    """With models here; or in workers, one for each GPU, or of few threads where that is faster: many small operations
+    share badly.
 
     The models are read here in any case, so that what is wrong with them is said whatever the lines are.
     """
     config = search.config
     count = config.workers
-    if not count:
-        worthwhile = search.device.type == "cpu" and not config.threads and first_lines >= LINES_FOR_WORKERS
+    if search.device.type == "cuda":
+        count = config.gpus
+    elif not count:
+        worthwhile = not config.threads and first_lines >= LINES_FOR_WORKERS
         count = min(cores(), first_lines // LINES_OF_A_WORKER) if worthwhile else 1
-    search.read()
+    (search if count == 1 else replace(search, device=torch.device("cpu"))).read()
     if count == 1:
         yield search.translator_with([], lambda batches: map(search, batches))
         return
-    one = _SearchElsewhere(replace(search, threads=config.threads or max(1, cores() // count)))  # without the models
-    with workers(one, count) as answers:
+    devices = [search.device] * count
+    if search.device.type == "cuda":
+        devices = [torch.device("cuda", number) for number in range(count)]
+    threads = config.threads or max(1, cores() // count)
+    elsewhere = [_SearchElsewhere(replace(search, device=device, threads=threads)) for device in devices]  # no models
+    with workers(elsewhere) as answers:
         yield search.translator_with(
             [], lambda batches: (_with_attention(found, torch.from_numpy) for found in answers(batches))
         )
+
+
+def _check_gpus(count: int, device: torch.device) -> None:
+    """Sees to it that there are so many GPUs, and that none was named."""
+    if device.type != "cuda" or device.index is not None:
+        raise ConfigError(f"--gpus {count} is for --device cuda, but that is {device}", "Leave one out")
+    if count > torch.cuda.device_count():
+        raise ConfigError(f"--gpus {count}: this machine has {torch.cuda.device_count()} GPUs", "Use fewer")
 
 
 def _with_attention(found: list[list[Hypothesis]], convert: Callable[[Any], Any]) -> list[list[Hypothesis]]:

@@ -8,7 +8,7 @@ import multiprocessing
 import multiprocessing.resource_tracker
 import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -38,16 +38,18 @@ def in_order(
         NmtError: the one that the function raised.
         WorldError: a process died.
     """
-    with workers(function, processes) as answers:
+    with workers([function] * processes) as answers:
         yield from answers(items)
 
 
 @contextmanager
-def workers(
-    function: Callable[[Item], Result], processes: int
-) -> Iterator[Callable[[Iterable[Item]], Iterator[Result]]]:
-    """Processes for many lists of items, one list after the other: see `in_order`, whose Raises hold for each."""
-    with _started(function, processes) as connections:
+def workers(functions: Sequence[Callable[[Item], Result]]) -> Iterator[Callable[[Iterable[Item]], Iterator[Result]]]:
+    """Processes for many lists of items, one list after the other: see `in_order`, whose Raises hold for each.
+
+    Args:
+        functions: that of each process; any of them may get any item.
+    """
+    with _started(functions) as connections:
 
         def answers(items: Iterable[Item]) -> Iterator[Result]:
             idle = deque(connections)
@@ -86,7 +88,7 @@ def _death() -> WorldError:
 
 
 @contextmanager
-def _started(function: Callable[[Any], Any], processes: int) -> Iterator[list["Connection[Any, Any]"]]:
+def _started(functions: Sequence[Callable[[Any], Any]]) -> Iterator[list["Connection[Any, Any]"]]:
     """Processes that wait for items, by the connections to them."""
     context = multiprocessing.get_context("spawn")  # a fork would copy our memory, and locks that other threads hold
     connections, children = [], []
@@ -94,7 +96,7 @@ def _started(function: Callable[[Any], Any], processes: int) -> Iterator[list["C
     # A child is born with these blocked and keeps it so: they reach the whole group, and it is for us to end it.
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
-        for _ in range(processes):
+        for function in functions:
             ours, theirs = context.Pipe()
             child = context.Process(target=_work, args=(theirs, function), daemon=True)
             child.start()

@@ -114,7 +114,7 @@ class Translator:
         self._search = search
         self._has_fixed_start = shortlist is None  # the shape of what may be said depends on the source
         self._runner = Graphs() if device.type == "cuda" and not with_attention else Runner()
-        forbidden = torch.tensor(target.forbidden_ids, device=device)
+        forbidden = torch.tensor(target.forbidden_ids, device=device if models else "cpu")
         self._ensemble = Ensemble(models, forbidden, by_logits=by_logits, shortlist=shortlist)
 
     def translate(self, lines: Sequence[str], first_line: int = 0) -> list[Translation]:

@@ -51,10 +51,14 @@ class Corpus:
                 if self.runs[loss]
                 for searches in SEARCHES.values()
                 for search in searches
+                if (self.runs[loss][0] / f"{split}.{search}.{target}").exists()  # --loss beam has one penalty only
             }
         valid = self.statistics["valid"]
         self.systems: list[System] = [
-            max(((loss, search) for search in searches), key=lambda system: mean_bleu(valid[system]))
+            max(
+                ((loss, search) for search in searches if (loss, search) in valid),
+                key=lambda system: mean_bleu(valid[system]),
+            )
             for loss in LOSSES
             if self.runs[loss]
             for searches in SEARCHES.values()

@@ -77,6 +77,9 @@ tune_and_score() { # corpus, loss, seed: in a folder of its own, unless that was
         $(options_of "$2")
     for split in valid test; do
         for search in $searches; do
+            if [[ $2 == beam && $search != *-1.0 ]]; then
+                continue # it searches by logits, which have no use for another penalty
+            fi
             nmt translate --config "$here/recipe.toml" --threads "$threads" --beam "${search%-*}" \
                 --length-penalty "${search#*-}" < "../$split.$source" > "$split.$search.$target"
             nmt score --config "$here/recipe.toml" --target-lang "$target" --ref "../$split.$target" --json \

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -552,9 +553,9 @@ def test_many_lines_are_shared_among_the_cores(
     started: list[int] = []
 
     @contextmanager
-    def here(search: Callable[[SearchBatch], Any], processes: int) -> Iterator[Callable[[Iterable[SearchBatch]], Any]]:
-        started.append(processes)
-        yield lambda batches: map(search, batches)
+    def here(searches: list[Callable[[SearchBatch], Any]]) -> Iterator[Callable[[Iterable[SearchBatch]], Any]]:
+        started.append(len(searches))
+        yield lambda batches: map(searches[0], batches)
 
     monkeypatch.setattr(translate_command, "workers", here)
     monkeypatch.setattr(translate_command, "cores", lambda: 2)
@@ -562,6 +563,46 @@ def test_many_lines_are_shared_among_the_cores(
     assert result.code == 0, result.err
     assert len(result.lines) == lines
     assert started == [workers] * bool(workers)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--device", "cpu"], "--gpus 2 is for --device cuda, but that is cpu. Leave one out."),
+        (["--device", "cuda:1"], "--gpus 2 is for --device cuda, but that is cuda:1. Leave one out."),
+        (["--device", "cuda"], "--gpus 2: this machine has 1 GPUs. Use fewer."),
+        (["--device", "cuda", "--workers", "2"], "--workers 2 is for a CPU. Use --gpus, or --device cpu."),
+    ],
+)
+def test_gpus_that_cannot_be_are_refused(
+    options: list[str], said: str, trained: Path, nmt: Nmt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(translate_command, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert nmt("translate", "--model", trained, "--gpus", "2", *options).refusal(2) == f"Error: {said}"
+
+
+def test_each_gpu_has_a_process(trained: Path, nmt: Nmt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With CPUs that are called GPUs: the first line goes to the one process, the second to the other."""
+    devices: list[str] = []
+
+    @contextmanager
+    def here(searches: list[Any]) -> Iterator[Callable[[Iterable[SearchBatch]], Any]]:
+        devices.extend(str(one.search.device) for one in searches)
+        on_cpu = [replace(one, search=replace(one.search, device=torch.device("cpu"))) for one in searches]
+        yield lambda batches: (on_cpu[number % 2](batch) for number, batch in enumerate(batches))
+
+    monkeypatch.setattr(
+        translate_command, "choose_device", lambda name: torch.device("cpu" if name == "cpu" else "cuda")
+    )
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(translate_command, "workers", here)
+    options = ["--model", trained, "--beam", "1", "--precision", "fp32", "--batch-tokens", "40"]
+    lines = b"3 1 4\n1 5 9 2 6 5\n\n2 7 1 8\n" * 3
+    shared = nmt("translate", *options, "--device", "cuda", "--gpus", "2", stdin=lines)
+    assert shared.code == 0, shared.err
+    assert devices == ["cuda:0", "cuda:1"]
+    assert shared.out == nmt("translate", *options, "--device", "cpu", "--workers", "1", stdin=lines).out
 
 
 # which weights
