@@ -6,6 +6,7 @@
 #     DATA=dir recipes/sequence-losses/run.sh      takes dir/multi30k/train.de.gz ... and dir/cmn-eng/train.zh.gz ...
 #     SMALL=1 recipes/sequence-losses/run.sh       the whole way on the demo's corpus, no network; its scores say nothing
 #     JOBS=4 THREADS=2 ...                         training runs side by side (2), and CPU threads of each (1)
+#     LOSSES="cross-entropy risk" ...              these only
 #     WORK=dir ...                                 works in dir, not in work/sequence-losses
 #
 # Writes $WORK/report: a table for each corpus. A grid that was stopped goes on when started again: runs that are done are
@@ -44,19 +45,14 @@ prepare() { # source and target language, files, more options: makes data-bin an
 }
 
 options_of() { # loss: its options, and as many updates as take the time of the control's (README.md has the ratios)
-    local rate="--learning-rate 0.0003" over_candidates="--candidates 6 --loss-mix 0.1 --learning-rate 0.001"
     case $1 in
-        cross-entropy) echo "$rate --max-updates $updates" ;;
-        greedy) echo "--loss greedy --teacher-forcing 0.8 $rate --max-updates $((updates * 10 / 16))" ;;
-        greedy-passes)
-            echo "--loss greedy --greedy-passes 2 --teacher-forcing 0.5 $rate --max-updates $((updates * 10 / 13))"
-            ;;
-        beam)
-            echo "--loss beam --candidates 6 --beam-cost bleu --loss-mix 0.5 $rate --max-updates $((updates * 10 / 42))"
-            ;;
-        risk) echo "--loss risk --risk-alpha 10 $over_candidates --max-updates $((updates * 10 / 105))" ;;
-        max-margin) echo "--loss max-margin $over_candidates --max-updates $((updates * 10 / 105))" ;;
-        sequence-nll) echo "--loss sequence-nll $over_candidates --max-updates $((updates * 10 / 105))" ;;
+        cross-entropy) echo "--max-updates $updates" ;;
+        greedy) echo "--loss greedy --teacher-forcing 0.8 --max-updates $((updates * 10 / 16))" ;;
+        greedy-passes) echo "--loss greedy --greedy-passes 2 --teacher-forcing 0.5 --max-updates $((updates * 10 / 13))" ;;
+        beam) echo "--loss beam --candidates 6 --beam-cost bleu --loss-mix 0.5 --max-updates $((updates * 10 / 42))" ;;
+        risk) echo "--loss risk --candidates 6 --risk-alpha 10 --loss-mix 0.1 --max-updates $((updates * 10 / 105))" ;;
+        max-margin) echo "--loss max-margin --candidates 6 --loss-mix 0.1 --max-updates $((updates * 10 / 105))" ;;
+        sequence-nll) echo "--loss sequence-nll --candidates 6 --loss-mix 0.1 --max-updates $((updates * 10 / 105))" ;;
     esac
 }
 
@@ -73,7 +69,7 @@ tune_and_score() { # corpus, loss, seed: in a folder of its own, unless that was
         return
     fi
     # shellcheck disable=SC2046 # options are words
-    train "$1" "$2-$3" --init-from ../base/model --seed "$3" --validate-every 0 \
+    train "$1" "$2-$3" --init-from ../base/model --seed "$3" --learning-rate 0.001 --validate-every 0 \
         $(options_of "$2")
     for split in valid test; do
         for search in $searches; do
@@ -123,7 +119,7 @@ for seed in $seeds; do
         if [[ $corpus == tatoeba-zh-en && $seed != 1 ]]; then
             continue # one seed
         fi
-        for loss in $losses; do
+        for loss in ${LOSSES:-$losses}; do
             echo "$corpus $loss $seed"
         done
     done
