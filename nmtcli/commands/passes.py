@@ -1,0 +1,211 @@
+"""The two passes of `nmt preprocess` over the training text, each resumable after any block of it."""
+
+import dataclasses
+import itertools
+import json
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+
+from nmtcli.config import PreprocessConfig
+from nmtcli.console import Console
+from nmtcli.data.clean import CleaningReport, Duplicates, Sample
+from nmtcli.data.corpus import HASHES, SIDES, DataDirectory
+from nmtcli.data.parallel import in_order
+from nmtcli.data.shards import Encoder, Examiner
+from nmtcli.data.subword import Subword
+from nmtcli.data.text import PairBlock, read_blocks, write_lines
+from nmtcli.data.user_words import read_words
+from nmtcli.data.writing import ArrayWriter, SentenceWriter, Unfinished
+from nmtcli.errors import DataError
+
+BLOCK = 2000  # pairs that a process does at a time
+HASHES_AT_ONCE = 1 << 17  # pairs
+QUICK = 50  # blocks that the first pass does sooner by itself than other processes start
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass
+class State:
+    """How far a run is.
+
+    Attributes:
+        encodes: the first pass is done, or not needed.
+        read: pairs of the pass under way.
+        blank: of the first pass, pairs with a blank side.
+        examined: pairs of the whole first pass.
+        words: of the first pass, how often either side holds the words of --user-words.
+        user_words: what meta.json says of these.
+        report: of the second pass.
+        kept: of the second pass, pairs of each training text.
+    """
+
+    encodes: bool = False
+    read: int = 0
+    blank: int = 0
+    examined: int | None = None
+    words: list[dict[str, int]] = field(default_factory=lambda: [{}, {}])
+    user_words: dict[str, Any] | None = None
+    report: dict[str, int] = field(default_factory=lambda: CleaningReport().to_dict())
+    kept: list[int] = field(default_factory=list)
+
+
+def _blocks(config: PreprocessConfig, after: int) -> Iterator[tuple[int, PairBlock]]:
+    """The training text in blocks, with the number of the text that each is of, after so many pairs (whole blocks)."""
+    read = 0
+    for text, prefix in enumerate(config.train):
+        for block in read_blocks(prefix, config.source_lang, config.target_lang, BLOCK):
+            read += block.count
+            if read > after:
+                yield text, block
+
+
+def _spread(
+    function: Callable[[Item], Result], items: Iterable[Item], config: PreprocessConfig, *, alone: int
+) -> Generator[Result, None, None]:
+    """What the function makes of each item, in order: on a cluster, in processes, or here if there are few items.
+
+    Args:
+        alone: so many items are done here.
+    """
+    if config.engine == "ray":
+        from nmtcli.data.cluster import in_order_on_ray
+
+        return in_order_on_ray(function, items, config.workers, config.ray_address)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = config.workers or cores
+    items = iter(items)
+    first = list(itertools.islice(items, max(processes, alone + 1)))
+    items = itertools.chain(first, items)
+    if processes == 1 or len(first) <= alone:
+        return (function(item) for item in items)
+    return in_order(function, items, min(processes, len(first)))
+
+
+def first_pass(
+    config: PreprocessConfig, console: Console, unfinished: Unfinished, state: State, old: DataDirectory | None
+) -> None:
+    """Writes a sample to learn from, counts words, and finds duplicates, as far as they are asked for."""
+    words, unusable = read_words(config.user_words) if config.user_words else ([], 0)
+    sample = Sample(config.sentences_for_vocab)
+    candidates = unfinished.growing("work/candidates")
+    with candidates.path.open(encoding="utf-8") as file:
+        for line in file:
+            digest, source, target = json.loads(line)
+            sample.offer(source, target, bytes.fromhex(digest))
+    duplicates = Duplicates(hashes := unfinished.growing("work/hashes"), unfinished.work)
+    before = old.meta["pairs"] if old and config.dedup else 0
+    if old and before and not hashes.size:
+        known = np.load(old.path / HASHES, mmap_mode="r", allow_pickle=False)
+        for start in range(0, before, HASHES_AT_ONCE):
+            numbers = np.arange(start, min(start + HASHES_AT_ONCE, before))
+            duplicates.add(known[2 * start : 2 * (start + len(numbers))], numbers)
+    blocks = ((block, 0 if old or config.source_model else sample.below) for _, block in _blocks(config, state.read))
+    examined = _spread(Examiner(words), blocks, config, alone=QUICK)
+    with console.bar("Reading") as bar, closing(examined):
+        for block in examined:
+            for digest, source, target in block.candidates:
+                if sample.offer(source, target, digest):
+                    line = json.dumps((digest.hex(), source, target))
+                    candidates.write(f"{line}\n".encode())
+            for total, counts in zip(state.words, block.words, strict=True):
+                for word, count in counts.items():
+                    total[word] = total.get(word, 0) + count
+            if config.dedup:
+                duplicates.add(block.hashes, before + state.read + block.numbers)
+            state.read += block.pairs
+            state.blank += block.pairs - len(block.numbers)
+            bar.update(completed=state.read)
+            if unfinished.is_due:
+                unfinished.save(dataclasses.asdict(state))
+    if state.read == state.blank:
+        _refuse_nothing(CleaningReport(read=state.read, empty=state.blank))
+    state.examined = state.read
+    if words:
+        state.user_words = {"read": len(words) + unusable, "unusable": unusable}
+        state.words = [{word: counts.get(word, 0) for word in words} for counts in state.words]
+    if config.dedup:
+        duplicates.find(before + state.read)
+    pairs = sample.pairs()
+    for column, side in enumerate(SIDES):
+        write_lines(unfinished.work / f"sample.{side}.txt", (pair[column] for pair in pairs))
+
+
+def second_pass(
+    config: PreprocessConfig,
+    console: Console,
+    unfinished: Unfinished,
+    state: State,
+    old: DataDirectory | None,
+    subwords: Sequence[Subword],
+) -> dict[str, int]:
+    """Encodes and writes the pairs that are kept, in their order.
+
+    Returns:
+        the tokens of either side, those that were there before included [tokens].
+    """
+    hashing = (old.path / HASHES).exists() if old else config.dedup
+    writers = [
+        SentenceWriter(unfinished.growing, side, subword.size) for side, subword in zip(SIDES, subwords, strict=True)
+    ]
+    hashes = ArrayWriter(unfinished.growing(HASHES), np.dtype("<u8")) if hashing else None
+    unfinished.save(dataclasses.asdict(state))
+    for name in ("hashes", "candidates"):
+        (unfinished.work / name).unlink(missing_ok=True)
+    flags = np.load(unfinished.work / "duplicates.npy", mmap_mode="r") if config.dedup else None
+    before = old.meta["pairs"] if old else 0
+    texts: deque[int] = deque()  # of the blocks under way
+
+    def blocks() -> Iterator[tuple[PairBlock, Any]]:
+        place = before + state.read
+        for text, block in _blocks(config, state.read):
+            texts.append(text)
+            repeats = flags[place : place + block.count] if flags is not None else None
+            yield block, None if repeats is None else np.array(repeats)
+            place += block.count
+
+    report = CleaningReport(**state.report)
+    encoder = Encoder(
+        subwords[0], subwords[1], max_length=config.max_length, max_ratio=config.max_ratio, hashing=hashing
+    )
+    encoded = _spread(encoder, blocks(), config, alone=1)
+    with console.bar("Encoding") as bar, closing(encoded):
+        for block in encoded:
+            for rule, count in block.dropped.items():
+                setattr(report, rule, getattr(report, rule) + count)
+            for writer, sentences in zip(writers, (block.source, block.target), strict=True):
+                writer.append(sentences.tokens, sentences.lengths)
+            if hashes:
+                hashes.append(block.hashes)
+            kept = len(block.source.lengths)
+            report.read, report.kept = report.read + block.pairs, report.kept + kept
+            state.kept[texts.popleft()] += kept
+            state.read, state.report = report.read, report.to_dict()
+            bar.update(completed=state.read, total=state.examined)
+            if unfinished.is_due:
+                unfinished.save(dataclasses.asdict(state))
+    for writer in writers:
+        writer.close()
+    if hashes:
+        hashes.close()
+    if state.examined is not None and state.read != state.examined:
+        raise DataError(
+            f"the training text had {state.examined:,} pairs, then {state.read:,}", "Do not change it meanwhile"
+        )
+    if not report.kept:
+        _refuse_nothing(report)
+    return {side: writer.tokens for side, writer in zip(SIDES, writers, strict=True)}
+
+
+def _refuse_nothing(report: CleaningReport) -> NoReturn:
+    dropped = ", ".join(f"{name} {count:,}" for name, count in report.to_dict().items() if count and name != "read")
+    if not report.read:
+        raise DataError("the training text has no lines", "Check --train")
+    raise DataError(f"none of {report.read:,} training pairs is left ({dropped})", "Check the text and the limits")
