@@ -2,33 +2,41 @@
 
 A weight w of output v becomes round(w / s_v), an activation x of row n round(x / t_n), with scales such that the
 largest of a row of either becomes 127. Their products are summed exactly, in 32 bits, so that a row does not depend on
-what else is in its batch; the sum times s_v t_n is the output.
+what else is in its batch; the sum times s_v t_n is the output. oneDNN's product takes the weights in an order of its
+own, made once, and activations that are never negative: 128 is added to each, and taken away from the sums.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 LARGEST = 127
-CHUNK_ELEMENTS = 1 << 20  # sums in 32 bits at a time: 4 MiB; for fewer, torch orders the weights anew too often
+ZERO = 128  # what 0 is among activations
 
 
 class Int8Matrix(NamedTuple):
     """A matrix in whole numbers.
 
     Attributes:
-        values_EV: in -127 .. 127, transposed.
+        values_VE: in -127 .. 127.
         scales_V: one for each output.
+        ordered: the values as oneDNN wants them.
     """
 
-    values_EV: Tensor
+    values_VE: Tensor
     scales_V: Tensor
+    ordered: Tensor
+
+    @classmethod
+    def of(cls, values_VE: Tensor, scales_V: Tensor) -> Self:
+        """With its values in order."""
+        return cls(values_VE, scales_V, torch.ops.onednn.qlinear_prepack(values_VE, None))
 
     def rows(self, outputs_U: Tensor) -> "Int8Matrix":
         """Of these outputs."""
-        return Int8Matrix(self.values_EV.T[outputs_U].T, self.scales_V[outputs_U])
+        return self.of(self.values_VE[outputs_U], self.scales_V[outputs_U])
 
 
 Matrix = Tensor | Int8Matrix  # V outputs, E inputs
@@ -37,7 +45,7 @@ Matrix = Tensor | Int8Matrix  # V outputs, E inputs
 def quantised(matrix_VE: Tensor) -> Int8Matrix:
     """The nearest matrix in whole numbers."""
     values_VE, scales_V1 = _quantised_rows(matrix_VE.detach().float())
-    return Int8Matrix(values_VE.T, scales_V1.squeeze(1))
+    return Int8Matrix.of(values_VE.to(torch.int8), scales_V1.squeeze(1))
 
 
 def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Tensor:
@@ -49,28 +57,36 @@ def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Te
     if isinstance(matrix, Tensor):
         return F.linear(input_NE, matrix, bias_V)
     values_NE, scales_N1 = _quantised_rows(input_NE.detach().flatten(0, -2).float())
-    outputs = matrix.values_EV.shape[1]
-    output_NV = torch.empty(len(values_NE), outputs)
-    rows = max(1, CHUNK_ELEMENTS // outputs)
-    for start in range(0, len(values_NE), rows):
-        chunk = slice(start, start + rows)
-        sums_NV = torch._int_mm(values_NE[chunk], matrix.values_EV).float().mul_(scales_N1[chunk])
-        if bias_V is None:
-            torch.mul(sums_NV, matrix.scales_V, out=output_NV[chunk])
-        else:
-            torch.addcmul(bias_V.detach(), sums_NV, matrix.scales_V, out=output_NV[chunk])
-    return output_NV.view(*input_NE.shape[:-1], outputs)
+    output_NV = _product(values_NE.add_(ZERO).to(torch.uint8), matrix)
+    output_NV = (
+        output_NV.mul_(scales_N1)
+        if bias_V is None
+        else torch.addcmul(bias_V.detach(), output_NV, scales_N1, out=output_NV)
+    )
+    return output_NV.view(*input_NE.shape[:-1], -1)
+
+
+def _product(values_NE: Tensor, matrix: Int8Matrix) -> Tensor:
+    """The exact sums over (x - 128) w, times the scale of each output, in fp32."""
+    zeros_V = torch.zeros_like(matrix.scales_V, dtype=torch.int32)
+    output_NV: Tensor = torch.ops.onednn.qlinear_pointwise(
+        *(values_NE, 1.0, ZERO, matrix.ordered, matrix.scales_V, zeros_V),
+        *(None, 1.0, 0, torch.float32, "none", [], ""),
+    )
+    return output_NV
 
 
 def sums_are_exact() -> bool:
     """Whether this CPU sums products in 32 bits: without VNNI an x86 has 16 for every two, which large ones exceed."""
     ones_NE = torch.full((33, 64), LARGEST, dtype=torch.int8)
-    return bool((torch._int_mm(ones_NE, ones_NE.T) == 64 * LARGEST * LARGEST).all())
+    sums_NN = _product((ones_NE.to(torch.int16) + ZERO).to(torch.uint8), Int8Matrix.of(ones_NE, torch.ones(33)))
+    return bool((sums_NN == 64 * LARGEST * LARGEST).all())
 
 
 def _quantised_rows(values_NE: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers, still as fp32, and the scale of each row."""
     scales_N1 = values_NE.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(LARGEST)
-    return (values_NE / scales_N1).round_().to(torch.int8), scales_N1
+    return (values_NE / scales_N1).round_(), scales_N1
 
 
 class Linear(nn.Linear):
