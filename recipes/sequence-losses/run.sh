@@ -45,14 +45,19 @@ prepare() { # source and target language, files, more options: makes data-bin an
 }
 
 options_of() { # loss: its options, and as many updates as take the time of the control's (README.md has the ratios)
+    local fast="--learning-rate 0.001" slow="--learning-rate 0.0003" candidates="--candidates 6 --loss-mix 0.1"
     case $1 in
-        cross-entropy) echo "--max-updates $updates" ;;
-        greedy) echo "--loss greedy --teacher-forcing 0.8 --max-updates $((updates * 10 / 16))" ;;
-        greedy-passes) echo "--loss greedy --greedy-passes 2 --teacher-forcing 0.5 --max-updates $((updates * 10 / 13))" ;;
-        beam) echo "--loss beam --candidates 6 --beam-cost bleu --loss-mix 0.5 --max-updates $((updates * 10 / 42))" ;;
-        risk) echo "--loss risk --candidates 6 --risk-alpha 10 --loss-mix 0.1 --max-updates $((updates * 10 / 105))" ;;
-        max-margin) echo "--loss max-margin --candidates 6 --loss-mix 0.1 --max-updates $((updates * 10 / 105))" ;;
-        sequence-nll) echo "--loss sequence-nll --candidates 6 --loss-mix 0.1 --max-updates $((updates * 10 / 105))" ;;
+        cross-entropy) echo "$fast --max-updates $updates" ;;
+        greedy) echo "--loss greedy --teacher-forcing 0.8 $slow --max-updates $((updates * 10 / 16))" ;;
+        greedy-passes)
+            echo "--loss greedy --greedy-passes 2 --teacher-forcing 0.5 $slow --max-updates $((updates * 10 / 13))"
+            ;;
+        beam)
+            echo "--loss beam --candidates 6 --beam-cost bleu --loss-mix 0.5 $slow --max-updates $((updates * 10 / 42))"
+            ;;
+        risk) echo "--loss risk --risk-alpha 10 $candidates $fast --max-updates $((updates * 10 / 105))" ;;
+        max-margin) echo "--loss max-margin $candidates $fast --max-updates $((updates * 10 / 105))" ;;
+        sequence-nll) echo "--loss sequence-nll $candidates $fast --max-updates $((updates * 10 / 105))" ;;
     esac
 }
 
@@ -69,7 +74,7 @@ tune_and_score() { # corpus, loss, seed: in a folder of its own, unless that was
         return
     fi
     # shellcheck disable=SC2046 # options are words
-    train "$1" "$2-$3" --init-from ../base/model --seed "$3" --learning-rate 0.001 --validate-every 0 \
+    train "$1" "$2-$3" --init-from ../base/model --seed "$3" --validate-every 0 \
         $(options_of "$2")
     for split in valid test; do
         for search in $searches; do
