@@ -3,11 +3,11 @@
     python report.py WORK OUTDIR
 
 reads WORK/<corpus>/<loss>-<seed>/ (<split>.<search>.<target>, <split>.<search>.json; a search is <beam>-<length
-penalty>) and writes OUTDIR/<corpus>.md: for each loss and beam, with the length penalty that has the highest BLEU on
-the validation set, BLEU and chrF on validation and test set, and a paired bootstrap against cross-entropy with the same
-beam, its penalty chosen likewise. At the end: which loss and beam the validation set chooses, and what it is worth on
-the test set against the control with the beam that the validation set chooses for that; and the same with one length
-penalty for all. A run that is not done is left out.
+penalty>) and writes OUTDIR/<corpus>.md: for each loss and beam BLEU and chrF on validation and test set, and a paired
+bootstrap against cross-entropy with the same beam. At the end: which loss and beam the validation set chooses, and what
+it is worth on the test set against the control with the beam that the validation set chooses for that. All of it twice:
+with one length penalty for all, and with that which has the highest BLEU of each loss on the validation set. A run that
+is not done is left out.
 """
 
 import argparse
@@ -53,10 +53,13 @@ class Corpus:
                 for search in searches
                 if (self.runs[loss][0] / f"{split}.{search}.{target}").exists()  # --loss beam has one penalty only
             }
+
+    def systems(self, *, one_penalty: bool) -> list[System]:
+        """Each loss with each beam: with the first length penalty, or with the best one on the validation set."""
         valid = self.statistics["valid"]
-        self.systems: list[System] = [
+        return [
             max(
-                ((loss, search) for search in searches if (loss, search) in valid),
+                ((loss, search) for search in searches[: 1 if one_penalty else None] if (loss, search) in valid),
                 key=lambda system: mean_bleu(valid[system]),
             )
             for loss in LOSSES
@@ -69,27 +72,14 @@ class Corpus:
         loss, search = system
         return [self._score(run, split, search)[metric]["score"] for run in self.runs[loss]]
 
-    def control(self, system: System) -> System | None:
-        """The control with the same beam."""
-        beam = system[1].partition("-")[0]
-        of_beam = [one for one in self.systems if one[0] == CONTROL and one[1].startswith(f"{beam}-")]
-        return of_beam[0] if of_beam and system[0] != CONTROL else None
-
     def signature(self, metric: str) -> str:
         """sacreBLEU's."""
-        loss, search = self.systems[0]
-        return str(self._score(self.runs[loss][0], "test", search)[metric]["signature"])
+        run = next(runs[0] for runs in self.runs.values() if runs)
+        return str(self._score(run, "test", "1-1.0")[metric]["signature"])
 
-    def best(self, losses: tuple[str, ...], *, same_penalty: bool = False) -> System:
-        """The loss and search with the highest mean BLEU on the validation set.
-
-        Args:
-            same_penalty: all with the default one.
-        """
-        there = [system for system in self.systems if system[0] in losses]
-        if same_penalty:
-            there = [(loss, searches[0]) for loss in losses if self.runs[loss] for searches in SEARCHES.values()]
-        return max(there, key=lambda system: mean_bleu(self.statistics["valid"][system]))
+    def best(self, systems: list[System]) -> System:
+        """The one with the highest mean BLEU on the validation set."""
+        return max(systems, key=lambda system: mean_bleu(self.statistics["valid"][system]))
 
     @staticmethod
     def _score(run: Path, split: str, search: str) -> dict[str, dict[str, float]]:
@@ -104,16 +94,18 @@ def against(corpus: Corpus, system: System, control: System) -> tuple[str, str]:
     return f"{mean_bleu(ours) - mean_bleu(theirs):+.2f}", f"{paired_bootstrap(ours, theirs):.3f}"
 
 
-def table(corpus: Corpus) -> str:
-    """The table of one corpus in Markdown, and what follows from it."""
+def table(corpus: Corpus, *, one_penalty: bool) -> list[str]:
+    """A table of one corpus in Markdown, and what follows from it."""
+    systems = corpus.systems(one_penalty=one_penalty)
+    control_of = {search.partition("-")[0]: (loss, search) for loss, search in systems if loss == CONTROL}
     lines = [
         "| loss | beam | length penalty | seeds | valid BLEU | valid chrF2 | test BLEU | test chrF2 "
         "| against control, same beam | p |",
         "|" + "---|" * 10,
     ]
-    for system in corpus.systems:
+    for system in systems:
         loss, (beam, _, penalty) = system[0], system[1].partition("-")
-        control = corpus.control(system)
+        control = control_of.get(beam) if loss != CONTROL else None
         difference, p_value = against(corpus, system, control) if control else ("", "")
         cells = [
             loss,
@@ -129,18 +121,25 @@ def table(corpus: Corpus) -> str:
             p_value,
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", ", ".join(f"{metric}: `{corpus.signature(metric)}`" for metric in ("BLEU", "chrF2"))]
-    others = tuple(loss for loss in LOSSES if loss != CONTROL and corpus.runs[loss])
-    for same_penalty in (False, True) if others and corpus.runs[CONTROL] else ():
-        chosen, control = (corpus.best(losses, same_penalty=same_penalty) for losses in (others, (CONTROL,)))
+    others = [system for system in systems if system[0] != CONTROL]
+    if others and control_of:
+        chosen, control = corpus.best(others), corpus.best(list(control_of.values()))
         difference, p_value = against(corpus, chosen, control)
         lines += [
             "",
-            f"{'With a length penalty of 1 for all, the' if same_penalty else 'The'} validation set chooses "
-            f"{chosen[0]} with beam and penalty {chosen[1]}, and of the control {control[1]}. On the test set that is "
-            f"{difference} BLEU, p = {p_value}.",
+            f"The validation set chooses {chosen[0]} with beam and penalty {chosen[1]}, and of the control "
+            f"{control[1]}. On the test set that is {difference} BLEU, p = {p_value}.",
         ]
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def report(corpus: Corpus) -> str:
+    """Both tables, and how their scores were made."""
+    lines = ["With a length penalty of 1 for all:", "", *table(corpus, one_penalty=True), ""]
+    lines += ["With the length penalty that the validation set chooses:", "", *table(corpus, one_penalty=False), ""]
+    return (
+        "\n".join([*lines, ", ".join(f"{metric}: `{corpus.signature(metric)}`" for metric in ("BLEU", "chrF2"))]) + "\n"
+    )
 
 
 def main() -> None:
@@ -152,9 +151,10 @@ def main() -> None:
     options.outdir.mkdir(parents=True, exist_ok=True)
     for folder in sorted(path.parent for path in options.work.glob("*/data-bin")):
         corpus = Corpus(folder)
-        if corpus.systems:
-            (options.outdir / f"{corpus.name}.md").write_text(table(corpus), encoding="utf-8")
-            print(f"{corpus.name}\n\n{table(corpus)}")
+        if any(corpus.runs.values()):
+            text = report(corpus)
+            (options.outdir / f"{corpus.name}.md").write_text(text, encoding="utf-8")
+            print(f"{corpus.name}\n\n{text}")
     print(f"The tables are in {options.outdir}.")
 
 
