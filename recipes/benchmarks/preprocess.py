@@ -5,13 +5,14 @@
 writes, for each size, the demo's sentences over and over, each with a number behind it so that no two pairs are alike,
 runs `nmt preprocess` on them (with OPTIONS) for each number of workers, and prints a row of the table in README.md: the
 highest resident memory of the main process and of any other that it starts [MB of 10^6 bytes], shared pages counted in
-each. With --kills every run is done again and killed so often (SIGKILL to all of its processes) on its way; all runs of
-a size must end in the same bytes.
+each; and on stderr a hash of what is in the directory, by which runs can be compared. With --kills every run is done
+again and killed so often (SIGKILL to all of its processes) on its way; all runs of a size must end in the same bytes.
 """
 
 import argparse
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -80,8 +81,9 @@ def measure(command: list[str], limit: float = float("inf")) -> Run:
 
 
 def bytes_of(data: Path) -> str:
-    """A hash of what is in a data directory."""
-    return hashlib.sha256((data / "meta.json").read_bytes()).hexdigest()  # it has the hashes of all others
+    """A hash of what is in a data directory, but for the names of the texts."""
+    hashes = json.loads((data / "meta.json").read_text(encoding="utf-8"))["sha256"]
+    return hashlib.sha256("".join(hashes.values()).encode()).hexdigest()
 
 
 def main() -> None:
@@ -128,6 +130,7 @@ def main() -> None:
                     print(f"| {count:,} | {killed} | {count / seconds:,.0f} | {memory} | {seconds:,.0f} |", flush=True)
             if len(found) > 1:
                 sys.exit(f"Error: {len(found)} different directories came out of {count:,} pairs.")
+            print(f"{count:,} pairs are {found.pop()[:16]}", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(work)
 
