@@ -154,6 +154,7 @@ def measure_translation(options: argparse.Namespace, system: str) -> dict[str, A
     command = [sys.executable, "-m", "nmtcli", "translate", "--model", options.model, "--precision", precision]
     command += ["--beam", beam, "--buffer-lines", str(len(lines)), "--device", options.device]
     command += ["--workers", name.removeprefix("workers=")] if "=" in name else []
+    command += ["--shortlist"] * (name == "shortlist")
     text = "".join(f"{line}\n" for line in lines)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
@@ -347,6 +348,7 @@ def translation_table(options: argparse.Namespace) -> Iterator[str]:
         systems = [f"ours {precision} {beam}" for precision in precisions]
         if options.device == "cpu":
             systems = [f"reference fp32 {beam}", *systems, f"workers=1 {precisions[0]} {beam}"]
+            systems.append(f"shortlist {precisions[-1]} {beam}")
         found = rounds(options, "translation", systems)
         base = middle(found[systems[0]], lambda one: len(one["lines"]) / one["seconds"])
         expected = found[systems[0]][0]["lines"]
