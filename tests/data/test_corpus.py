@@ -170,7 +170,10 @@ def test_a_missing_directory_says_what_to_run(tmp_path: Path) -> None:
     [
         ({"format": "nmtcli-model"}, "is not a data directory"),
         ({"version": 2}, "is of version 2, but this nmt reads 1"),
-        ({"pairs": 4}, "has 3 pairs, but its meta.json says 4"),
+        ({"pairs": 4, "corpora": []}, "has 3 pairs, but its meta.json says 4"),
+        ({"pairs": 4}, "its corpora do not add up to 4 pairs"),
+        ({"corpora": {"news": 3}}, "corpora is {'news': 3}"),
+        ({"corpora": [{"name": "news", "pairs": -3}]}, "a text has no number of pairs"),
         ({"sha256": {}}, "meta.json is not whole"),
         ({"sha256": {"source.model": "0"}}, "meta.json is not whole"),
         ({"valid": {"name": "val"}}, "a text has no number of pairs"),
