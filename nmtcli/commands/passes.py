@@ -159,7 +159,7 @@ def second_pass(
     unfinished.save(dataclasses.asdict(state))
     for name in ("hashes", "candidates"):
         (unfinished.work / name).unlink(missing_ok=True)
-    flags = np.load(unfinished.work / "duplicates.npy", mmap_mode="r") if config.dedup else None
+    flags = np.load(unfinished.work / "duplicates.npy", mmap_mode="r", allow_pickle=False) if config.dedup else None
     before = old.meta["pairs"] if old else 0
     texts: deque[int] = deque()  # of the blocks under way
 
