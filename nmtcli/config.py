@@ -389,9 +389,7 @@ class TranslateConfig(Config):
     model: tuple[str, ...] = opt(("model",), "model directory; several make an ensemble", env="NMT_MODEL")
     verify: bool = opt(False, "hash the weights first, large ones too")
     checkpoint: str = opt("", "checkpoint of the directory: last, best, or update-00001000")
-    shortlist: bool = opt(
-        False, "choose among the likely translations of each line's pieces; scores are among these: faster"
-    )
+    shortlist: bool = opt(False, "choose among the likely translations of each line's pieces; scores are among these")
     nbest: int = opt(0, "print the n best in Moses' format; 0: the best, bare", at_least=0)
     alignments: str = opt("", "write each line's attention to this file")
     alignment_format: str = opt("pharaoh", "pharaoh: 0-0 1-2; json: all weights", choices=("pharaoh", "json"))

@@ -77,9 +77,13 @@ def _product(values_NE: Tensor, matrix: Int8Matrix) -> Tensor:
 
 
 def sums_are_exact() -> bool:
-    """Whether this CPU sums products in 32 bits: without VNNI an x86 has 16 for every two, which large ones exceed."""
+    """Whether this CPU sums products in 32 bits: without VNNI an x86 has 16 for every two, which large ones exceed; and
+    torch may be built without oneDNN, which makes the product."""
     ones_NE = torch.full((33, 64), LARGEST, dtype=torch.int8)
-    sums_NN = _product((ones_NE.to(torch.int16) + ZERO).to(torch.uint8), Int8Matrix.of(ones_NE, torch.ones(33)))
+    try:
+        sums_NN = _product((ones_NE.to(torch.int16) + ZERO).to(torch.uint8), Int8Matrix.of(ones_NE, torch.ones(33)))
+    except (AttributeError, RuntimeError):
+        return False
     return bool((sums_NN == 64 * LARGEST * LARGEST).all())
 
 

@@ -94,6 +94,14 @@ def test_a_quantised_model_steps_nearly_as_before(cell: str, arch: str, attentio
     torch.testing.assert_close(state_after.hidden_LNH, state_before.hidden_LNH, atol=0.02, rtol=0)
 
 
+def test_a_torch_without_the_product_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise AttributeError("'_OpNamespace' 'onednn' object has no attribute 'qlinear_prepack'")
+
+    monkeypatch.setattr("nmtcli.model.linear.Int8Matrix.of", missing)
+    assert not sums_are_exact()
+
+
 @pytest.mark.parametrize(("isa", "exact"), [("DEFAULT", sums_are_exact()), ("AVX2", False)])
 def test_a_cpu_that_does_not_sum_exactly_is_found_out(isa: str, exact: bool) -> None:
     script = "from nmtcli.model.linear import sums_are_exact; print(sums_are_exact())"
