@@ -3,11 +3,12 @@
     python report.py WORK OUTDIR
 
 reads WORK/<corpus>/<loss>-<seed>/ (<split>.<search>.<target>, <split>.<search>.json; a search is <beam>-<length
-penalty>) and writes OUTDIR/<corpus>.md: for each loss and beam BLEU and chrF on validation and test set, and a paired
-bootstrap against cross-entropy with the same beam. At the end: which loss and beam the validation set chooses, and what
-it is worth on the test set against the control with the beam that the validation set chooses for that. All of it twice:
-with one length penalty for all, and with that which has the highest BLEU of each loss on the validation set. A run that
-is not done is left out.
+penalty>, a loss is <loss> or <loss>@<learning rate>) and writes OUTDIR/<corpus>.md: for each loss and beam BLEU and
+chrF on validation and test set, and a paired bootstrap against the control with the same beam, which is cross-entropy
+with the learning rate that has the highest BLEU on the validation set. At the end: which loss and beam the validation
+set chooses, and what it is worth on the test set against the control with the beam that the validation set chooses for
+that. All of it twice: with one length penalty for all, and with that which has the highest BLEU of each loss on the
+validation set. A run that is not done is left out.
 """
 
 import argparse
@@ -34,7 +35,10 @@ class Corpus:
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
         _, _, target = folder.name.rsplit("-", 2)
-        self.runs = {loss: sorted(path.parent for path in folder.glob(f"{loss}-[0-9]*/done")) for loss in LOSSES}
+        found: dict[str, list[Path]] = {}
+        for path in sorted(folder.glob("*/done")):
+            found.setdefault(path.parent.name.rpartition("-")[0], []).append(path.parent)
+        self.runs = {loss: found[loss] for loss in sorted(found, key=lambda loss: LOSSES.index(loss.partition("@")[0]))}
         self.statistics: dict[str, dict[System, Array]] = {}
         for split in ("valid", "test"):
             references = lines_of(folder / f"{split}.{target}")
@@ -47,8 +51,7 @@ class Corpus:
                         for run in self.runs[loss]
                     ]
                 )
-                for loss in LOSSES
-                if self.runs[loss]
+                for loss in self.runs
                 for searches in SEARCHES.values()
                 for search in searches
                 if (self.runs[loss][0] / f"{split}.{search}.{target}").exists()  # --loss beam has one penalty only
@@ -62,10 +65,13 @@ class Corpus:
                 ((loss, search) for search in searches[: 1 if one_penalty else None] if (loss, search) in valid),
                 key=lambda system: mean_bleu(valid[system]),
             )
-            for loss in LOSSES
-            if self.runs[loss]
+            for loss in self.runs
             for searches in SEARCHES.values()
         ]
+
+    def is_control(self, system: System) -> bool:
+        """Whether it is cross-entropy, with whichever learning rate."""
+        return system[0].partition("@")[0] == CONTROL
 
     def scores(self, split: str, system: System, metric: str) -> list[float]:
         """Of each seed."""
@@ -74,7 +80,7 @@ class Corpus:
 
     def signature(self, metric: str) -> str:
         """sacreBLEU's."""
-        run = next(runs[0] for runs in self.runs.values() if runs)
+        run = next(runs[0] for runs in self.runs.values())
         return str(self._score(run, "test", "1-1.0")[metric]["signature"])
 
     def best(self, systems: list[System]) -> System:
@@ -97,7 +103,12 @@ def against(corpus: Corpus, system: System, control: System) -> tuple[str, str]:
 def table(corpus: Corpus, *, one_penalty: bool) -> list[str]:
     """A table of one corpus in Markdown, and what follows from it."""
     systems = corpus.systems(one_penalty=one_penalty)
-    control_of = {search.partition("-")[0]: (loss, search) for loss, search in systems if loss == CONTROL}
+    controls = [system for system in systems if corpus.is_control(system)]
+    control_of = {
+        beam: corpus.best([(loss, search) for loss, search in controls if search in searches])
+        for beam, searches in SEARCHES.items()
+        if controls
+    }
     lines = [
         "| loss | beam | length penalty | seeds | valid BLEU | valid chrF2 | test BLEU | test chrF2 "
         "| against control, same beam | p |",
@@ -105,8 +116,8 @@ def table(corpus: Corpus, *, one_penalty: bool) -> list[str]:
     ]
     for system in systems:
         loss, (beam, _, penalty) = system[0], system[1].partition("-")
-        control = control_of.get(beam) if loss != CONTROL else None
-        difference, p_value = against(corpus, system, control) if control else ("", "")
+        control = control_of.get(beam, system)
+        difference, p_value = against(corpus, system, control) if system != control else ("", "")
         cells = [
             loss,
             beam,
@@ -121,14 +132,14 @@ def table(corpus: Corpus, *, one_penalty: bool) -> list[str]:
             p_value,
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    others = [system for system in systems if system[0] != CONTROL]
-    if others and control_of:
-        chosen, control = corpus.best(others), corpus.best(list(control_of.values()))
+    others = [system for system in systems if not corpus.is_control(system)]
+    if others and controls:
+        chosen, control = corpus.best(others), corpus.best(controls)
         difference, p_value = against(corpus, chosen, control)
         lines += [
             "",
-            f"The validation set chooses {chosen[0]} with beam and penalty {chosen[1]}, and of the control "
-            f"{control[1]}. On the test set that is {difference} BLEU, p = {p_value}.",
+            f"The validation set chooses {chosen[0]} with beam and penalty {chosen[1]}, and of the control, "
+            f"{control[0]}, {control[1]}. On the test set that is {difference} BLEU, p = {p_value}.",
         ]
     return lines
 
@@ -151,7 +162,7 @@ def main() -> None:
     options.outdir.mkdir(parents=True, exist_ok=True)
     for folder in sorted(path.parent for path in options.work.glob("*/data-bin")):
         corpus = Corpus(folder)
-        if any(corpus.runs.values()):
+        if corpus.runs:
             text = report(corpus)
             (options.outdir / f"{corpus.name}.md").write_text(text, encoding="utf-8")
             print(f"{corpus.name}\n\n{text}")

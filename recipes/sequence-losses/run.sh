@@ -6,7 +6,8 @@
 #     DATA=dir recipes/sequence-losses/run.sh      takes dir/multi30k/train.de.gz ... and dir/cmn-eng/train.zh.gz ...
 #     SMALL=1 recipes/sequence-losses/run.sh       the whole way on the demo's corpus, no network; its scores say nothing
 #     JOBS=4 THREADS=2 ...                         training runs side by side (2), and CPU threads of each (1)
-#     LOSSES="cross-entropy risk" ...              these only
+#     LOSSES="cross-entropy risk@0.0003" ...       these only; @: with this learning rate
+#     SEEDS="1 2 3 4 5 6" ...                      of Multi30k (1 2 3); Tatoeba has the first one
 #     WORK=dir ...                                 works in dir, not in work/sequence-losses
 #
 # Writes $WORK/report: a table for each corpus. A grid that was stopped goes on when started again: runs that are done are
@@ -25,7 +26,7 @@ work=${WORK:-$root/work/sequence-losses}
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 threads=${THREADS:-1}
-losses="cross-entropy greedy greedy-passes beam risk max-margin sequence-nll"
+losses="cross-entropy cross-entropy@0.0003 greedy greedy-passes beam risk max-margin sequence-nll"
 searches="1-1.0 5-1.0 5-1.5 5-2.0" # beam and length penalty; report.py chooses the penalty by the validation set
 
 prepare() { # source and target language, files, more options: makes data-bin and the texts in this folder
@@ -73,12 +74,16 @@ tune_and_score() { # corpus, loss, seed: in a folder of its own, unless that was
     if [[ -f $folder/done ]]; then
         return
     fi
+    local rate=()
+    if [[ $2 == *@* ]]; then
+        rate=(--learning-rate "${2#*@}")
+    fi
     # shellcheck disable=SC2046 # options are words
     train "$1" "$2-$3" --init-from ../base/model --seed "$3" --validate-every 0 \
-        $(options_of "$2")
+        $(options_of "${2%@*}") "${rate[@]}"
     for split in valid test; do
         for search in $searches; do
-            if [[ $2 == beam && $search != *-1.0 ]]; then
+            if [[ ${2%@*} == beam && $search != *-1.0 ]]; then
                 continue # it searches by logits, which have no use for another penalty
             fi
             nmt translate --config "$here/recipe.toml" --threads "$threads" --beam "${search%-*}" \
@@ -96,7 +101,7 @@ if [[ -n ${SMALL:-} ]]; then
     mkdir -p "$work/demo-en-zh"
     cd "$work/demo-en-zh"
     prepare en zh "$work/corpus/train" "$work/corpus/valid" "$work/corpus/test"
-    corpora="demo-en-zh" seeds="1" base_updates=200 updates=30
+    corpora="demo-en-zh" seeds=${SEEDS:-1} base_updates=200 updates=30
 else
     if [[ -n ${DATA:-} ]]; then
         data=$(cd "$DATA" && pwd)
@@ -110,7 +115,7 @@ else
     prepare de en "$data/multi30k/train" "$data/multi30k/val" "$data/multi30k/test_2016_flickr"
     cd "$work/tatoeba-zh-en"
     prepare zh en "$data/cmn-eng/train" "$data/cmn-eng/val" "$data/cmn-eng/test" --separate
-    corpora="multi30k-de-en tatoeba-zh-en" seeds="1 2 3" base_updates=6000 updates=2000
+    corpora="multi30k-de-en tatoeba-zh-en" seeds=${SEEDS:-1 2 3} base_updates=6000 updates=2000
 fi
 
 export -f train tune_and_score options_of
@@ -121,8 +126,8 @@ done | xargs -P "${JOBS:-2}" -L 1 bash -euo pipefail -c 'train "$@"' train
 
 for seed in $seeds; do
     for corpus in $corpora; do
-        if [[ $corpus == tatoeba-zh-en && $seed != 1 ]]; then
-            continue # one seed
+        if [[ $corpus == tatoeba-zh-en && $seed != "${seeds%% *}" ]]; then
+            continue
         fi
         for loss in ${LOSSES:-$losses}; do
             echo "$corpus $loss $seed"
