@@ -121,7 +121,9 @@ class _Search:
         choose_device(str(self.device))  # a worker's own GPU
         return self.translator_with([self._read_model(path) for path in self.config.model])
 
-    def translator_with(self, models: list[Seq2Seq], search: SearchBatches | None = None) -> Translator:
+    def translator_with(
+        self, models: list[Seq2Seq], search: SearchBatches | None = None, searchers: int = 1
+    ) -> Translator:
         """Of these models; or of none, where `search` has them."""
         return Translator(
             models,
@@ -131,10 +133,12 @@ class _Search:
             wanted=max(self.config.nbest, 1),
             by_logits=self.by_logits,
             with_attention=bool(self.config.alignments),
+            with_scores=bool(self.config.nbest),
             shortlist=ModelDirectory.open(self.config.model[0]).read_shortlist()
             if models and self.config.shortlist
             else None,
             search=search,
+            searchers=searchers,
         )
 
     @cached_property
@@ -187,7 +191,9 @@ def _translator(search: _Search, first_lines: int) -> Iterator[Translator]:
     elsewhere = [_SearchElsewhere(replace(search, device=device, threads=threads)) for device in devices]  # no models
     with workers(elsewhere) as answers:
         yield search.translator_with(
-            [], lambda batches: (_with_attention(found, torch.from_numpy) for found in answers(batches))
+            [],
+            lambda batches: (_with_attention(found, torch.from_numpy) for found in answers(batches)),
+            searchers=count,
         )
 
 

@@ -173,6 +173,13 @@ class RecurrentLayer(nn.Module):
         Returns:
             hidden_BTH, equal to T calls of `step` to rounding.
         """
+        if self.whole_numbers is not None:
+            state = state or zero_state(input_BTE.new_empty(len(input_BTE), self.kernel.hidden_size), self.cell)
+            outputs = []
+            for input_BE in input_BTE.unbind(dim=1):
+                state = self.step(input_BE, state)
+                outputs.append(state.hidden_NH)
+            return torch.stack(outputs, dim=1)
         if input_BTE.is_cuda and torch.is_autocast_enabled("cuda"):
             return self._forward_flat(input_BTE, state, torch.get_autocast_dtype("cuda"))
         if input_BTE.is_cuda and input_BTE.dtype == torch.bfloat16:
@@ -214,7 +221,7 @@ class RecurrentLayer(nn.Module):
         return (lstm_cell if self.cell == "lstm" else gru_cell)(input_NE, state, weights)[0]
 
     def quantise(self) -> None:
-        """From now on steps are in whole numbers; the call over a sequence is not.
+        """From now on in whole numbers.
 
         In an LSTM one product takes input and state together: the state, small as it is, loses little beside the input.
         """

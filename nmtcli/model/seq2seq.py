@@ -167,12 +167,16 @@ class Seq2Seq(nn.Module):
         return logits_BTV.to(full) + bias_V.to(full)
 
     def quantise(self) -> None:
-        """From now on every product with a large matrix in `step` is in whole numbers of 8 bits; on a CPU only.
+        """From now on every product with a large matrix is in whole numbers of 8 bits; on a CPU only.
 
-        What is made once for a sentence, encoder and keys, stays as it is, and so does the vector of additive scores.
+        But the keys, the decoder's first state and the vector of additive scores; and an encoder of plain RNNs, which
+        is no slower as it is.
         """
         for module in self.decoder.modules():
             if isinstance(module, RecurrentLayer | Linear):
+                module.quantise()
+        for module in self.encoder.modules():
+            if isinstance(module, RecurrentLayer) and module.cell != "rnn":
                 module.quantise()
         self.whole_numbers = quantised(self.projection_VE)
 

@@ -21,6 +21,8 @@ from nmtcli.search.beam import Choices
 
 CHUNK_ELEMENTS = 1 << 20  # logits at a time on a CPU: 4 MiB in fp32
 BLOCK = 64  # of `top`
+UNIT = 512  # tokens that may be said, or none of a few, are a multiple of this
+LEAST = -80.0  # exp of what is less is 0 beside 1, and takes ten to a hundred times as long
 
 
 class Allowed(NamedTuple):
@@ -28,13 +30,13 @@ class Allowed(NamedTuple):
 
     Attributes:
         ids_U: what any of them may.
-        mask_BU: what each may: a sentence does not profit from its neighbours.
+        others_B1U: True for what it may not: a sentence does not profit from its neighbours.
         eos: where EOS is among them.
         projections: of each model, to these.
     """
 
     ids_U: Tensor
-    mask_BU: Tensor
+    others_B1U: Tensor
     eos: int
     projections: tuple[Projection, ...]
 
@@ -58,7 +60,7 @@ class EnsembleState(NamedTuple):
         memories, states, allowed, rows_B1 = self
         if sentences_B is not None:
             memories = tuple(memory.select(sentences_B) for memory in memories)
-            allowed = allowed and allowed._replace(mask_BU=allowed.mask_BU[sentences_B])
+            allowed = allowed and allowed._replace(others_B1U=allowed.others_B1U[sentences_B])
             rows_B1 = rows_B1[sentences_B]
         rows_N = (rows_B1 + parents_BK).flatten()
         if sentences_B is not None:
@@ -110,9 +112,12 @@ class Ensemble:
         mask_BV[:, frequent_F] = True
         mask_BV[:, self._forbidden] = False
         mask_BV[:, EOS] = True
-        ids_U = mask_BV.any(dim=0).nonzero().flatten()
+        is_any_V = mask_BV.any(dim=0)
+        # and so many others, which nobody may say, that few sizes occur: oneDNN compiles a product for each
+        spare_U = (~is_any_V).nonzero().flatten()[: -int(is_any_V.sum()) % UNIT]
+        ids_U = is_any_V.index_fill(0, spare_U, True).nonzero().flatten()
         projections = tuple(model.projection_to(ids_U) for model in self._models)
-        return Allowed(ids_U, mask_BV[:, ids_U], int((ids_U == EOS).nonzero()), projections)
+        return Allowed(ids_U, ~mask_BV[:, ids_U].unsqueeze(1), int((ids_U == EOS).nonzero()), projections)
 
     def step(self, tokens_BK: Tensor, state: EnsembleState, count: int | None) -> tuple[Choices, Tensor, EnsembleState]:
         """See `search.beam.StepFunction`."""
@@ -131,8 +136,9 @@ class Ensemble:
         vocabulary = len(self._models[0].projection_VE if allowed is None else allowed.ids_U)
         eos = EOS if allowed is None else allowed.eos
         rows = hypotheses
+        beam = 1 if allowed is None else hypotheses // len(allowed.others_B1U)
         if device.type == "cpu" and count is not None:
-            rows = max(1, CHUNK_ELEMENTS // vocabulary)
+            rows = max(1, CHUNK_ELEMENTS // vocabulary // beam) * beam
         chunks = []
         for start in range(0, hypotheses, rows):
             chunk = slice(start, start + rows)
@@ -146,10 +152,9 @@ class Ensemble:
                 )
             ]
             if allowed is not None:
-                beam = hypotheses // len(allowed.mask_BU)
-                numbers_N = torch.arange(start, start + len(logits[0]), device=device)
+                others_B1U = allowed.others_B1U[start // beam : (start + rows) // beam]
                 for logits_NU in logits:
-                    logits_NU.masked_fill_(~allowed.mask_BU[numbers_N // beam], -torch.inf)
+                    logits_NU.view(-1, beam, vocabulary).masked_fill_(others_B1U, -torch.inf)
             scores_NU, are_logits = self._scores(logits)
             eos_N1 = scores_NU[:, eos : eos + 1]
             if device.type == "cpu":
@@ -195,7 +200,7 @@ def _log_sum_exp(values_NU: Tensor, others_NF: Tensor, largest_N1: Tensor) -> Te
         largest_N1: of `values_NU`.
     """
     largest_N1 = torch.cat([largest_N1, others_NF], dim=1).amax(dim=1, keepdim=True)
-    sums_N1 = values_NU.sub_(largest_N1).exp_().sum(dim=1, keepdim=True)
+    sums_N1 = values_NU.sub_(largest_N1).clamp_(min=LEAST).exp_().sum(dim=1, keepdim=True)
     return largest_N1 + (sums_N1 + (others_NF - largest_N1).exp().sum(dim=1, keepdim=True)).log()
 
 

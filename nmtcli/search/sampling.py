@@ -106,7 +106,6 @@ def step_by_step(
         lengths_BK = torch.where(live_BK & (tokens_BK == eos), len(said), lengths_BK)
         done_B = (lengths_BK > 0).all(dim=1)
         if not done_B.any():
-            state = state.select(None, same_BK)
             continue
         said_BKT = torch.stack(said, dim=2)
         attention_BKTS = torch.stack(attention, dim=2) if with_attention else None

@@ -86,8 +86,10 @@ class Translator:
         by_logits: the score of a hypothesis is the logit of its last token, as models are trained by losses/beam.py,
             rather than the sum of log-probabilities; there is no penalty then.
         with_attention: keep attention weights.
+        with_scores: scores and log-probabilities are asked for; greedy search with one model needs none for itself.
         shortlist: see `Ensemble`.
         search: what searches batches, in their order; None: this one does, one after the other.
+        searchers: how many batches `search` searches at a time. Each gets as many, of about the same size.
     """
 
     def __init__(
@@ -101,8 +103,10 @@ class Translator:
         wanted: int = 1,
         by_logits: bool = False,
         with_attention: bool = False,
+        with_scores: bool = True,
         shortlist: Shortlist | None = None,
         search: SearchBatches | None = None,
+        searchers: int = 1,
     ) -> None:
         self._source = source
         self._target = target
@@ -112,10 +116,12 @@ class Translator:
         self._by_logits = by_logits
         self._with_attention = with_attention
         self._search = search
+        self._searchers = searchers
         self._has_fixed_start = shortlist is None  # the shape of what may be said depends on the source
         self._runner = Graphs() if device.type == "cuda" and not with_attention else Runner()
         forbidden = torch.tensor(target.forbidden_ids, device=device if models else "cpu")
-        self._ensemble = Ensemble(models, forbidden, by_logits=by_logits, shortlist=shortlist)
+        needs_none = not with_scores and config.beam == 1 and not config.sample and len(models) == 1
+        self._ensemble = Ensemble(models, forbidden, by_logits=by_logits or needs_none, shortlist=shortlist)
 
     def translate(self, lines: Sequence[str], first_line: int = 0) -> list[Translation]:
         """As many translations as lines, in their order.
@@ -158,14 +164,21 @@ class Translator:
     def _batches(self, order: list[int], sources: Sequence[list[int]]) -> list[list[int]]:
         rows = self._wanted if self._config.sample else self._config.beam
         limit = self._config.batch_tokens or BATCH_TOKENS[self._device.type]
+        share = math.inf  # of a batch
+        if self._searchers > 1:
+            tokens = rows * sum(len(sources[number]) for number in order)
+            share = tokens / (self._searchers * max(1, math.ceil(tokens / limit / self._searchers)))
         batches: list[list[int]] = []
         batch: list[int] = []
+        before = 0  # tokens of all
         for number in order:  # rising lengths: the last one of a batch is its longest
-            if batch and (len(batch) + 1) * rows * len(sources[number]) > limit:
+            size = rows * len(sources[number])
+            if batch and ((len(batch) + 1) * size > limit or before >= share * (len(batches) + 1)):
                 full = self._runner.full(len(batch))
                 batches.append(batch[:full])
                 batch = batch[full:]
             batch.append(number)
+            before += size
         return [*batches, batch] if batch else batches
 
     @torch.inference_mode()

@@ -94,6 +94,24 @@ def test_a_quantised_model_steps_nearly_as_before(cell: str, arch: str, attentio
     torch.testing.assert_close(state_after.hidden_LNH, state_before.hidden_LNH, atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_a_quantised_encoder_reads_nearly_as_before_and_a_sentence_alone_as_among_others(cell: str) -> None:
+    torch.manual_seed(5)
+    config = ModelConfig(cell=cell, hidden_size=64, embedding_size=64)
+    model = Seq2Seq(config, source_size=50, target_size=50, joint=True).eval()
+    lengths_B = torch.tensor([7, 4, 6])
+    mask_BS = torch.arange(7) < lengths_B[:, None]
+    source_BS = torch.randint(4, 50, (3, 7)).masked_fill(~mask_BS, 0)
+    with torch.no_grad():
+        before_BSH = model.encode(source_BS, mask_BS)[0].values_BSH
+        model.quantise()
+        after_BSH = model.encode(source_BS, mask_BS)[0].values_BSH
+        alone_BSH = model.encode(source_BS[1:2, :4], mask_BS[1:2, :4])[0].values_BSH
+    assert torch.equal(after_BSH[mask_BS], before_BSH[mask_BS]) == (cell == "rnn")
+    torch.testing.assert_close(after_BSH[mask_BS], before_BSH[mask_BS], atol=0.02, rtol=0)
+    torch.testing.assert_close(alone_BSH[0], after_BSH[1, :4], atol=1e-6, rtol=0)
+
+
 def test_a_torch_without_the_product_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise AttributeError("'_OpNamespace' 'onednn' object has no attribute 'qlinear_prepack'")

@@ -151,4 +151,4 @@ def test_a_shortlist_of_everything_changes_nothing() -> None:
             torch.testing.assert_close(one.log_probs_BKC[finite], other.log_probs_BKC[kept])
             assert torch.equal(one.ids_BKC[finite], other.ids_BKC[kept])
     assert state.allowed is not None
-    assert state.select(torch.tensor([0]), torch.zeros(1, 4, dtype=torch.long)).allowed.mask_BU.shape == (1, 897)
+    assert state.select(torch.tensor([0]), torch.zeros(1, 4, dtype=torch.long)).allowed.others_B1U.sum() == 3

@@ -1,6 +1,8 @@
 """What a line becomes depends on that line alone; and search and forced decoding agree on what it is worth."""
 
 import itertools
+import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from nmtcli.config import SearchConfig
 from nmtcli.data.subword import Subword
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.forced import log_probabilities
-from nmtcli.search.translator import EXTRA_LENGTH, Translation, Translator
+from nmtcli.search.beam import Hypothesis
+from nmtcli.search.translator import EXTRA_LENGTH, SearchBatch, Translation, Translator
 from nmtcli.training.checkpoint import ModelDirectory
 
 LINES = ["3 1 4", "", "1 5 9 2 6 5", " \t ", "2 7", "1", "8 2 8 1 8 2 8", "x"]
@@ -71,6 +74,38 @@ def test_beam_one_is_greedy_search_with_and_without_its_own_loop(parts: Parts) -
     greedy = translate(parts, LINES, beam=1)
     sampled = translate(parts, LINES, sample=True, top_k=1)
     assert [one.text for one in greedy] == [one.text for one in sampled]
+
+
+def test_greedy_search_finds_its_way_without_scores(parts: Parts) -> None:
+    model, source, target = parts
+    config = SearchConfig(beam=1)
+    plain = Translator([model], source, target, config, device=CPU, with_scores=False).translate(LINES)
+    assert [one.text for one in plain] == [one.text for one in translate(parts, LINES, beam=1)]
+
+
+@pytest.mark.parametrize(("searchers", "batch_tokens"), [(1, 40), (2, 40), (2, 10_000), (3, 40), (3, 200)])
+def test_searchers_get_as_many_batches_each_of_about_the_same_size(
+    parts: Parts, searchers: int, batch_tokens: int
+) -> None:
+    sizes: list[int] = []
+
+    def search(batches: Iterable[SearchBatch]) -> Iterator[list[list[Hypothesis]]]:
+        for batch in batches:
+            assert max(map(len, batch.sources)) * len(batch.sources) <= batch_tokens
+            sizes.append(sum(map(len, batch.sources)))
+            yield translator.search_batch(batch)
+
+    lines = [" ".join("3 1 4 1 5 9 2 6"[: 2 * length].split()) for length in range(1, 9)] * 6
+    _, source, target = parts
+    config = SearchConfig(beam=1, batch_tokens=batch_tokens)
+    translator = Translator([parts[0]], source, target, config, device=CPU)
+    apart = Translator([], source, target, config, device=CPU, search=search, searchers=searchers)
+    assert [one.text for one in apart.translate(lines)] == [one.text for one in translator.translate(lines)]
+    fewest = math.ceil(sum(sizes) / batch_tokens)
+    assert fewest <= len(sizes) <= 1.3 * fewest + searchers
+    if batch_tokens > 100 and searchers > 1:
+        assert len(sizes) % searchers == 0
+        assert max(sizes) - min(sizes) <= 2 * 9
 
 
 def test_blank_lines_come_out_empty_and_in_their_place(parts: Parts) -> None:
