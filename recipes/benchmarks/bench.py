@@ -348,7 +348,7 @@ def translation_table(options: argparse.Namespace) -> Iterator[str]:
         systems = [f"ours {precision} {beam}" for precision in precisions]
         if options.device == "cpu":
             systems = [f"reference fp32 {beam}", *systems, f"workers=1 {precisions[0]} {beam}"]
-            systems.append(f"shortlist {precisions[-1]} {beam}")
+            systems += [f"shortlist {precision} {beam}" for precision in (precisions[0], precisions[-1])]
         found = rounds(options, "translation", systems)
         base = middle(found[systems[0]], lambda one: len(one["lines"]) / one["seconds"])
         expected = found[systems[0]][0]["lines"]
