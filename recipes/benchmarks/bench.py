@@ -150,7 +150,7 @@ def measure_translation(options: argparse.Namespace, system: str) -> dict[str, A
         began = time.perf_counter()
         found = translator.translate(sources)
         return {"seconds": time.perf_counter() - began, "lines": [target.decode(ids) for ids in found]}
-    # the command itself, fed through a pipe: the second time that the lines come, models and workers are there
+    # the command itself, fed through a pipe. The first time that the lines come, it reads and compiles; then three times
     command = [sys.executable, "-m", "nmtcli", "translate", "--model", options.model, "--precision", precision]
     command += ["--beam", beam, "--buffer-lines", str(len(lines)), "--device", options.device]
     command += ["--workers", name.removeprefix("workers=")] if "=" in name else []
@@ -159,16 +159,17 @@ def measure_translation(options: argparse.Namespace, system: str) -> dict[str, A
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for _ in range(2):
+        times = []
+        for _ in range(4):
             began = time.perf_counter()
             process.stdin.write(text)
             process.stdin.flush()
             found_lines = [line.removesuffix("\n") for line in islice(process.stdout, len(lines))]
-            seconds = time.perf_counter() - began
+            times.append(time.perf_counter() - began)
         process.stdin.close()
     if process.returncode:
         sys.exit(f"nmt translate ended with {process.returncode}")
-    return {"seconds": seconds, "lines": found_lines}
+    return {"seconds": median(times[1:]), "lines": found_lines}
 
 
 def measure_sizes(options: argparse.Namespace, system: str) -> dict[str, float]:

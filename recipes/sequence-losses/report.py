@@ -8,7 +8,7 @@ chrF on validation and test set, and a paired bootstrap against the control with
 with the learning rate that has the highest BLEU on the validation set. At the end: which loss and beam the validation
 set chooses, and what it is worth on the test set against the control with the beam that the validation set chooses for
 that. All of it twice: with one length penalty for all, and with that which has the highest BLEU of each loss on the
-validation set. A run that is not done is left out.
+validation set. A run that is not done is left out, and what has less than half as many seeds as another is not chosen.
 """
 
 import argparse
@@ -84,8 +84,10 @@ class Corpus:
         return str(self._score(run, "test", "1-1.0")[metric]["signature"])
 
     def best(self, systems: list[System]) -> System:
-        """The one with the highest mean BLEU on the validation set."""
-        return max(systems, key=lambda system: mean_bleu(self.statistics["valid"][system]))
+        """The one with the highest mean BLEU on the validation set; not one of a few seeds beside others of many."""
+        most = max(len(self.runs[loss]) for loss, _ in systems)
+        known = [system for system in systems if 2 * len(self.runs[system[0]]) >= most]
+        return max(known, key=lambda system: mean_bleu(self.statistics["valid"][system]))
 
     @staticmethod
     def _score(run: Path, split: str, search: str) -> dict[str, dict[str, float]]:
