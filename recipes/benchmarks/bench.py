@@ -150,7 +150,7 @@ def measure_translation(options: argparse.Namespace, system: str) -> dict[str, A
         began = time.perf_counter()
         found = translator.translate(sources)
         return {"seconds": time.perf_counter() - began, "lines": [target.decode(ids) for ids in found]}
-    # the command itself, fed through a pipe. The first time that the lines come, it reads and compiles; then three times
+    # the command itself, fed through a pipe; the first time that the lines come, it starts and compiles
     command = [sys.executable, "-m", "nmtcli", "translate", "--model", options.model, "--precision", precision]
     command += ["--beam", beam, "--buffer-lines", str(len(lines)), "--device", options.device]
     command += ["--workers", name.removeprefix("workers=")] if "=" in name else []
