@@ -86,7 +86,8 @@ class Translator:
         by_logits: the score of a hypothesis is the logit of its last token, as models are trained by losses/beam.py,
             rather than the sum of log-probabilities; there is no penalty then.
         with_attention: keep attention weights.
-        with_scores: scores and log-probabilities are asked for; greedy search with one model needs none for itself.
+        with_scores: scores and log-probabilities are asked for. Greedy search with one model on a CPU leaves them out
+            otherwise: what stands in their place means nothing.
         shortlist: see `Ensemble`.
         search: what searches batches, in their order; None: this one does, one after the other.
         searchers: how many batches `search` searches at a time. Each gets as many, of about the same size.
@@ -120,8 +121,9 @@ class Translator:
         self._has_fixed_start = shortlist is None  # the shape of what may be said depends on the source
         self._runner = Graphs() if device.type == "cuda" and not with_attention else Runner()
         forbidden = torch.tensor(target.forbidden_ids, device=device if models else "cpu")
-        needs_none = not with_scores and config.beam == 1 and not config.sample and len(models) == 1
-        self._ensemble = Ensemble(models, forbidden, by_logits=by_logits or needs_none, shortlist=shortlist)
+        is_greedy = config.beam == 1 and not config.sample and device.type == "cpu"
+        needs_no_sums = is_greedy and not with_scores and len(models) == 1
+        self._ensemble = Ensemble(models, forbidden, by_logits=by_logits or needs_no_sums, shortlist=shortlist)
 
     def translate(self, lines: Sequence[str], first_line: int = 0) -> list[Translation]:
         """As many translations as lines, in their order.

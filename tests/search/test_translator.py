@@ -76,11 +76,20 @@ def test_beam_one_is_greedy_search_with_and_without_its_own_loop(parts: Parts) -
     assert [one.text for one in greedy] == [one.text for one in sampled]
 
 
-def test_greedy_search_finds_its_way_without_scores(parts: Parts) -> None:
+def test_greedy_search_finds_its_way_without_scores(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = [one.text for one in translate(parts, LINES, beam=1)]
+
+    def sums(*_: object) -> None:
+        raise AssertionError("a sum over all tokens")
+
+    monkeypatch.setattr("nmtcli.search.ensemble._log_sum_exp", sums)
     model, source, target = parts
-    config = SearchConfig(beam=1)
-    plain = Translator([model], source, target, config, device=CPU, with_scores=False).translate(LINES)
-    assert [one.text for one in plain] == [one.text for one in translate(parts, LINES, beam=1)]
+    translator = Translator([model], source, target, SearchConfig(beam=1), device=CPU, with_scores=False)
+    assert [one.text for one in translator.translate(LINES)] == expected
+    for beam, with_scores in ((1, True), (2, False)):
+        translator = Translator([model], source, target, SearchConfig(beam=beam), device=CPU, with_scores=with_scores)
+        with pytest.raises(AssertionError, match="all tokens"):
+            translator.translate(LINES)
 
 
 @pytest.mark.parametrize(("searchers", "batch_tokens"), [(1, 40), (2, 40), (2, 10_000), (3, 40), (3, 200)])
