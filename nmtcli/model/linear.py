@@ -58,7 +58,7 @@ def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Te
         return F.linear(input_NE, matrix, bias_V)
     values_NE, scales_N1 = _quantised_rows(input_NE.detach().flatten(0, -2).float())
     rows = len(values_NE)
-    padded_ME = torch.empty(compiled_rows(rows), values_NE.shape[1], dtype=torch.uint8)
+    padded_ME = torch.empty(compiled_rows(rows), values_NE.shape[1], dtype=torch.uint8)  # the others hold anything
     padded_ME[:rows] = values_NE.add_(ZERO)
     output_NV = _product(padded_ME, matrix)[:rows]
     output_NV = (

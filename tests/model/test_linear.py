@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nmtcli.config import ModelConfig
-from nmtcli.model.linear import Linear, linear, quantised, sums_are_exact
+from nmtcli.model.linear import Int8Matrix, Linear, linear, quantised, sums_are_exact
 from nmtcli.model.seq2seq import Seq2Seq
 
 
@@ -54,6 +54,21 @@ def test_a_row_is_the_same_alone_and_among_many() -> None:
     together_NV = linear(input_NE, matrix)
     for n in (0, 1, rows // 2, rows - 1):
         assert torch.equal(linear(input_NE[n : n + 1], matrix)[0], together_NV[n])
+
+
+def test_products_of_any_number_of_rows_are_of_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+
+    def product(values_NE: Tensor, matrix: Int8Matrix) -> Tensor:
+        found.append(len(values_NE))
+        return torch.zeros(len(values_NE), len(matrix.values_VE))
+
+    monkeypatch.setattr("nmtcli.model.linear._product", product)
+    matrix = quantised(torch.randn(2, 4))
+    for rows in range(1, 513):
+        assert linear(torch.randn(rows, 4), matrix).shape == (rows, 2)
+        assert rows <= found[-1] <= max(rows + 1, 1.25 * rows)
+    assert len(set(found)) <= 4 * 9
 
 
 def test_a_layer_is_torchs_until_it_is_quantised() -> None:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from nmtcli.config import LOSSES
@@ -24,6 +25,22 @@ def test_script_and_report_have_every_loss() -> None:
     assert set(re.findall(r"^ {8}([a-z-]+)\)", RUN, flags=re.MULTILINE)) == set(report.LOSSES)
     (searches,) = re.findall(r'^searches="(.*)" #', RUN, flags=re.MULTILINE)
     assert searches.split() == [search for searches in report.SEARCHES.values() for search in searches]
+
+
+def test_the_validation_set_chooses_and_not_by_a_pilots_luck() -> None:
+    def of(
+        seeds: int, correct: int
+    ) -> Any:  # as many seeds of one sentence of 10 words, so many n-grams of each order right
+        return np.tile(np.array([correct] * 4 + [10, 9, 8, 7, 10, 10], dtype=float), (seeds, 1, 1))
+
+    corpus = object.__new__(report.Corpus)
+    seeds = {"cross-entropy": 4, "cross-entropy@0.0003": 4, "risk": 2, "greedy": 1}
+    corpus.runs = {loss: [Path()] * count for loss, count in seeds.items()}
+    right = {"cross-entropy": 3, "cross-entropy@0.0003": 4, "risk": 5, "greedy": 6}
+    corpus.statistics = {"valid": {(loss, "5-1.0"): of(seeds[loss], right[loss]) for loss in seeds}}
+    systems = list(corpus.statistics["valid"])
+    assert corpus.best(systems) == ("risk", "5-1.0")
+    assert corpus.best([one for one in systems if corpus.is_control(one)]) == ("cross-entropy@0.0003", "5-1.0")
 
 
 @pytest.fixture(scope="module")
