@@ -29,9 +29,9 @@ from typing import Any
 
 import torch
 from machine import copy_rate, print_tables, synchronize
+from operations import training_flops, training_limit
 from reference import ClassicTranslator, InputFeedingModel
 from torch.nn import functional as F
-from work import training_flops, training_limit
 
 from nmtcli.commands.machine import FreedMemory, autocast
 from nmtcli.config import ModelConfig, SearchConfig

@@ -24,8 +24,8 @@ from typing import cast
 
 import torch
 from machine import copy_rate, print_tables
+from operations import forward_products, training_flops, training_limit
 from reference import GNMT
-from work import forward_products, training_flops, training_limit
 
 from nmtcli.commands.machine import autocast, choose_device
 from nmtcli.config import ModelConfig, SearchConfig
