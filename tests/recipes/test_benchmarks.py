@@ -26,7 +26,7 @@ BENCHMARKS = Path(__file__).parents[2] / "recipes/benchmarks"
 def pages() -> Iterator[argparse.Namespace]:
     """The benchmarks' modules, which find one another in their folder."""
     sys.path.insert(0, str(BENCHMARKS))
-    names = ("reference", "work", "machine")
+    names = ("reference", "operations", "machine")
     yield argparse.Namespace(**{name: importlib.import_module(name) for name in names})
     sys.path.remove(str(BENCHMARKS))
     for name in names:
@@ -99,8 +99,8 @@ def test_operations_are_those_counted_by_hand(pages: Any) -> None:
     attention = 2 * (3 * 2 + 2 * 4) * 4
     readout, projection = target * 8 * 3, target * 3 * 11
     multiplications = directions + keys + bridge + decoder + attention + readout + projection
-    assert pages.work.training_flops(model, batch) == 3 * 2 * multiplications
-    assert pages.work.training_limit(model, batch, "fp32", torch.device("cpu")) > 0
+    assert pages.operations.training_flops(model, batch) == 3 * 2 * multiplications
+    assert pages.operations.training_limit(model, batch, "fp32", torch.device("cpu")) > 0
 
 
 def test_parts_of_it_run(data: Path, trained: Path, corpus: Path, tmp_path: Path) -> None:
