@@ -8,18 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from nmtcli.config import SearchConfig
 from nmtcli.data.batches import Batch
 from nmtcli.data.subword import UNK, Subword
-from nmtcli.losses.cross_entropy import CHUNK_ELEMENTS
+from nmtcli.losses.token_nll import token_nll
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.sentence import Reward
 from nmtcli.search.translator import Translator
 
 UNKNOWN = "⁇"  # as a word of a reference, so that leaving it out is no merit
-KEPT_ELEMENTS = 1 << 26  # logits of a batch that may stay in memory: 256 MiB in fp32
 LONGEST = 1.5  # a candidate at most, in lengths of its source, plus search.translator.EXTRA_LENGTH [tokens]
 
 
@@ -113,39 +111,12 @@ def mean_log_probabilities(model: Seq2Seq, batch: Batch, candidates: list[list[l
     targets = Batch.of([([0], ids) for ids in flat]).to(device)
     memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
     readout_NTE = model.decode(memory.select(rows_N), state.select(rows_N), targets.target_input_BT)
-    nll_NT = token_nll(model, readout_NTE, targets.target_output_BT)
     mask_NT = targets.target_mask_BT
-    return -nll_NT.masked_fill(~mask_NT, 0.0).sum(dim=1) / mask_NT.sum(dim=1)
-
-
-def token_nll(
-    model: Seq2Seq,
-    readout_BTE: Tensor,
-    targets_BT: Tensor,
-    *,
-    chunk_elements: int = CHUNK_ELEMENTS,
-    kept_elements: int = KEPT_ELEMENTS,
-) -> Tensor:
-    """nll_BT of each target token, with gradient, a few rows of logits in memory at a time [nats].
-
-    Where there are many, the logits of a chunk are computed again on the way back rather than kept.
-    """
-    vocabulary = model.projection_VE.shape[0]
-    size = max(1, chunk_elements // vocabulary)
-    chunks = zip(torch.split(readout_BTE.flatten(0, 1), size), torch.split(targets_BT.flatten(), size), strict=True)
-    if targets_BT.numel() * vocabulary <= kept_elements:
-        nll = [_nll(model, readout_NE, targets_N) for readout_NE, targets_N in chunks]
-    else:
-        nll = [
-            checkpoint(_nll, model, readout_NE, targets_N, use_reentrant=False, preserve_rng_state=False)
-            for readout_NE, targets_N in chunks
-        ]
-    return torch.cat(nll).view(targets_BT.shape)
-
-
-def _nll(model: Seq2Seq, readout_NE: Tensor, targets_N: Tensor) -> Tensor:
-    logits_NV = model.logits(readout_NE)
-    return logits_NV.logsumexp(dim=-1) - logits_NV.gather(-1, targets_N.unsqueeze(-1)).squeeze(-1)
+    nll_K = token_nll(
+        readout_NTE[mask_NT], model.projection_VE, model.projection_bias_V, targets.target_output_BT[mask_NT]
+    )
+    nll_NT = torch.zeros(mask_NT.shape, dtype=nll_K.dtype, device=device).masked_scatter(mask_NT, nll_K)
+    return -nll_NT.sum(dim=1) / mask_NT.sum(dim=1)
 
 
 def _ids(ids_BT: Tensor, mask_BT: Tensor) -> list[list[int]]:

@@ -12,12 +12,13 @@ from nmtcli.config import ModelConfig
 from nmtcli.data.batches import Batch
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.subword import EOS
-from nmtcli.losses.candidates import Candidates, CandidateSearch, mean_log_probabilities, token_nll
+from nmtcli.losses.candidates import Candidates, CandidateSearch, mean_log_probabilities
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.losses.max_margin import MaxMargin, margin
 from nmtcli.losses.mixture import Mixture
 from nmtcli.losses.risk import Risk, expected_risk
 from nmtcli.losses.sequence_nll import SequenceNLL, nll_of_best
+from nmtcli.losses.token_nll import token_nll
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.forced import log_probabilities
 from nmtcli.scoring.sentence import Reward, sentence_bleu
@@ -112,18 +113,18 @@ def test_the_nll_of_each_token_is_that_of_all_logits_in_value_and_gradient(
     chunk_elements: int, kept_elements: int
 ) -> None:
     model, batch = tiny(), Batch.of(PAIRS)
-    weights_BT = torch.randn(batch.target_output_BT.shape, dtype=torch.float64)
+    targets_N = batch.target_output_BT.flatten()
+    weights_N = torch.randn(targets_N.shape, dtype=torch.float64)
 
-    def readout_BTE() -> torch.Tensor:
+    def readout_NE() -> torch.Tensor:
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
-        return model.decode(memory, state, batch.target_input_BT)
+        return model.decode(memory, state, batch.target_input_BT).flatten(0, 1)
 
     sizes = {"chunk_elements": chunk_elements, "kept_elements": kept_elements}
-    nll_BT = token_nll(model, readout_BTE(), batch.target_output_BT, **sizes)
-    logits_BTV = model.logits(readout_BTE())
-    expected_BT = F.cross_entropy(logits_BTV.transpose(1, 2), batch.target_output_BT, reduction="none")
-    torch.testing.assert_close(nll_BT, expected_BT, atol=1e-10, rtol=0)
-    assert_same(model, (nll_BT * weights_BT).sum(), (expected_BT * weights_BT).sum())
+    nll_N = token_nll(readout_NE(), model.projection_VE, model.projection_bias_V, targets_N, **sizes)
+    expected_N = F.cross_entropy(model.logits(readout_NE()), targets_N, reduction="none")
+    torch.testing.assert_close(nll_N, expected_N, atol=1e-10, rtol=0)
+    assert_same(model, (nll_N * weights_N).sum(), (expected_N * weights_N).sum())
 
 
 def test_scores_are_those_of_forced_decoding_per_token() -> None:

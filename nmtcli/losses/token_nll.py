@@ -1,0 +1,104 @@
+"""The negative log-probability of each target token, with gradient, a few rows of logits at a time.
+
+Cross-entropy knows what a token weighs before its logits are made (cross_entropy.py). Here the weights come from a
+comparison of whole candidates, after all tokens have been scored. Of a token's gradient they are only a factor: what
+goes to the readout is made at once and scaled later, and for the matrix the readout is scaled, not the probabilities,
+of which there are many more.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from nmtcli.losses.cross_entropy import CHUNK_ELEMENTS
+
+KEPT_ELEMENTS = 1 << 26  # probabilities of a batch that may stay in memory: 256 MiB in fp32
+
+
+def token_nll(
+    readout_NE: Tensor,
+    projection_VE: Tensor,
+    bias_V: Tensor,
+    targets_N: Tensor,
+    *,
+    chunk_elements: int = CHUNK_ELEMENTS,
+    kept_elements: int = KEPT_ELEMENTS,
+) -> Tensor:
+    """nll_N = F.cross_entropy(readout @ projection.T + bias, targets, reduction="none") to rounding.
+
+    Args:
+        readout_NE: one row a token.
+        projection_VE, bias_V: the output projection.
+        targets_N: ids.
+        chunk_elements: logits made at a time, at most (one row at least).
+        kept_elements: where there are more, the probabilities are made again on the way back rather than kept.
+    Returns:
+        in fp32 or better [nats].
+    """
+    device = readout_NE.device.type
+    if torch.is_autocast_enabled(device):
+        readout_NE = readout_NE.to(torch.get_autocast_dtype(device))
+    keep = len(readout_NE) * len(projection_VE) <= kept_elements
+    rows = max(1, chunk_elements // len(projection_VE))
+    nll_N: Tensor = _TokenNLL.apply(  # type: ignore[no-untyped-call]
+        readout_NE, projection_VE, bias_V, targets_N, rows, keep
+    )
+    return nll_N
+
+
+class _TokenNLL(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, readout_NE: Tensor, projection_VE: Tensor, bias_V: Tensor, targets_N: Tensor, rows: int, keep: bool
+    ) -> Tensor:
+        dtype = readout_NE.dtype
+        matrix_VE, low_bias_V = projection_VE.to(dtype), bias_V.to(dtype)
+        full = torch.promote_types(dtype, torch.float32)
+        nll_N1 = torch.empty(len(readout_NE), 1, dtype=full, device=readout_NE.device)
+        expected_NE = torch.empty_like(readout_NE)  # row of the matrix, under the probabilities
+        targets_N1 = targets_N.unsqueeze(1)
+        kept = []
+        for start in range(0, len(readout_NE), rows):
+            chunk = slice(start, start + rows)
+            logits_NV = torch.addmm(low_bias_V, readout_NE[chunk], matrix_VE.T)
+            log_probs_NV = logits_NV.log_softmax(dim=1, dtype=full)
+            nll_N1[chunk] = -log_probs_NV.gather(1, targets_N1[chunk])
+            if any(ctx.needs_input_grad):
+                probs_NV = torch.exp(log_probs_NV, out=logits_NV)
+                torch.mm(probs_NV, matrix_VE, out=expected_NE[chunk])
+                if keep:
+                    kept.append(probs_NV)
+        ctx.save_for_backward(readout_NE, projection_VE, bias_V, targets_N, expected_NE, *kept)
+        ctx.rows = rows
+        return nll_N1.squeeze(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+        readout_NE, projection_VE, bias_V, targets_N, expected_NE, *kept = ctx.saved_tensors
+        dtype = readout_NE.dtype
+        matrix_VE, low_bias_V = projection_VE.to(dtype), bias_V.to(dtype)
+        weight_N1 = grad_N.unsqueeze(1)
+        # d nll / d logits = probabilities - the target, where it is one
+        grad_readout_NE = expected_NE.to(grad_N.dtype).sub_(matrix_VE[targets_N]).mul_(weight_N1)
+        weighted_NE = readout_NE.to(grad_N.dtype) * weight_N1
+        grad_matrix_VE = torch.zeros_like(projection_VE, dtype=grad_N.dtype)
+        grad_bias_V = torch.zeros_like(bias_V, dtype=grad_N.dtype)
+        low_weighted_NE, low_weight_N1 = weighted_NE.to(dtype), weight_N1.to(dtype)
+        for number, start in enumerate(range(0, len(readout_NE), ctx.rows)):
+            chunk = slice(start, start + ctx.rows)
+            if kept:
+                probs_NV = kept[number]
+            else:
+                probs_NV = torch.addmm(low_bias_V, readout_NE[chunk], matrix_VE.T).softmax(dim=1, dtype=grad_N.dtype)
+                probs_NV = probs_NV.to(dtype)
+            if dtype == grad_N.dtype:
+                grad_matrix_VE.addmm_(probs_NV.T, low_weighted_NE[chunk])
+            else:
+                grad_matrix_VE += probs_NV.T @ low_weighted_NE[chunk]
+            grad_bias_V += (low_weight_N1[chunk].T @ probs_NV).squeeze(0)
+        grad_matrix_VE.index_add_(0, targets_N, weighted_NE, alpha=-1)
+        grad_bias_V.index_add_(0, targets_N, grad_N, alpha=-1)
+        return grad_readout_NE.to(dtype), grad_matrix_VE, grad_bias_V, None, None, None
