@@ -14,8 +14,6 @@ from nmtcli.model.linear import sums_are_exact
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 BATCHES_KEPT = 25  # so many batches of work, freed memory is kept
 CLEARLY_FASTER = 0.75  # a share of the time: a busy machine must not decide
-# oneDNN keeps what it compiles for each shape, of the last 1,024 unless it is told before it starts: some 150 MB
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}  # of what is not quantised
 
 
@@ -104,6 +102,12 @@ def autocast(device: torch.device, precision: str) -> Callable[[], AbstractConte
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+def keep_few_compiled() -> None:
+    """For whatever has ever new shapes: oneDNN keeps what it compiles for each, of the last 1,024 unless it is
+    told before it starts, which is some 150 MB."""
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 
 def set_threads(threads: int) -> None:

@@ -77,7 +77,13 @@ def run(config: ScoreConfig, console: Console) -> None:
 
 def _score_by_model(config: ScoreConfig, console: Console) -> None:
     """Prints each pair's log-probability by forced decoding, and perplexity over all on stderr."""
-    from nmtcli.commands.machine import PRECISION_TYPES, choose_device, choose_precision, set_threads
+    from nmtcli.commands.machine import (
+        PRECISION_TYPES,
+        choose_device,
+        choose_precision,
+        keep_few_compiled,
+        set_threads,
+    )
     from nmtcli.scoring.forced import log_probabilities
     from nmtcli.training.checkpoint import ModelDirectory
 
@@ -90,6 +96,7 @@ def _score_by_model(config: ScoreConfig, console: Console) -> None:
         )
     device = choose_device(config.device)
     set_threads(config.threads)
+    keep_few_compiled()
     directory = ModelDirectory.open(config.model)
     if directory.searches_by_logits:
         console.warn(f"{config.model} was trained with --loss beam: its probabilities are not what it ranks by")

@@ -30,6 +30,7 @@ from nmtcli.commands.machine import (
     choose_device,
     choose_precision,
     cores,
+    keep_few_compiled,
     set_threads,
 )
 from nmtcli.config import SearchConfig, TranslateConfig
@@ -54,6 +55,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
         raise ConfigError(f"--nbest {config.nbest} needs as large a beam", f"Use --beam {config.nbest}")
     device = choose_device(config.device)
     set_threads(config.threads)
+    keep_few_compiled()
     if config.workers > 1 and device.type != "cpu":
         raise ConfigError(f"--workers {config.workers} is for a CPU", "Use --gpus, or --device cpu")
     if config.gpus > 1:

@@ -18,7 +18,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -34,13 +34,16 @@ from nmtcli.errors import DirectoryError, WorldError
 WINDOW = 1 << 17  # pairs sorted by length together [pairs]
 BLOCK = 1 << 20  # pairs planned together [pairs]
 NEIGHBOURS = 1 << 14  # pairs that go into a block together [pairs]
+# products are compiled for each shape of a batch: these keep shapes few
+LENGTHS = 2  # a side of a batch is padded to a multiple of it [tokens]
+SENTENCES = 8  # a training batch has a multiple of it, where it has twice as many at least
 
 Ids = Sequence[int] | npt.NDArray[np.integer]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sentence pairs of like length, padded on the right.
+    """Sentence pairs of like length, padded on the right, to an even length.
 
     Attributes:
         source_BS: source ids, EOS at the end.
@@ -62,8 +65,8 @@ class Batch:
     @classmethod
     def of(cls, pairs: Sequence[tuple[Ids, Ids]]) -> Self:
         """A batch of these pairs of ids, each side with its EOS."""
-        source_BS, source_mask_BS = padded([source for source, _ in pairs])
-        target_output_BT, target_mask_BT = padded([target for _, target in pairs])
+        source_BS, source_mask_BS = padded([source for source, _ in pairs], LENGTHS)
+        target_output_BT, target_mask_BT = padded([target for _, target in pairs], LENGTHS)
         target_input_BT = target_output_BT.roll(1, dims=1)
         target_input_BT[:, 0] = BOS
         target_input_BT.masked_fill_((target_input_BT == EOS) | ~target_mask_BT, PAD)
@@ -85,7 +88,7 @@ class Batch:
 
     def _rows(self, rows: slice) -> "Batch":
         source_mask_BS, target_mask_BT = self.source_mask_BS[rows], self.target_mask_BT[rows]
-        source, target = (int(mask.sum(dim=1).max()) for mask in (source_mask_BS, target_mask_BT))
+        source, target = (_up(int(mask.sum(dim=1).max()), LENGTHS) for mask in (source_mask_BS, target_mask_BT))
         return Batch(
             source_BS=self.source_BS[rows, :source],
             source_mask_BS=source_mask_BS[:, :source],
@@ -109,37 +112,52 @@ class Batch:
         return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
 
 
-def padded(sentences: Sequence[Ids]) -> tuple[Tensor, Tensor]:
-    """ids_BS with padding on the right, and mask_BS, True on real tokens.
+def padded(sentences: Sequence[Ids], multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """ids_BS with padding on the right, S the next multiple, and mask_BS, True on real tokens.
 
     >>> padded([[7, 3], [3]])[0].tolist()
     [[7, 3], [3, 0]]
     """
     lengths = np.array([len(sentence) for sentence in sentences])
-    mask_BS = np.arange(lengths.max()) < lengths[:, None]
+    mask_BS = np.arange(_up(lengths.max(), multiple)) < lengths[:, None]
     ids_BS = np.full(mask_BS.shape, PAD, dtype=np.int64)
     ids_BS[mask_BS] = np.concatenate([np.asarray(sentence) for sentence in sentences])
     return torch.from_numpy(ids_BS), torch.from_numpy(mask_BS)
 
 
-def cut(order: npt.NDArray[np.int64], longest: npt.NDArray[np.int64], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
+@overload
+def _up(number: int, multiple: int) -> int: ...
+@overload
+def _up(number: npt.NDArray[np.int64], multiple: int) -> npt.NDArray[np.int64]: ...
+def _up(number: int | npt.NDArray[np.int64], multiple: int) -> int | npt.NDArray[np.int64]:
+    return -(-number // multiple) * multiple
+
+
+def cut(
+    order: npt.NDArray[np.int64], longest: npt.NDArray[np.int64], batch_tokens: int, sentences: int = 1
+) -> list[npt.NDArray[np.int64]]:
     """Cuts an order of pairs into batches of at most `batch_tokens`: sentences times the longest side.
 
     Args:
         order: numbers of pairs, like lengths next to each other.
         longest: the longer side of each pair of the corpus [tokens].
         batch_tokens: the budget, padding counted; a pair that is longer stands alone.
+        sentences: batches of twice as many at least have a multiple of it, but for the last one.
     """
     batches = []
-    start, width = 0, 0
-    for position, length in enumerate(longest[order].tolist()):
-        wider = max(width, length)
-        if position > start and wider * (position - start + 1) > batch_tokens:
-            batches.append(order[start:position])
-            start, wider = position, length
-        width = wider
-    if len(order):
-        batches.append(order[start:])
+    widths = _up(longest[order], LENGTHS).tolist()
+    start = 0
+    while start < len(order):
+        count, width = 0, 0
+        while start + count < len(order):
+            width = max(width, widths[start + count])
+            if count and width * (count + 1) > batch_tokens:
+                break
+            count += 1
+        if count >= 2 * sentences and start + count < len(order):
+            count -= count % sentences
+        batches.append(order[start : start + count])
+        start += count
     return batches
 
 
@@ -167,9 +185,19 @@ def plan(
     batches: list[npt.NDArray[np.int64]] = []
     for start in range(0, len(shuffled), WINDOW):
         window = shuffled[start : start + WINDOW]
-        by_length = window[np.lexsort((source_lengths[window], target_lengths[window]))]
-        batches += cut(by_length, longest, batch_tokens)
+        by_length = window[_by_length(source_lengths[window], target_lengths[window])]
+        batches += cut(by_length, longest, batch_tokens, SENTENCES)
     return [batches[number] for number in random.permutation(len(batches))]
+
+
+def _by_length(source_lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """An order of pairs in which neighbours are of like length on both sides.
+
+    By the target's padded length, then by the source's, which rises within one target length and falls within the
+    next: so it does not jump where they meet.
+    """
+    target = -(-target_lengths // LENGTHS)
+    return np.lexsort((np.where(target % 2, source_lengths, -source_lengths), target))
 
 
 def places_of_block(count: int, *, seed: int, epoch: int, block: int) -> npt.NDArray[np.int64]:
@@ -196,7 +224,7 @@ def batches_by_length(pairs: Sequence[tuple[Ids, Ids]], batch_tokens: int) -> li
     """Batches of pair numbers, short pairs first, for whatever has no random order."""
     source_lengths = np.array([len(source) for source, _ in pairs], dtype=np.int64)
     target_lengths = np.array([len(target) for _, target in pairs], dtype=np.int64)
-    return cut(np.lexsort((source_lengths, target_lengths)), np.maximum(source_lengths, target_lengths), batch_tokens)
+    return cut(_by_length(source_lengths, target_lengths), np.maximum(source_lengths, target_lengths), batch_tokens)
 
 
 class TrainingBatches:
@@ -260,7 +288,7 @@ class TrainingBatches:
         shapes = []
         for places in self.plan(epoch):
             source, target = self._corpus.lengths(self._mixture.pairs(places, epoch))
-            shapes.append((len(places), int(source.max()), int(target.max())))
+            shapes.append((len(places), _up(int(source.max()), LENGTHS), _up(int(target.max()), LENGTHS)))
         return shapes
 
     def tokens(self, epoch: int) -> int:

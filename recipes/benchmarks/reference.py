@@ -48,15 +48,16 @@ class InputFeedingModel(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The mean cross-entropy of a target token, with label smoothing 0.1 [nats]."""
-        lengths_B = batch.source_mask_BS.sum(dim=1)
-        source_BSE = F.dropout(self.source_embedding(batch.source_BS), self.dropout, self.training)
+        source_BS, mask_BS, target_input_BT, target_output_BT = trimmed(batch)
+        lengths_B = mask_BS.sum(dim=1)
+        source_BSE = F.dropout(self.source_embedding(source_BS), self.dropout, self.training)
         packed = pack_padded_sequence(source_BSE, lengths_B.cpu(), batch_first=True, enforce_sorted=False)
         packed_memory, (hidden_2BH, cell_2BH) = self.encoder(packed)
         memory_BSH, _ = pad_packed_sequence(packed_memory, batch_first=True)
         hidden_BH = torch.cat([*hidden_2BH], dim=1)
         cell_BH = torch.cat([*cell_2BH], dim=1)
-        target_BTE = F.dropout(self.target_embedding(batch.target_input_BT), self.dropout, self.training)
-        padding_BS = ~batch.source_mask_BS
+        target_BTE = F.dropout(self.target_embedding(target_input_BT), self.dropout, self.training)
+        padding_BS = ~mask_BS
         attentional_BH = torch.zeros_like(hidden_BH)
         outputs = []
         for embedded_BE in target_BTE.unbind(dim=1):
@@ -69,8 +70,19 @@ class InputFeedingModel(nn.Module):
             outputs.append(attentional_BH)
         logits_BTV = self.project(torch.stack(outputs, dim=1))
         return F.cross_entropy(
-            logits_BTV.flatten(0, 1), batch.target_output_BT.flatten(), ignore_index=PAD, label_smoothing=0.1
+            logits_BTV.flatten(0, 1), target_output_BT.flatten(), ignore_index=PAD, label_smoothing=0.1
         )
+
+
+def trimmed(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """source_BS, source_mask_BS, target_input_BT and target_output_BT, no longer than the longest sentence."""
+    source, target = (int(mask.sum(dim=1).max()) for mask in (batch.source_mask_BS, batch.target_mask_BT))
+    return (
+        batch.source_BS[:, :source],
+        batch.source_mask_BS[:, :source],
+        batch.target_input_BT[:, :target],
+        batch.target_output_BT[:, :target],
+    )
 
 
 class ClassicTranslator:
@@ -288,12 +300,13 @@ class GNMT(nn.Module):
 
     def forward(self, batch: Batch) -> Tensor:
         """The mean cross-entropy of a target token, with label smoothing 0.1 [nats]."""
-        memory_BSH = self.encode(batch.source_BS, batch.source_mask_BS)
+        source_BS, mask_BS, target_input_BT, target_output_BT = trimmed(batch)
+        memory_BSH = self.encode(source_BS, mask_BS)
         logits_BTV, _ = self.decode(
-            batch.target_input_BT, memory_BSH, self.keys(memory_BSH), batch.source_mask_BS, [None] * len(self.decoder)
+            target_input_BT, memory_BSH, self.keys(memory_BSH), mask_BS, [None] * len(self.decoder)
         )
         return F.cross_entropy(
-            logits_BTV.flatten(0, 1), batch.target_output_BT.flatten(), ignore_index=PAD, label_smoothing=0.1
+            logits_BTV.flatten(0, 1), target_output_BT.flatten(), ignore_index=PAD, label_smoothing=0.1
         )
 
     @torch.inference_mode()

@@ -632,7 +632,7 @@ def test_it_learns_to_say_numbers_in_words(nmt: Nmt, data: Path, corpus: Path, t
     text = (corpus / "test.num").read_bytes()
     translated = nmt("translate", "--model", model, "--threads", "1", stdin=text)
     scored = nmt("score", "--ref", corpus / "test.en", "--json", stdin=translated.out)
-    assert json.loads(scored.out)["systems"][0]["scores"]["BLEU"]["score"] > 95
+    assert json.loads(scored.out)["systems"][0]["scores"]["BLEU"]["score"] > 90  # six seeds: 91 to 99
 
 
 # what interrupts it

@@ -23,6 +23,11 @@ def columns(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([s for s, _ in pairs], dtype=np.int64), np.array([t for _, t in pairs], dtype=np.int64)
 
 
+def even(length: int) -> int:
+    """As long as a side of a batch is."""
+    return length + length % 2
+
+
 def realistic_lengths(pairs: int, median: int = 20, spread: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
     """Source and target lengths as corpora have them: log-normal and correlated."""
     random = np.random.default_rng(7)
@@ -43,7 +48,7 @@ def test_a_batch_is_within_the_budget_unless_it_is_a_single_long_pair(
     pairs: list[tuple[int, int]], budget: int
 ) -> None:
     for batch in plan(*columns(pairs), batch_tokens=budget, seed=1, epoch=0):
-        longest = max(max(pairs[number]) for number in batch)
+        longest = even(max(max(pairs[number]) for number in batch))
         assert len(batch) * longest <= budget or len(batch) == 1
 
 
@@ -53,8 +58,32 @@ def test_no_batch_could_take_its_neighbour_in_the_order_of_lengths(pairs: list[t
     ids = [([1] * source, [1] * target) for source, target in pairs]
     batches = batches_by_length(ids, budget)
     for batch, following in itertools.pairwise(batches):
-        longest = max(max(pairs[number]) for number in [*batch, following[0]])
+        longest = even(max(max(pairs[number]) for number in [*batch, following[0]]))
         assert (len(batch) + 1) * longest > budget
+
+
+@given(lengths, budgets)
+def test_training_batches_have_a_multiple_of_eight_sentences(pairs: list[tuple[int, int]], budget: int) -> None:
+    sizes = [len(batch) for batch in plan(*columns(pairs), batch_tokens=budget, seed=1, epoch=0)]
+    assert sum(size >= 16 and size % 8 != 0 for size in sizes) <= 1  # the last one, before they are shuffled
+
+
+def test_few_shapes_take_no_more_padding() -> None:
+    """Against an order by target and source lengths, and batches as full as can be, each as long as it must be."""
+    source, target = realistic_lengths(29_000, 16, 0.3)
+    shapes, plain_shapes = set(), set()
+    positions = plain_positions = 0
+    for batch in plan(source, target, batch_tokens=2048, seed=1, epoch=0):
+        shape = (len(batch), even(int(source[batch].max())), even(int(target[batch].max())))
+        shapes.add(shape)
+        positions += shape[0] * (shape[1] + shape[2])
+    order = np.lexsort((source, target))
+    for batch in page.cut(order, np.maximum(source, target), 2048):
+        shape = (len(batch), int(source[batch].max()), int(target[batch].max()))
+        plain_shapes.add(shape)
+        plain_positions += shape[0] * (shape[1] + shape[2])
+    assert len(shapes) < 0.7 * len(plain_shapes)
+    assert positions < 1.01 * plain_positions
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(1, 0), (1, 1), (2, 0), (0, 17)])
@@ -90,7 +119,7 @@ def test_less_than_five_per_cent_of_a_batch_is_padding_on_realistic_lengths(
     source, target = realistic_lengths(pairs, median, spread)
     padded_positions = 0
     for batch in plan(source, target, batch_tokens=budget, seed=1, epoch=0):
-        padded_positions += len(batch) * int(source[batch].max() + target[batch].max())
+        padded_positions += len(batch) * (even(int(source[batch].max())) + even(int(target[batch].max())))
     assert 1 - (source.sum() + target.sum()) / padded_positions < 0.05
 
 
@@ -106,8 +135,8 @@ sentences = st.lists(st.integers(4, 99), max_size=6).map(lambda words: [*words, 
 @given(st.lists(st.tuples(sentences, sentences), min_size=1, max_size=6))
 def test_a_batch_is_what_a_loop_over_its_pairs_fills(pairs: list[tuple[list[int], list[int]]]) -> None:
     batch = Batch.of(pairs)
-    longest_source = max(len(source) for source, _ in pairs)
-    longest_target = max(len(target) for _, target in pairs)
+    longest_source = even(max(len(source) for source, _ in pairs))
+    longest_target = even(max(len(target) for _, target in pairs))
     assert batch.source_BS.shape == batch.source_mask_BS.shape == (len(pairs), longest_source)
     assert batch.target_output_BT.shape == batch.target_mask_BT.shape == (len(pairs), longest_target)
     for row, (source, target) in enumerate(pairs):
