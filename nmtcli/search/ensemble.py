@@ -135,6 +135,7 @@ class Ensemble:
         device, hypotheses = readouts[0].device, len(readouts[0])
         vocabulary = len(self._models[0].projection_VE if allowed is None else allowed.ids_U)
         eos = EOS if allowed is None else allowed.eos
+        looks_later = device.type == "cpu" and self._by_logits
         rows = hypotheses
         beam = 1 if allowed is None else hypotheses // len(allowed.others_B1U)
         if device.type == "cpu" and count is not None:
@@ -151,10 +152,12 @@ class Ensemble:
                     strict=True,
                 )
             ]
+            others_B1U = None
             if allowed is not None:
                 others_B1U = allowed.others_B1U[start // beam : (start + rows) // beam]
-                for logits_NU in logits:
-                    logits_NU.view(-1, beam, vocabulary).masked_fill_(others_B1U, -torch.inf)
+                if not (looks_later and count is not None):
+                    for logits_NU in logits:
+                        logits_NU.view(-1, beam, vocabulary).masked_fill_(others_B1U, -torch.inf)
             scores_NU, are_logits = self._scores(logits)
             eos_N1 = scores_NU[:, eos : eos + 1]
             if device.type == "cpu":
@@ -167,6 +170,8 @@ class Ensemble:
             if count is None:
                 places_NC = torch.arange(vocabulary, device=device).expand_as(scores_NU)
                 best_NC = scores_NU.clone()
+            elif looks_later and others_B1U is not None:
+                best_NC, places_NC = top_without(others_B1U, scores_NU, min(count, vocabulary))
             else:
                 best_NC, places_NC = top(scores_NU, min(count, vocabulary))
             ids_NC = places_NC if allowed is None else allowed.ids_U[places_NC]
@@ -232,3 +237,19 @@ def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     inside_NC = place_NC.clamp(max=count * BLOCK - 1)
     ids_NC = chosen_NC.gather(1, inside_NC // BLOCK) * BLOCK + inside_NC % BLOCK
     return best_NC, torch.where(place_NC < count * BLOCK, ids_NC, place_NC - count * BLOCK + whole)
+
+
+def top_without(others_B1V: Tensor, values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """`top` where others are minus infinity, each sentence's in its N / B rows.
+
+    Only rows in which one of the others comes out are filled and looked through again: they are few, and filling takes
+    as long as looking.
+    """
+    best_NC, ids_NC = top(values_NV, count)
+    sentence_N = torch.arange(len(values_NV)) // (len(values_NV) // len(others_B1V))
+    is_other_NC = others_B1V[sentence_N.unsqueeze(1), 0, ids_NC]
+    rows_N = is_other_NC.any(dim=1).nonzero().flatten()
+    if len(rows_N):
+        left_NV = values_NV[rows_N].masked_fill_(others_B1V[sentence_N[rows_N], 0], -torch.inf)
+        best_NC[rows_N], ids_NC[rows_N] = top(left_NV, count)
+    return best_NC, ids_NC

@@ -9,7 +9,7 @@ from nmtcli.config import ModelConfig
 from nmtcli.data.shortlist import Shortlist
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search import ensemble
-from nmtcli.search.ensemble import BLOCK, Ensemble, top
+from nmtcli.search.ensemble import BLOCK, Ensemble, top, top_without
 from nmtcli.search.sampling import step_by_step
 
 
@@ -34,6 +34,20 @@ def test_top_of_a_row_without_enough_finite_values_are_minus_infinity() -> None:
     best_NC, ids_NC = top(values_NV, 3)
     assert best_NC[0].tolist() == [1.0, -torch.inf, -torch.inf]
     assert ids_NC[0, 0] == 70
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.9, 0.999])
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_top_without_others_is_that_of_others_at_minus_infinity(share: float, count: int) -> None:
+    generator = torch.Generator().manual_seed(1)
+    others_B1V = torch.rand(3, 1, 9 * BLOCK, generator=generator) < share
+    others_B1V[:, :, :count] = False
+    values_NV = torch.randperm(3 * 4 * 9 * BLOCK, generator=generator).view(12, -1).float()
+    expected_BKV = values_NV.view(3, 4, -1).masked_fill(others_B1V, -torch.inf)
+    best_NC, ids_NC = top_without(others_B1V, values_NV, count)
+    expected_NC, places_NC = expected_BKV.flatten(0, 1).topk(count)
+    assert torch.equal(best_NC, expected_NC)
+    assert torch.equal(ids_NC, places_NC)
 
 
 def models(count: int) -> list[Seq2Seq]:
