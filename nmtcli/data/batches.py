@@ -18,7 +18,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Self, overload
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -39,11 +39,12 @@ LENGTHS = 2  # a side of a batch is padded to a multiple of it [tokens]
 SENTENCES = 8  # a training batch has a multiple of it, where it has twice as many at least
 
 Ids = Sequence[int] | npt.NDArray[np.integer]
+Whole = TypeVar("Whole", int, npt.NDArray[np.int64])
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Sentence pairs of like length, padded on the right, to an even length.
+    """Sentence pairs of like length, padded on the right to a multiple of LENGTHS.
 
     Attributes:
         source_BS: source ids, EOS at the end.
@@ -113,7 +114,7 @@ class Batch:
 
 
 def padded(sentences: Sequence[Ids], multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """ids_BS with padding on the right, S the next multiple, and mask_BS, True on real tokens.
+    """ids_BS with padding on the right, S being a multiple, and mask_BS, True on real tokens.
 
     >>> padded([[7, 3], [3]])[0].tolist()
     [[7, 3], [3, 0]]
@@ -125,11 +126,8 @@ def padded(sentences: Sequence[Ids], multiple: int = 1) -> tuple[Tensor, Tensor]
     return torch.from_numpy(ids_BS), torch.from_numpy(mask_BS)
 
 
-@overload
-def _up(number: int, multiple: int) -> int: ...
-@overload
-def _up(number: npt.NDArray[np.int64], multiple: int) -> npt.NDArray[np.int64]: ...
-def _up(number: int | npt.NDArray[np.int64], multiple: int) -> int | npt.NDArray[np.int64]:
+def _up(number: Whole, multiple: int) -> Whole:
+    """The next multiple."""
     return -(-number // multiple) * multiple
 
 

@@ -108,7 +108,7 @@ def predicted(way: str, options: argparse.Namespace) -> float:
     search = CANDIDATES * (d + p)
     if way == "beam":  # then reference and rival, of each one logit a step
         return (3 * e + search + 2 * 3 * d) / cross_entropy
-    return (e + search + 3 * e + CANDIDATES * (3 * d + 4 * p)) / cross_entropy  # logits are made again on the way back
+    return (e + search + 3 * e + CANDIDATES * 3 * (d + p)) / cross_entropy
 
 
 def main() -> None:
