@@ -97,6 +97,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = readout_NE.dtype
         full = torch.promote_types(dtype, torch.float32)
+        tiny = torch.finfo(full).tiny
         matrix_VE, low_bias_V = projection_VE.to(dtype), bias_V.to(dtype)
         weight_N1 = mask_N.unsqueeze(1).to(dtype)
         counted_NE = readout_NE * weight_N1
@@ -107,30 +108,33 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_matrix_VE = torch.zeros_like(projection_VE, dtype=full)
             grad_bias_V = torch.zeros_like(bias_V, dtype=full)
         nll_N1 = torch.empty_like(weight_N1, dtype=full)
-        uniform_N1 = torch.empty_like(nll_N1)
+        logits_N1 = torch.empty_like(nll_N1)  # of the targets
+        mean_E = matrix_VE.mean(dim=0, dtype=full)
         vocabulary = matrix_VE.shape[0]
         rows = max(1, chunk_elements // vocabulary)
         for start in range(0, len(readout_NE), rows):
             chunk = slice(start, start + rows)
             logits_NV = torch.addmm(low_bias_V, readout_NE[chunk], matrix_VE.T)
-            log_probs_NV = logits_NV.log_softmax(dim=1, dtype=full)
-            nll_N1[chunk] = -log_probs_NV.gather(1, targets_N1[chunk])
-            uniform_N1[chunk] = -log_probs_NV.mean(dim=1, keepdim=True)
-            if needs_gradient:
-                probs_NV = torch.exp(log_probs_NV, out=logits_NV)
-                torch.mm(probs_NV, matrix_VE, out=grad_readout_NE[chunk])
-                if dtype == full:
-                    grad_matrix_VE.addmm_(probs_NV.T, counted_NE[chunk])
-                else:
-                    grad_matrix_VE += probs_NV.T @ counted_NE[chunk]
-                grad_bias_V += (weight_N1[chunk].T @ probs_NV).squeeze(0)
+            logits_N1[chunk] = logits_NV.gather(1, targets_N1[chunk])
+            if not needs_gradient:
+                nll_N1[chunk] = -logits_NV.log_softmax(dim=1, dtype=full).gather(1, targets_N1[chunk])
+                continue
+            probs_NV = logits_NV.softmax(dim=1)  # in fewer passes than log_softmax and its exp
+            nll_N1[chunk] = -probs_NV.gather(1, targets_N1[chunk]).to(full).clamp_(min=tiny).log_()
+            torch.mm(probs_NV, matrix_VE, out=grad_readout_NE[chunk])
+            if dtype == full:
+                grad_matrix_VE.addmm_(probs_NV.T, counted_NE[chunk])
+            else:
+                grad_matrix_VE += probs_NV.T @ counted_NE[chunk]
+            grad_bias_V += (weight_N1[chunk].T @ probs_NV).squeeze(0)
+        mean_logits_N1 = (readout_NE.to(full) @ mean_E).unsqueeze(1) + low_bias_V.mean(dtype=full)
+        uniform_N1 = nll_N1 + logits_N1 - mean_logits_N1  # nll + logit is the logarithm of the sum
         weight_N1 = weight_N1.to(full)
         nll = (nll_N1 * weight_N1).sum()
         loss = (1 - smoothing) * nll + smoothing * (uniform_N1 * weight_N1).sum()
         if needs_gradient:
             # d loss / d logits = probabilities - target distribution; of the latter, what products with it would give
             at_target = smoothing - 1
-            mean_E = matrix_VE.mean(dim=0, dtype=full)
             grad_NE = grad_readout_NE.to(full).sub_(smoothing * mean_E)
             grad_NE = grad_NE.add_(matrix_VE[targets_N], alpha=at_target).mul_(weight_N1)
             grad_matrix_VE.index_add_(0, targets_N, counted_NE.to(full), alpha=at_target)

@@ -25,15 +25,16 @@ def attend(decoder: Decoder, query_H: Tensor, memory: Memory) -> Tensor:
     """The context of one query: a sum over the source, weighted by a softmax."""
     attention = decoder.attention
     assert attention is not None
+    values_SH = memory.values_BSH[0][memory.mask_BS[0]]
     scores = []
-    for value_H in memory.values_BSH[0]:
+    for value_H in values_SH:
         if attention.score == "general":
             scores.append(query_H @ attention.project_keys.weight @ value_H / len(query_H) ** 0.5)
         else:
             inner_H = attention.project_query(query_H) + attention.project_keys.weight @ value_H
             scores.append(attention.combine.weight[0] @ inner_H.tanh())
     weights_S = torch.stack(scores).softmax(dim=0)
-    return weights_S @ memory.values_BSH[0]
+    return weights_S @ values_SH
 
 
 def by_hand(arch: str, decoder: Decoder, embedded_TE: Tensor, memory: Memory, state: State) -> list[Tensor]:
