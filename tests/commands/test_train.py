@@ -625,14 +625,14 @@ def test_it_learns_to_say_numbers_in_words(nmt: Nmt, data: Path, corpus: Path, t
     """From 600 pairs, in seconds; the test sentences are none of them."""
     model = tmp_path / "model"
     options = ["--hidden-size", "48", "--embedding-size", "32", "--learning-rate", "0.01", "--dropout", "0.1"]
-    limits = ["--max-updates", "500", "--max-epochs", "0", "--patience", "0", "--decay", "linear"]
+    limits = ["--max-updates", "800", "--max-epochs", "0", "--patience", "0", "--decay", "linear"]
     trained_well(nmt, data, model, *options, *limits, "--batch-tokens", "512", "--show", "0")
     losses = [record["nll"] for record in log_of(model, "train")]
     assert losses[-1] < 0.2 < 1.0 < losses[0]
     text = (corpus / "test.num").read_bytes()
     translated = nmt("translate", "--model", model, "--threads", "1", stdin=text)
     scored = nmt("score", "--ref", corpus / "test.en", "--json", stdin=translated.out)
-    assert json.loads(scored.out)["systems"][0]["scores"]["BLEU"]["score"] > 90  # six seeds: 91 to 99
+    assert json.loads(scored.out)["systems"][0]["scores"]["BLEU"]["score"] > 95
 
 
 # what interrupts it
