@@ -26,7 +26,8 @@ def token_nll(
     chunk_elements: int = CHUNK_ELEMENTS,
     kept_elements: int = KEPT_ELEMENTS,
 ) -> Tensor:
-    """nll_N = F.cross_entropy(readout @ projection.T + bias, targets, reduction="none") to rounding.
+    """nll_N = F.cross_entropy(readout @ projection.T + bias, targets, reduction="none"), to the rounding of a
+    probability: 0.004 nats in bf16, and at most 87 in fp32, which holds no smaller one.
 
     Args:
         readout_NE: one row a token.
@@ -56,6 +57,7 @@ class _TokenNLL(torch.autograd.Function):
         dtype = readout_NE.dtype
         matrix_VE, low_bias_V = projection_VE.to(dtype), bias_V.to(dtype)
         full = torch.promote_types(dtype, torch.float32)
+        tiny = torch.finfo(full).tiny
         nll_N1 = torch.empty(len(readout_NE), 1, dtype=full, device=readout_NE.device)
         expected_NE = torch.empty_like(readout_NE)  # row of the matrix, under the probabilities
         targets_N1 = targets_N.unsqueeze(1)
@@ -63,10 +65,9 @@ class _TokenNLL(torch.autograd.Function):
         for start in range(0, len(readout_NE), rows):
             chunk = slice(start, start + rows)
             logits_NV = torch.addmm(low_bias_V, readout_NE[chunk], matrix_VE.T)
-            log_probs_NV = logits_NV.log_softmax(dim=1, dtype=full)
-            nll_N1[chunk] = -log_probs_NV.gather(1, targets_N1[chunk])
+            probs_NV = logits_NV.softmax(dim=1)  # in fewer passes than log_softmax and its exp
+            nll_N1[chunk] = -probs_NV.gather(1, targets_N1[chunk]).to(full).clamp_(min=tiny).log_()
             if any(ctx.needs_input_grad):
-                probs_NV = torch.exp(log_probs_NV, out=logits_NV)
                 torch.mm(probs_NV, matrix_VE, out=expected_NE[chunk])
                 if keep:
                     kept.append(probs_NV)
