@@ -27,6 +27,26 @@ class Memory(NamedTuple):
         """The memory of these sentences, in this order."""
         return self.__class__(*(values[sentences_B] for values in self))
 
+    def keep(self, sentences_B: Tensor) -> Self:
+        """`select`, but what stays in its place is not copied, and this memory must not be used again."""
+        mask_BS, summary_BH = self.mask_BS[sentences_B], self.summary_BH[sentences_B]
+        values_BSH = kept_in_place(self.values_BSH, sentences_B)
+        keys_BSD = values_BSH if self.keys_BSD is self.values_BSH else kept_in_place(self.keys_BSD, sentences_B)
+        return self.__class__(values_BSH, keys_BSD, mask_BS, summary_BH)
+
+
+def kept_in_place(values_N: Tensor, rows_M: Tensor) -> Tensor:
+    """`values_N[rows_M]`; on a CPU as the first rows of `values_N`, where only those that were elsewhere are written.
+
+    >>> kept_in_place(torch.arange(5), torch.tensor([0, 4, 2])).tolist()
+    [0, 4, 2]
+    """
+    if values_N.is_cuda:  # looking which these are would wait for it
+        return values_N[rows_M]
+    moved_D = (rows_M != torch.arange(len(rows_M))).nonzero().flatten()
+    values_N[moved_D] = values_N[rows_M[moved_D]]
+    return values_N[: len(rows_M)]
+
 
 class Attention(nn.Module):
     """Weights over the source for each query, and the sum of the values under them.

@@ -22,7 +22,10 @@ class SearchState(Protocol):
     """Whatever a step function carries from step to step."""
 
     def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> Self:
-        """The state of these sentences (None: all), where hypothesis k goes on from hypothesis `parents_BK[b, k]`."""
+        """The state of these sentences (None: all), where hypothesis k goes on from hypothesis `parents_BK[b, k]`.
+
+        This state must not be used again.
+        """
 
 
 S = TypeVar("S", bound=SearchState)
@@ -226,7 +229,7 @@ def beam_search(
     steps = 0
     while True:
         done = progress.done_B.tolist()
-        going_on = [row for row, is_done in enumerate(done) if not is_done]
+        going_on = not_done(done)
         rows = runner.rows(len(going_on)) if going_on else 0
         if rows != len(done):
             leaving = [row for row, sentence in enumerate(sentences) if done[row] and sentence >= 0]
@@ -315,6 +318,17 @@ class _Rules(Generic[S]):
 def _of_parents(values_BKS: Tensor, parents_BK: Tensor) -> Tensor:
     """What the parents have."""
     return values_BKS.gather(1, parents_BK.unsqueeze(-1).expand(-1, -1, values_BKS.shape[-1]))
+
+
+def not_done(done: list[bool]) -> list[int]:
+    """The rows that go on, each in its place unless that is beyond their number: few have to be moved.
+
+    >>> not_done([False, True, False, False])
+    [0, 3, 2]
+    """
+    rows = [row for row, is_done in enumerate(done) if not is_done]
+    beyond = (row for row in rows if row >= len(rows))
+    return [next(beyond) if done[row] else row for row in range(len(rows))]
 
 
 def _own(sentences: int, beam: int, device: torch.device) -> Tensor:

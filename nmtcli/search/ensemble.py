@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from nmtcli.data.shortlist import Shortlist
 from nmtcli.data.subword import EOS
-from nmtcli.model.attention import Memory
+from nmtcli.model.attention import Memory, kept_in_place
 from nmtcli.model.decoder import State
 from nmtcli.model.seq2seq import Projection, Seq2Seq
 from nmtcli.search.beam import Choices
@@ -56,11 +56,11 @@ class EnsembleState(NamedTuple):
     rows_B1: Tensor
 
     def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> "EnsembleState":
-        """See `search.beam.SearchState`."""
+        """See `search.beam.SearchState`. What does not change from step to step is kept in place."""
         memories, states, allowed, rows_B1 = self
         if sentences_B is not None:
-            memories = tuple(memory.select(sentences_B) for memory in memories)
-            allowed = allowed and allowed._replace(others_B1U=allowed.others_B1U[sentences_B])
+            memories = tuple(memory.keep(sentences_B) for memory in memories)
+            allowed = allowed and allowed._replace(others_B1U=kept_in_place(allowed.others_B1U, sentences_B))
             rows_B1 = rows_B1[sentences_B]
         rows_N = (rows_B1 + parents_BK).flatten()
         if sentences_B is not None:
@@ -105,19 +105,23 @@ class Ensemble:
         if self._shortlist is None:
             return None
         of_piece_SC, frequent_F = self._shortlist
-        mask_BV = torch.zeros(
-            len(source_BS), len(self._models[0].projection_VE), dtype=torch.bool, device=source_BS.device
-        )
-        mask_BV.scatter_(1, of_piece_SC[source_BS].flatten(1), True)
-        mask_BV[:, frequent_F] = True
-        mask_BV[:, self._forbidden] = False
-        mask_BV[:, EOS] = True
-        is_any_V = mask_BV.any(dim=0)
+        likely_BN = of_piece_SC[source_BS].flatten(1)
+        vocabulary = len(self._models[0].projection_VE)
+        is_in_V = torch.zeros(vocabulary, dtype=torch.bool, device=source_BS.device)
+        for ids in (likely_BN.flatten(), frequent_F, self._forbidden):
+            is_in_V[ids] = True
+        is_in_V[EOS] = True
         # and so many others, which nobody may say, that few sizes occur: oneDNN compiles a product for each
-        spare_U = (~is_any_V).nonzero().flatten()[: -int(is_any_V.sum()) % UNIT]
-        ids_U = is_any_V.index_fill(0, spare_U, True).nonzero().flatten()
+        is_in_V[(~is_in_V).nonzero().flatten()[: -int(is_in_V.sum()) % UNIT]] = True
+        ids_U = is_in_V.nonzero().flatten()
+        place_V = is_in_V.cumsum(0) - 1  # among them
+        others_BU = torch.ones(len(source_BS), len(ids_U), dtype=torch.bool, device=source_BS.device)
+        others_BU.scatter_(1, place_V[likely_BN], False)
+        others_BU[:, place_V[frequent_F]] = False
+        others_BU[:, place_V[self._forbidden]] = True
+        others_BU[:, place_V[EOS]] = False
         projections = tuple(model.projection_to(ids_U) for model in self._models)
-        return Allowed(ids_U, ~mask_BV[:, ids_U].unsqueeze(1), int((ids_U == EOS).nonzero()), projections)
+        return Allowed(ids_U, others_BU.unsqueeze(1), int(place_V[EOS]), projections)
 
     def step(self, tokens_BK: Tensor, state: EnsembleState, count: int | None) -> tuple[Choices, Tensor, EnsembleState]:
         """See `search.beam.StepFunction`."""

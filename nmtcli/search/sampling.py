@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nmtcli.search.beam import Hypothesis, S, StepFunction, length_penalty
+from nmtcli.search.beam import Hypothesis, S, StepFunction, length_penalty, not_done
 
 
 def truncate(log_probs_BKV: Tensor, *, top_k: int, top_p: float, temperature: float) -> Tensor:
@@ -117,7 +117,7 @@ def step_by_step(
                 kept = attention_BKTS[row, k, :length][:, source_mask_BS[row]] if attention_BKTS is not None else None
                 hypotheses.append(Hypothesis(ids, score, score / length_penalty(length, alpha), kept))
             results[int(sentence_B[row])] = hypotheses
-        rows_B = (~done_B).nonzero().flatten()
+        rows_B = torch.tensor(not_done(done_B.tolist()), dtype=torch.long, device=device)
         state = state.select(rows_B, same_BK[rows_B])
         said = [values[rows_B] for values in said]
         attention = [values[rows_B] for values in attention]

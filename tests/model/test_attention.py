@@ -46,3 +46,16 @@ def test_weights_on_padding_are_exactly_zero_and_the_others_sum_to_one() -> None
     _, weights_BTS = attention(torch.randn(1, 2, 4), memory)
     assert (weights_BTS[..., 2:] == 0).all()
     torch.testing.assert_close(weights_BTS.sum(dim=-1), torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("alike", [True, False])
+@pytest.mark.parametrize("rows", [[0, 4, 2], [3, 3, 0, 1, 3], [4], []])
+def test_what_is_kept_in_place_is_what_is_selected(rows: list[int], alike: bool) -> None:
+    values_BSH = torch.randn(5, 3, 6)
+    keys_BSD = values_BSH if alike else torch.randn(5, 3, 4)
+    memory = Memory(values_BSH, keys_BSD, torch.rand(5, 3) < 0.5, values_BSH[:, 0])
+    rows_B = torch.tensor(rows, dtype=torch.long)
+    selected, pointer = memory.select(rows_B), values_BSH.data_ptr()
+    kept = memory.keep(rows_B)
+    assert all(torch.equal(one, other) for one, other in zip(kept, selected, strict=True))
+    assert not rows or kept.values_BSH.data_ptr() == pointer
