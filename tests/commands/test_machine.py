@@ -1,6 +1,7 @@
 """Which device and precision a command computes with."""
 
 import ctypes
+import os
 import subprocess
 import sys
 
@@ -56,3 +57,12 @@ print(resident[0], resident[BATCHES_KEPT - 2], resident[BATCHES_KEPT - 1])
     first, kept, handed_back = map(int, done.stdout.split())
     assert kept >= first - 20
     assert handed_back < kept - 150
+
+
+@pytest.mark.parametrize("given", [None, "64"])
+def test_as_few_products_are_kept_as_is_said_and_else_256(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", given or "")
+    if given is None:
+        monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    machine.keep_few_compiled()
+    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == (given or "256")

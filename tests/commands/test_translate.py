@@ -169,6 +169,16 @@ def test_a_model_that_says_special_pieces_is_not_heard(piece: str, model: Path, 
         assert translate(nmt, model, *options, stdin=b"1 2 3\n4\n").out == expected
 
 
+def test_translation_and_scoring_keep_few_compiled_products(
+    trained: Path, nmt: Nmt, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = ("--source", corpus / "test.num", "--ref", corpus / "test.en", "--threads", "1")
+    for options in (("translate", *QUICK), ("score", *scored)):
+        monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+        assert nmt(*options, "--model", trained, stdin=b"1 2\n").code == 0
+        assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "256"
+
+
 def test_bytes_that_are_not_utf8_are_replaced_and_counted(trained: Path, nmt: Nmt) -> None:
     result = translate(nmt, trained, *QUICK, stdin=b"1\n\xff 2\n3\n\x80\n")
     assert result.err == "Warning: 2 lines were not UTF-8, line 2 first: bad bytes were replaced\n"
