@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every loss of search, from one model that cross-entropy has trained, for the same further time; cross-entropy going on
-# is the control. Some two and a half hours on 2 CPU cores; minutes with SMALL=1.
+# is the control. Some two hours on 2 CPU cores; minutes with SMALL=1.
 #
 #     recipes/sequence-losses/run.sh               fetches Multi30k and Tatoeba's Chinese (4 MB) from their public homes
 #     DATA=dir recipes/sequence-losses/run.sh      takes dir/multi30k/train.de.gz ... and dir/cmn-eng/train.zh.gz ...
@@ -49,16 +49,16 @@ options_of() { # loss: its options, and as many updates as take the time of the 
     local fast="--learning-rate 0.001" slow="--learning-rate 0.0003" candidates="--candidates 6 --loss-mix 0.1"
     case $1 in
         cross-entropy) echo "$fast --max-updates $updates" ;;
-        greedy) echo "--loss greedy --teacher-forcing 0.8 $slow --max-updates $((updates * 10 / 17))" ;;
+        greedy) echo "--loss greedy --teacher-forcing 0.8 $slow --max-updates $((updates * 10 / 23))" ;;
         greedy-passes)
             echo "--loss greedy --greedy-passes 2 --teacher-forcing 0.5 $slow --max-updates $((updates * 10 / 13))"
             ;;
         beam)
-            echo "--loss beam --candidates 6 --beam-cost bleu --loss-mix 0.5 $slow --max-updates $((updates * 10 / 43))"
+            echo "--loss beam --candidates 6 --beam-cost bleu --loss-mix 0.5 $slow --max-updates $((updates * 10 / 52))"
             ;;
-        risk) echo "--loss risk --risk-alpha 10 $candidates $fast --max-updates $((updates * 10 / 82))" ;;
-        max-margin) echo "--loss max-margin $candidates $slow --max-updates $((updates * 10 / 82))" ;;
-        sequence-nll) echo "--loss sequence-nll $candidates $fast --max-updates $((updates * 10 / 82))" ;;
+        risk) echo "--loss risk --risk-alpha 10 $candidates $fast --max-updates $((updates * 10 / 85))" ;;
+        max-margin) echo "--loss max-margin $candidates $slow --max-updates $((updates * 10 / 85))" ;;
+        sequence-nll) echo "--loss sequence-nll $candidates $fast --max-updates $((updates * 10 / 85))" ;;
     esac
 }
 
@@ -115,7 +115,7 @@ else
     prepare de en "$data/multi30k/train" "$data/multi30k/val" "$data/multi30k/test_2016_flickr"
     cd "$work/tatoeba-zh-en"
     prepare zh en "$data/cmn-eng/train" "$data/cmn-eng/val" "$data/cmn-eng/test" --separate
-    corpora="multi30k-de-en tatoeba-zh-en" seeds=${SEEDS:-1 2 3} base_updates=10000 updates=3000
+    corpora="multi30k-de-en tatoeba-zh-en" seeds=${SEEDS:-1 2 3} base_updates=20000 updates=4500
 fi
 
 export -f train tune_and_score options_of
