@@ -44,8 +44,9 @@ Matrix = Tensor | Int8Matrix  # V outputs, E inputs
 
 def quantised(matrix_VE: Tensor) -> Int8Matrix:
     """The nearest matrix in whole numbers."""
-    values_VE, scales_V1 = _quantised_rows(matrix_VE.detach().float())
-    return Int8Matrix.of(values_VE.to(torch.int8), scales_V1.squeeze(1))
+    values_VE = matrix_VE.detach().float()
+    scales_V1 = _scales(values_VE)
+    return Int8Matrix.of((values_VE / scales_V1).round_().to(torch.int8), scales_V1.squeeze(1))
 
 
 def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Tensor:
@@ -56,10 +57,11 @@ def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Te
     """
     if isinstance(matrix, Tensor):
         return F.linear(input_NE, matrix, bias_V)
-    values_NE, scales_N1 = _quantised_rows(input_NE.detach().flatten(0, -2).float())
+    values_NE = input_NE.detach().flatten(0, -2).float()
+    scales_N1 = _scales(values_NE)
     rows = len(values_NE)
     padded_ME = torch.empty(compiled_rows(rows), values_NE.shape[1], dtype=torch.uint8)  # the others hold anything
-    padded_ME[:rows] = values_NE.add_(ZERO)
+    padded_ME[:rows] = (values_NE / scales_N1).add_(ZERO + 0.5)  # rounds: what is beyond the point is cut off
     output_NV = _product(padded_ME, matrix)[:rows]
     output_NV = (
         output_NV.mul_(scales_N1)
@@ -103,10 +105,10 @@ def sums_are_exact() -> bool:
     return bool((sums_NN == 64 * LARGEST * LARGEST).all())
 
 
-def _quantised_rows(values_NE: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers, still as fp32, and the scale of each row."""
-    scales_N1 = values_NE.abs().amax(dim=1, keepdim=True).clamp_(min=torch.finfo(torch.float32).tiny).div_(LARGEST)
-    return (values_NE / scales_N1).round_(), scales_N1
+def _scales(values_NE: Tensor) -> Tensor:
+    """scales_N1 of rows."""
+    largest_N1 = torch.maximum(values_NE.amax(dim=1, keepdim=True), -values_NE.amin(dim=1, keepdim=True))
+    return largest_N1.clamp_(min=torch.finfo(torch.float32).tiny).div_(LARGEST)
 
 
 class Linear(nn.Linear):
