@@ -26,7 +26,7 @@ work=${WORK:-$root/work/sequence-losses}
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 threads=${THREADS:-1}
-losses="cross-entropy cross-entropy@0.0003 greedy greedy-passes beam risk max-margin sequence-nll"
+losses="cross-entropy cross-entropy@0.0003 greedy greedy-passes beam risk risk@0.0003 max-margin sequence-nll"
 searches="1-1.0 5-1.0 5-1.5 5-2.0" # beam and length penalty; report.py chooses the penalty by the validation set
 
 prepare() { # source and target language, files, more options: makes data-bin and the texts in this folder
