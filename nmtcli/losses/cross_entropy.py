@@ -83,6 +83,11 @@ def chunked_cross_entropy(
     return loss, nll
 
 
+def nll_by(probs_NV: Tensor, targets_N1: Tensor, full: torch.dtype) -> Tensor:
+    """nll_N1 of the targets by their probabilities; what is too small for this type counts as its smallest [nats]."""
+    return -probs_NV.gather(1, targets_N1).to(full).clamp_(min=torch.finfo(full).tiny).log_()
+
+
 class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -97,7 +102,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         dtype = readout_NE.dtype
         full = torch.promote_types(dtype, torch.float32)
-        tiny = torch.finfo(full).tiny
         matrix_VE, low_bias_V = projection_VE.to(dtype), bias_V.to(dtype)
         weight_N1 = mask_N.unsqueeze(1).to(dtype)
         counted_NE = readout_NE * weight_N1
@@ -120,7 +124,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 nll_N1[chunk] = -logits_NV.log_softmax(dim=1, dtype=full).gather(1, targets_N1[chunk])
                 continue
             probs_NV = logits_NV.softmax(dim=1)  # in fewer passes than log_softmax and its exp
-            nll_N1[chunk] = -probs_NV.gather(1, targets_N1[chunk]).to(full).clamp_(min=tiny).log_()
+            nll_N1[chunk] = nll_by(probs_NV, targets_N1[chunk], full)
             torch.mm(probs_NV, matrix_VE, out=grad_readout_NE[chunk])
             if dtype == full:
                 grad_matrix_VE.addmm_(probs_NV.T, counted_NE[chunk])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from nmtcli.losses.cross_entropy import CHUNK_ELEMENTS
+from nmtcli.losses.cross_entropy import CHUNK_ELEMENTS, nll_by
 
 KEPT_ELEMENTS = 1 << 26  # probabilities of a batch that may stay in memory: 256 MiB in fp32
 
@@ -57,7 +57,6 @@ class _TokenNLL(torch.autograd.Function):
         dtype = readout_NE.dtype
         matrix_VE, low_bias_V = projection_VE.to(dtype), bias_V.to(dtype)
         full = torch.promote_types(dtype, torch.float32)
-        tiny = torch.finfo(full).tiny
         nll_N1 = torch.empty(len(readout_NE), 1, dtype=full, device=readout_NE.device)
         expected_NE = torch.empty_like(readout_NE)  # row of the matrix, under the probabilities
         targets_N1 = targets_N.unsqueeze(1)
@@ -66,7 +65,7 @@ class _TokenNLL(torch.autograd.Function):
             chunk = slice(start, start + rows)
             logits_NV = torch.addmm(low_bias_V, readout_NE[chunk], matrix_VE.T)
             probs_NV = logits_NV.softmax(dim=1)  # in fewer passes than log_softmax and its exp
-            nll_N1[chunk] = -probs_NV.gather(1, targets_N1[chunk]).to(full).clamp_(min=tiny).log_()
+            nll_N1[chunk] = nll_by(probs_NV, targets_N1[chunk], full)
             if any(ctx.needs_input_grad):
                 torch.mm(probs_NV, matrix_VE, out=expected_NE[chunk])
                 if keep:

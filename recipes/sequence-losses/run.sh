@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every loss of search, from one model that cross-entropy has trained, for the same further time; cross-entropy going on
-# is the control. Some two hours on 2 CPU cores; minutes with SMALL=1.
+# is the control. Some two hours on 2 CPU cores that multiply fast in bf16; minutes with SMALL=1.
 #
 #     recipes/sequence-losses/run.sh               fetches Multi30k and Tatoeba's Chinese (4 MB) from their public homes
 #     DATA=dir recipes/sequence-losses/run.sh      takes dir/multi30k/train.de.gz ... and dir/cmn-eng/train.zh.gz ...
