@@ -76,9 +76,10 @@ def chunked_cross_entropy(
         chunk_elements = CHUNK_ELEMENTS if device == "cpu" else max(GPU_CHUNK_ELEMENTS, elements // GPU_CHUNKS)
     if torch.is_autocast_enabled(device):
         readout_NE = readout_NE.to(torch.get_autocast_dtype(device))
-    result = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        readout_NE, projection_VE, bias_V, targets_N, mask_N, label_smoothing, chunk_elements
-    )
+    with torch.autocast(device, enabled=False):  # on a GPU it would have probabilities in fp32, whatever the logits are
+        result = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            readout_NE, projection_VE, bias_V, targets_N, mask_N, label_smoothing, chunk_elements
+        )
     loss, nll = result
     return loss, nll
 

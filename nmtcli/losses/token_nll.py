@@ -43,9 +43,10 @@ def token_nll(
         readout_NE = readout_NE.to(torch.get_autocast_dtype(device))
     keep = len(readout_NE) * len(projection_VE) <= kept_elements
     rows = max(1, chunk_elements // len(projection_VE))
-    nll_N: Tensor = _TokenNLL.apply(  # type: ignore[no-untyped-call]
-        readout_NE, projection_VE, bias_V, targets_N, rows, keep
-    )
+    with torch.autocast(device, enabled=False):  # see `chunked_cross_entropy`
+        nll_N: Tensor = _TokenNLL.apply(  # type: ignore[no-untyped-call]
+            readout_NE, projection_VE, bias_V, targets_N, rows, keep
+        )
     return nll_N
 
 

@@ -2,10 +2,12 @@
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from nmtcli.data.batches import Batch
-from nmtcli.losses.cross_entropy import CrossEntropy, chunked_cross_entropy
+from nmtcli.losses import cross_entropy, token_nll
+from nmtcli.losses.cross_entropy import CrossEntropy, chunked_cross_entropy, nll_by
 from tests.model.test_seq2seq import PAIRS, tiny
 
 N, E, V = 23, 5, 11
@@ -41,6 +43,23 @@ def test_a_bf16_readout_gives_the_loss_to_its_rounding() -> None:
         low, _ = chunked_cross_entropy(readout_NE, projection_VE, bias_V, targets_N, mask_N, label_smoothing=0.1)
     assert low.dtype == torch.float32
     torch.testing.assert_close(low, exact, rtol=1e-2, atol=0)
+
+
+def test_no_autocast_context_chooses_the_types_inside_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [torch.randn(*shape, requires_grad=True) for shape in ((40, 32), (50, 32), (50,))]
+    targets_N, mask_N = torch.randint(50, (40,)), torch.ones(40, dtype=torch.bool)
+    seen = []
+
+    def nll_that_looks(probs_NV: Tensor, targets_N1: Tensor, full: torch.dtype) -> Tensor:
+        seen.append((probs_NV.dtype, torch.is_autocast_enabled("cpu")))
+        return nll_by(probs_NV, targets_N1, full)
+
+    for module in (cross_entropy, token_nll):
+        monkeypatch.setattr(module, "nll_by", nll_that_looks)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        chunked_cross_entropy(*inputs, targets_N, mask_N, label_smoothing=0.1)
+        token_nll.token_nll(*inputs, targets_N)
+    assert seen == [(torch.bfloat16, False)] * 2
 
 
 def test_loss_of_a_batch_is_the_sum_over_its_sentences() -> None:
