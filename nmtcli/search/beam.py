@@ -267,14 +267,15 @@ class _Rules(Generic[S]):
     is_fixed: bool
 
     def __call__(self, progress: Progress[S]) -> Progress[S]:
-        live, finished, history, state, parents_BK, length_1, done_B, max_lengths_B = progress[:8]
+        live, finished, history, state, parents_BK, length_1, _, max_lengths_B = progress[:8]
         K = self.beam
         if parents_BK is not None:
             state = state.select(None, parents_BK)
-        # 2K candidates: at most K of them say EOS, so that K others are left to go on
+        # 2K candidates: at most K of them say EOS, so that K others are left to go on. Where a sentence is done, as on
+        # rows of none, no live hypothesis has a finite score, and none of what follows makes it one again.
         (log_probs_BKC, ids_BKC, eos_BK), weights_BKS, state = self.step(live.tokens_BK, state, 2 * K)
         place_1, length_1 = length_1, length_1 + 1
-        last_B = max_lengths_B == length_1
+        last_B = max_lengths_B <= length_1
         if self.is_fixed or last_B.any():
             last_B11 = last_B[:, None, None]
             only_eos_BKC = torch.where(self.first_C[: ids_BKC.shape[2]], eos_BK.unsqueeze(2), -torch.inf)
@@ -291,7 +292,7 @@ class _Rules(Generic[S]):
         if self.beta:
             coverage_BKS = live.coverage_BKS + weights_BKS  # of the parents
             penalty_BK = coverage_penalty(coverage_BKS, progress.source_mask_BS, self.beta)
-        ended_BK = says_eos_BC[:, :K] & (scores_BC[:, :K] > -torch.inf)
+        ended_BK = says_eos_BC[:, :K]
         if self.is_fixed or ended_BK.any():
             ranks_BK = scores_BC[:, :K] / self.penalties_T.index_select(0, length_1)
             if self.beta:
@@ -310,7 +311,7 @@ class _Rules(Generic[S]):
         if not self.accumulates:
             reachable_B = torch.where(reachable_B.isfinite(), torch.inf, reachable_B)
         is_sure_B = finished.ranks_BK[:, self.best - 1] >= reachable_B
-        done_B = done_B | last_B | finished.are_all() | is_sure_B
+        done_B = finished.are_all() | is_sure_B | last_B  # the last one also where scores are no numbers
         live = Live(torch.where(done_B.unsqueeze(1), -torch.inf, scores_BK), tokens_BK, coverage_BKS)
         return Progress(live, finished, history, state, parents_BK, length_1, done_B, *progress[7:])
 
@@ -342,14 +343,16 @@ def _with_rows(progress: Progress[S], kept: list[int], rows: int, is_fixed: bool
     rows_B = torch.tensor([*kept, *[kept[0]] * (rows - len(kept))], device=device)
     own_BK = _own(rows, progress.live.tokens_BK.shape[1], device)
     parents_BK = own_BK if progress.parents_BK is None else progress.parents_BK[rows_B]
+    is_none_B = torch.arange(rows, device=device) >= len(kept)
+    live = _rows(progress.live, rows_B)
     return Progress(
-        _rows(progress.live, rows_B),
+        live._replace(scores_BK=live.scores_BK.masked_fill(is_none_B.unsqueeze(1), -torch.inf)),
         _rows(progress.finished, rows_B),
         _rows(progress.history, rows_B),
         progress.state.select(rows_B, parents_BK),
         own_BK if is_fixed else None,
         progress.length_1,
-        torch.arange(rows, device=device) >= len(kept),
+        is_none_B,
         progress.max_lengths_B[rows_B],
         progress.longest_penalty_B[rows_B],
         progress.source_mask_BS[rows_B],

@@ -6,6 +6,7 @@ are looked for: most of a step's bytes are there.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -232,6 +233,10 @@ def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     whole = blocks * BLOCK
     blocks_NBL = values_NV[:, :whole].view(len(values_NV), blocks, BLOCK)
     chosen_NC = blocks_NBL.amax(dim=-1).topk(count, sorted=False).indices
+    if values_NV.is_cuda and whole == values_NV.shape[1]:  # fewer kernels, more bytes
+        ids_NL = torch.add(_inside(values_NV.device), chosen_NC.unsqueeze(-1), alpha=BLOCK).flatten(1)
+        best_NC, place_NC = values_NV.gather(1, ids_NL).topk(count)
+        return best_NC, ids_NL.gather(1, place_NC)
     inside_NCL = blocks_NBL.gather(1, chosen_NC.unsqueeze(-1).expand(-1, -1, BLOCK))
     if whole == values_NV.shape[1]:
         best_NC, place_NC = inside_NCL.flatten(1).topk(count)
@@ -241,6 +246,11 @@ def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     inside_NC = place_NC.clamp(max=count * BLOCK - 1)
     ids_NC = chosen_NC.gather(1, inside_NC // BLOCK) * BLOCK + inside_NC % BLOCK
     return best_NC, torch.where(place_NC < count * BLOCK, ids_NC, place_NC - count * BLOCK + whole)
+
+
+@cache
+def _inside(device: torch.device) -> Tensor:
+    return torch.arange(BLOCK, device=device)
 
 
 def top_without(others_B1V: Tensor, values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
