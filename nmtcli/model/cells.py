@@ -55,9 +55,7 @@ class GRUGates(NamedTuple):
     candidate_NH: Tensor
 
 
-def lstm_cell(
-    input_NE: Tensor, state: CellState, weights: Weights, known_NG: Tensor | None = None
-) -> tuple[CellState, LSTMGates]:
+def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[CellState, LSTMGates]:
     """One step of the LSTM with forget gate, without peepholes.
 
         i = sigmoid(W_i x + U_i h + b_i)        input gate: how much of the candidate is written
@@ -71,13 +69,12 @@ def lstm_cell(
         input_NE: x.
         state: h and c.
         weights: W, U and their two biases, G = 4 H.
-        known_NG: U h, and W x but for the first part of x, where these are known already; then x is that part.
     Returns:
         h' and c', and the gates. Equal to torch's kernels to rounding, in value and gradient.
     Source:
         Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000.
     """
-    sums_NG = _affine(input_NE, state.hidden_NH, weights, known_NG).to(state.cell_NH.dtype)
+    sums_NG = _affine(input_NE, state.hidden_NH, weights).to(state.cell_NH.dtype)
     i_NH, f_NH, g_NH, o_NH = sums_NG.chunk(4, dim=-1)
     gates = LSTMGates(i_NH.sigmoid(), f_NH.sigmoid(), g_NH.tanh(), o_NH.sigmoid())
     cell_NH = gates.forget_NH * state.cell_NH + gates.input_NH * gates.candidate_NH
@@ -85,21 +82,23 @@ def lstm_cell(
     return CellState(hidden_NH.to(state.hidden_NH.dtype), cell_NH), gates
 
 
-def fused_lstm_cell(input_NE: Tensor, state: CellState, weights: Weights, known_NG: Tensor | None = None) -> CellState:
+def fused_lstm_cell(
+    input_NE: Tensor, state: CellState, weights: Weights, from_hidden_NG: Tensor | None = None
+) -> CellState:
     """`lstm_cell` on a GPU, all that follows the products in one kernel; no gates are kept, no gradient follows.
 
     Args:
-        input_NE, state, weights, known_NG: as in `lstm_cell`.
+        input_NE, state, weights: as in `lstm_cell`.
+        from_hidden_NG: U h, where it is known already.
     """
-    assert isinstance(weights.input_GE, Tensor)
-    assert isinstance(weights.recurrent_GH, Tensor)
-    if known_NG is None:
-        known_NG = linear(state.hidden_NH, weights.recurrent_GH)
+    assert weights.recurrent_GH is not None
+    if from_hidden_NG is None:
+        from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH)
     full = state.cell_NH.dtype
-    from_input_NG = linear(input_NE, weights.input_GE[:, : input_NE.shape[1]])
+    from_input_NG = linear(input_NE, weights.input_GE)
     biases = weights.input_bias_G.to(full), weights.recurrent_bias_G.to(full)
     hidden_NH, cell_NH, _ = torch.ops.aten._thnn_fused_lstm_cell(
-        from_input_NG.to(full), known_NG.to(full), state.cell_NH, *biases
+        from_input_NG.to(full), from_hidden_NG.to(full), state.cell_NH, *biases
     )
     return CellState(hidden_NH.to(state.hidden_NH.dtype), cell_NH)
 
@@ -141,11 +140,7 @@ def rnn_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
     return CellState(hidden_NH.to(state.hidden_NH.dtype), state.cell_NH)
 
 
-def _affine(input_NE: Tensor, hidden_NH: Tensor, weights: Weights, known_NG: Tensor | None = None) -> Tensor:
-    if known_NG is not None:
-        assert isinstance(weights.input_GE, Tensor)
-        matrix_GE = weights.input_GE[:, : input_NE.shape[1]]
-        return linear(input_NE, matrix_GE, weights.input_bias_G) + known_NG + weights.recurrent_bias_G
+def _affine(input_NE: Tensor, hidden_NH: Tensor, weights: Weights) -> Tensor:
     if weights.recurrent_GH is None:
         return linear(torch.cat([input_NE, hidden_NH], dim=1), weights.input_GE, weights.input_bias_G)
     return linear(input_NE, weights.input_GE, weights.input_bias_G) + linear(
@@ -216,16 +211,14 @@ class RecurrentLayer(nn.Module):
         assert isinstance(output_BTH, Tensor)
         return output_BTH
 
-    def step(self, input_NE: Tensor, state: CellState, known_NG: Tensor | None = None) -> CellState:
-        """One position, gate by gate; see `lstm_cell` for the last argument, which is for LSTM layers."""
+    def step(self, input_NE: Tensor, state: CellState, from_hidden_NG: Tensor | None = None) -> CellState:
+        """One position, gate by gate; see `fused_lstm_cell` for the last argument."""
         weights = self.whole_numbers or self.weights()
         if self.cell == "lstm" and input_NE.is_cuda and not torch.is_grad_enabled():
-            return fused_lstm_cell(input_NE, state, weights, known_NG)
+            return fused_lstm_cell(input_NE, state, weights, from_hidden_NG)
         if self.cell == "rnn":
             return rnn_cell(input_NE, state, weights)
-        if self.cell == "gru":
-            return gru_cell(input_NE, state, weights)[0]
-        return lstm_cell(input_NE, state, weights, known_NG)[0]
+        return (lstm_cell if self.cell == "lstm" else gru_cell)(input_NE, state, weights)[0]
 
     def quantise(self) -> None:
         """From now on in whole numbers.

@@ -14,7 +14,7 @@ layer runs over the whole target in one fused call. So it is but in `bahdanau`, 
 Decoding uses the same weights one step at a time in all of them. The readout has the embeddings' width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple, Self
 
 import torch
@@ -26,7 +26,7 @@ from nmtcli.model.cells import CellState, RecurrentLayer
 from nmtcli.model.dropout import Drop, Dropout
 from nmtcli.model.linear import Linear
 
-Run = Callable[..., Tensor]  # from the number of a layer and the parts of its input, side by side, to its output
+Run = Callable[[int, Tensor], Tensor]  # from the number of a layer and its input to its output
 
 
 class State(NamedTuple):
@@ -49,42 +49,6 @@ class State(NamedTuple):
     def layer(self, number: int) -> CellState:
         """One layer's state."""
         return CellState(self.hidden_LNH[number], self.cell_LNH[number])
-
-
-def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    return torch.cat(tuple(parts), dim=-1) if len(parts) > 1 else parts[0]
-
-
-class _Joined(NamedTuple):
-    """Weights of LSTM layers side by side, so that one product is for all of them.
-
-    Attributes:
-        recurrent_LHG: for the states.
-        beside_LMG: of the layers above the first, for what stands beside the layer below; None: there is no such layer.
-    """
-
-    recurrent_LHG: Tensor
-    beside_LMG: Tensor | None
-
-    def products(self, state: State) -> "_JoinedProducts":
-        """What is known of a step before its first layer."""
-        return _JoinedProducts(torch.bmm(state.hidden_LNH, self.recurrent_LHG), self.beside_LMG)
-
-
-class _JoinedProducts:
-    """The sums of a step's layers, without what the layer below will add."""
-
-    def __init__(self, known_LNG: Tensor, beside_LMG: Tensor | None) -> None:
-        self._known_LNG = known_LNG
-        self._beside_LMG = beside_LMG
-
-    def of_layer(self, number: int, parts: tuple[Tensor, ...]) -> tuple[tuple[Tensor, ...], Tensor]:
-        """What is left of the input's parts, and known_NG. Layers are asked for in their order."""
-        if number == 1 and len(parts) > 1:  # every upper layer has the same beside it
-            assert self._beside_LMG is not None
-            beside_NM = _side_by_side(parts[1:]).flatten(0, 1)
-            self._known_LNG[1:].baddbmm_(beside_NM.expand(len(self._beside_LMG), -1, -1), self._beside_LMG)
-        return parts[:1] if number else parts, self._known_LNG[number]
 
 
 class Decoder(nn.Module):
@@ -124,7 +88,7 @@ class Decoder(nn.Module):
         self.bridge = None
         if config.decoder_init != "zero":
             self.bridge = nn.Linear(memory_size, layers * hidden * (2 if config.cell == "lstm" else 1))
-        self.joined: _Joined | None = None
+        self.recurrent_LHG: Tensor | None = None
         self.residual = config.residual
         self.dropout = dropout
         self.hidden_size = hidden
@@ -154,10 +118,7 @@ class Decoder(nn.Module):
         """
         drop = self.dropout.over_a_sentence(self.training)
         if not self.steps_in_training:
-
-            def run(number: int, *parts: Tensor) -> Tensor:
-                return self.layers[number](self._input(number, parts, drop), state.layer(number))  # type: ignore[no-any-return]
-
+            run: Run = lambda number, input_BTE: self.layers[number](input_BTE, state.layer(number))  # noqa: E731
             return self.wire(embedded_BTE, memory, state, run, drop)
         readouts, weights = [], []
         for embedded_B1E in torch.split(embedded_BTE, 1, dim=1):
@@ -173,8 +134,8 @@ class Decoder(nn.Module):
             embedded_BTE: T target positions, or the last tokens of as many hypotheses.
             memory: the source.
             state: before the first of the positions.
-            run: runs a layer, and drops values of its input.
-            drop: drops values of the rest.
+            run: runs a layer.
+            drop: drops values.
         """
         raise NotImplementedError
 
@@ -188,15 +149,13 @@ class Decoder(nn.Module):
             readout_BKE, weights_BKS, and the next state.
         """
         after: list[CellState] = []
-        products = self.joined and self.joined.products(state)
+        from_hidden_LNG = None if self.recurrent_LHG is None else torch.bmm(state.hidden_LNH, self.recurrent_LHG)
 
-        def run(number: int, *parts: Tensor) -> Tensor:
-            known_NG = None
-            if products is not None:
-                parts, known_NG = products.of_layer(number, parts)
-            input_NE = self._input(number, parts, drop).flatten(0, 1)
-            after.append(self.layers[number].step(input_NE, state.layer(number), known_NG))  # type: ignore[operator]
-            return after[-1].hidden_NH.view(*embedded_BKE.shape[:2], -1)
+        def run(number: int, input_BKE: Tensor) -> Tensor:
+            from_hidden_NG = None if from_hidden_LNG is None else from_hidden_LNG[number]
+            input_NE = input_BKE.flatten(0, 1)
+            after.append(self.layers[number].step(input_NE, state.layer(number), from_hidden_NG))  # type: ignore[operator]
+            return after[-1].hidden_NH.view(*input_BKE.shape[:2], -1)
 
         readout_BKE, weights_BKS = self.wire(embedded_BKE, memory, state, run, drop)
         hidden_LNH = torch.stack([one.hidden_NH for one in after])
@@ -205,32 +164,23 @@ class Decoder(nn.Module):
         return readout_BKE, weights_BKS, State(hidden_LNH, cell_LNH, fed_NE)
 
     def join_layers(self) -> None:
-        """From now on a step multiplies for all LSTM layers at once what it can, while the weights stay as they are.
-
-        Products of so few rows, one after the other, leave most of a GPU idle.
-        """
+        """From now on a step on a GPU multiplies the states of all LSTM layers at once, while the weights stay as they
+        are: alone, products of so few rows leave most of it idle."""
         if self.cell == "lstm":
-            weights = [layer.weights() for layer in self.layers]  # type: ignore[operator]
-            beside = [some.input_GE[:, self.hidden_size :] for some in weights[1:]]
-            self.joined = _Joined(
-                torch.stack([some.recurrent_GH.detach().T for some in weights]).contiguous(),
-                torch.stack([matrix_GM.detach().T for matrix_GM in beside]).contiguous() if beside else None,
-            )
+            matrices = [layer.weights().recurrent_GH.detach().T for layer in self.layers]  # type: ignore[operator]
+            self.recurrent_LHG = torch.stack(matrices).contiguous()
 
-    def _input(self, number: int, parts: Sequence[Tensor], drop: Drop) -> Tensor:
-        """What a layer reads."""
-        input_BTE = _side_by_side(parts)
-        return drop(f"layer {number}", input_BTE) if number else input_BTE
-
-    def _upwards(self, layer_BTH: Tensor, run: Run, *beside: Tensor) -> Tensor:
+    def _upwards(self, layer_BTH: Tensor, run: Run, drop: Drop, *beside: Tensor) -> Tensor:
         """The layers above the first, each over the one below and what is beside it, with residuals if asked for."""
         for number in range(1, len(self.layers)):
-            output_BTH = run(number, layer_BTH, *beside)
+            input_BTH = torch.cat([layer_BTH, *beside], dim=-1) if beside else layer_BTH
+            output_BTH = run(number, drop(f"layer {number}", input_BTH))
             layer_BTH = output_BTH + layer_BTH if self.residual else output_BTH
         return layer_BTH
 
     def _read(self, drop: Drop, *parts: Tensor) -> Tensor:
-        return drop("readout", self.readout(drop("top", _side_by_side(parts))).tanh())
+        joined_BTH = torch.cat(parts, dim=-1) if len(parts) > 1 else parts[0]
+        return drop("readout", self.readout(drop("top", joined_BTH)).tanh())
 
     def _attend(self, query_BTH: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         assert self.attention is not None
@@ -253,7 +203,7 @@ class GNMTDecoder(Decoder):
         """See `Decoder.wire`."""
         layer_BTH = run(0, embedded_BTE)
         context_BTH, weights_BTS = self._attend(layer_BTH, memory)
-        layer_BTH = self._upwards(layer_BTH, run, context_BTH)
+        layer_BTH = self._upwards(layer_BTH, run, drop, context_BTH)
         return self._read(drop, layer_BTH, context_BTH), weights_BTS
 
 
@@ -273,10 +223,8 @@ class LuongDecoder(Decoder):
         """See `Decoder.wire`."""
         if self.fed_size:
             fed_BKE = state.fed_NE.view(*embedded_BTE.shape)
-            layer_BTH = run(0, embedded_BTE, fed_BKE.to(embedded_BTE.dtype))
-        else:
-            layer_BTH = run(0, embedded_BTE)
-        layer_BTH = self._upwards(layer_BTH, run)
+            embedded_BTE = torch.cat([embedded_BTE, fed_BKE.to(embedded_BTE.dtype)], dim=-1)
+        layer_BTH = self._upwards(run(0, embedded_BTE), run, drop)
         context_BTH, weights_BTS = self._attend(layer_BTH, memory)
         return self._read(drop, layer_BTH, context_BTH), weights_BTS
 
@@ -299,7 +247,7 @@ class BahdanauDecoder(Decoder):
         query_BKH = state.hidden_LNH[-1].view(*embedded_BTE.shape[:2], -1)
         context_BKH, weights_BKS = self._attend(query_BKH, memory)
         context_BKH = context_BKH.to(embedded_BTE.dtype)
-        layer_BKH = self._upwards(run(0, embedded_BTE, context_BKH), run)
+        layer_BKH = self._upwards(run(0, torch.cat([embedded_BTE, context_BKH], dim=-1)), run, drop)
         return self._read(drop, layer_BKH, context_BKH, embedded_BTE), weights_BKS
 
 
@@ -323,7 +271,8 @@ class FixedVectorDecoder(Decoder):
         beside: list[Tensor] = []
         if self.reads_summary:
             beside = [memory.summary_BH.to(embedded_BTE.dtype).unsqueeze(1).expand(-1, embedded_BTE.shape[1], -1)]
-        layer_BTH = self._upwards(run(0, embedded_BTE, *beside), run)
+        first_BTE = torch.cat([embedded_BTE, *beside], dim=-1) if beside else embedded_BTE
+        layer_BTH = self._upwards(run(0, first_BTE), run, drop)
         top = [layer_BTH, *beside, embedded_BTE] if beside else [layer_BTH]
         weights_BTS = torch.zeros(1, 1, 1, device=embedded_BTE.device).expand(
             *embedded_BTE.shape[:2], memory.mask_BS.shape[1]

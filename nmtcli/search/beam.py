@@ -222,8 +222,9 @@ def beam_search(
         penalties_T[max_lengths_B],
         source_mask_BS,
     )
-    first_C = torch.arange(2 * beam, device=device) == 0
-    rules = _Rules(step, beam, eos, penalties_T, first_C, beta, best, accumulates, runner.is_fixed)
+    never = torch.tensor(-torch.inf, device=device)
+    only_first_C = torch.where(torch.arange(2 * beam, device=device) == 0, 0.0, never)
+    rules = _Rules(step, beam, eos, penalties_T, never, only_first_C, beta, best, accumulates, runner.is_fixed)
     results: list[list[Hypothesis]] = [[] for _ in range(count)]
     sentences = list(range(count))  # of each row; -1: of none
     steps = 0
@@ -252,7 +253,8 @@ class _Rules(Generic[S]):
 
     Attributes:
         penalties_T: length penalty of each length.
-        first_C: True for the first of as many choices as there can be.
+        never: minus infinity; a number of the host's would be a kernel more wherever it is used.
+        only_first_C: 0 for the first of as many choices as there can be, and `never`.
         is_fixed: see `Runner`.
     """
 
@@ -260,7 +262,8 @@ class _Rules(Generic[S]):
     beam: int
     eos: int
     penalties_T: Tensor
-    first_C: Tensor
+    never: Tensor
+    only_first_C: Tensor
     beta: float
     best: int
     accumulates: bool
@@ -278,7 +281,7 @@ class _Rules(Generic[S]):
         last_B = max_lengths_B <= length_1
         if self.is_fixed or last_B.any():
             last_B11 = last_B[:, None, None]
-            only_eos_BKC = torch.where(self.first_C[: ids_BKC.shape[2]], eos_BK.unsqueeze(2), -torch.inf)
+            only_eos_BKC = eos_BK.unsqueeze(2) + self.only_first_C[: ids_BKC.shape[2]]
             log_probs_BKC = torch.where(last_B11, only_eos_BKC, log_probs_BKC)
             ids_BKC = torch.where(last_B11, self.eos, ids_BKC)
         before_BK1 = live.scores_BK.unsqueeze(-1)
@@ -297,11 +300,11 @@ class _Rules(Generic[S]):
             ranks_BK = scores_BC[:, :K] / self.penalties_T.index_select(0, length_1)
             if self.beta:
                 ranks_BK = ranks_BK + penalty_BK.gather(1, parents_BC[:, :K])
-            ranks_BK = torch.where(ended_BK, ranks_BK, -torch.inf)
+            ranks_BK = torch.where(ended_BK, ranks_BK, self.never)
             ends_BK = torch.add(parents_BC[:, :K], place_1, alpha=K)
             finished = finished.merge(ranks_BK, scores_BC[:, :K], ends_BK)
 
-        scores_BK, choice_BK = torch.where(says_eos_BC, -torch.inf, scores_BC).topk(K)
+        scores_BK, choice_BK = torch.where(says_eos_BC, self.never, scores_BC).topk(K)
         parents_BK, tokens_BK = parents_BC.gather(1, choice_BK), tokens_BC.gather(1, choice_BK)
         history = history.add(place_1, tokens_BK, parents_BK, weights_BKS)
         coverage_BKS = _of_parents(coverage_BKS, parents_BK) if self.beta else live.coverage_BKS
@@ -312,7 +315,7 @@ class _Rules(Generic[S]):
             reachable_B = torch.where(reachable_B.isfinite(), torch.inf, reachable_B)
         is_sure_B = finished.ranks_BK[:, self.best - 1] >= reachable_B
         done_B = finished.are_all() | is_sure_B | last_B  # the last one also where scores are no numbers
-        live = Live(torch.where(done_B.unsqueeze(1), -torch.inf, scores_BK), tokens_BK, coverage_BKS)
+        live = Live(torch.where(done_B.unsqueeze(1), self.never, scores_BK), tokens_BK, coverage_BKS)
         return Progress(live, finished, history, state, parents_BK, length_1, done_B, *progress[7:])
 
 

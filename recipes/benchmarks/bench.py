@@ -21,6 +21,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -28,8 +29,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from machine import copy_rate, print_tables, synchronize
-from operations import training_flops, training_limit
+from machine import copy_rate, print_tables, product_seconds, synchronize
+from operations import forward_parts, training_flops, training_limit
 from reference import ClassicTranslator, InputFeedingModel
 from torch.nn import functional as F
 
@@ -123,15 +124,25 @@ def vocabulary_of(data: DataDirectory) -> int:
     return max(VOCABULARY, data.source_subword.size, data.target_subword.size)
 
 
-def measure_limit(options: argparse.Namespace, system: str) -> dict[str, float]:
-    """The default model's operations for an update, and how long its products would take by themselves."""
+def measure_limit(options: argparse.Namespace, system: str) -> dict[str, Any]:
+    """The default model's operations for an update, and how long its products would take by themselves; and which."""
     device = torch.device(options.device)
     data = DataDirectory.open(options.data)
     model = our_model("default", data)
     batch = next(iter(training_batches(data, options.batch_tokens, 1)))
-    seconds = training_limit(model, batch, system, device)
-    flops = training_flops(model, batch)
-    return {"flops": flops, "target_tokens": batch.target_tokens, "seconds": seconds, "copy": copy_rate(device)}
+    parts = []
+    for part, count in Counter(forward_parts(model, batch)).items():
+        is_attention = part.product.rows == 1  # counted at the rate of the others
+        rate = 0.0 if is_attention else part.step.flops / product_seconds(part.step, system, device)
+        parts.append((part.name, count, *part.step, part.steps, count * part.product.flops, rate))
+    return {
+        "flops": training_flops(model, batch),
+        "target_tokens": batch.target_tokens,
+        "seconds": training_limit(model, batch, system, device),
+        "seconds at once": training_limit(model, batch, system, device, step_by_step=False),
+        "copy": copy_rate(device),
+        "parts": parts,
+    }
 
 
 def measure_translation(options: argparse.Namespace, system: str) -> dict[str, Any]:
@@ -336,15 +347,25 @@ def training_table(options: argparse.Namespace) -> Iterator[str]:
         yield f"| {system} | {results[0]['parameters']:,} | {target:,.0f} | {both:,.0f} | {ratio} | {peak:,.0f} |"
     yield ""
     limits = rounds(argparse.Namespace(**{**vars(options), "rounds": 1}), "limit", precisions)
-    for precision in precisions:
-        (limit,) = limits[precision]
+    yield "| default model, forward | rows | inputs | outputs | times | MFLOP a target token | GFLOP/s |"
+    yield "|---|---|---|---|---|---|---|"
+    listed = [limits[precision][0] for precision in precisions]
+    for rows in zip(*(limit["parts"] for limit in listed), strict=True):
+        name, layers, *shape, steps, flops, _ = rows[0]
+        rates = ", ".join(f"{precision} {row[-1] / 1e9:,.0f}" for precision, row in zip(precisions, rows, strict=True))
+        rates = rates if rows[0][-1] else ""
+        cells = [name, *(f"{size:,}" for size in shape), f"{layers} x {steps:.1f}"]
+        yield f"| {' | '.join(cells)} | {flops / listed[0]['target_tokens'] / 1e6:.2f} | {rates} |"
+    yield ""
+    for precision, limit in zip(precisions, listed, strict=True):
         per_token = limit["flops"] / limit["target_tokens"]
-        rate = limit["flops"] / limit["seconds"]
         reached = per_token * middle(found[f"default {precision}"], lambda one: one["target_tokens"] / one["seconds"])
+        rate, rate_at_once = (limit["flops"] / limit[key] for key in ("seconds", "seconds at once"))
         yield (
-            f"- default, {precision}: {per_token / 1e6:.0f} MFLOP a target token, {reached / 1e9:,.0f} GFLOP/s, "
-            f"{reached / rate:.0%} of the {rate / 1e9:,.0f} that its products reach by themselves; copies: "
-            f"{limit['copy'] / 1e9:.0f} GB/s"
+            f"- default, {precision}: {per_token / 1e6:.0f} MFLOP a target token, forward and backward, "
+            f"{reached / 1e9:,.0f} GFLOP/s, {reached / rate:.0%} of the {rate / 1e9:,.0f} that its products reach by "
+            f"themselves ({reached / rate_at_once:.0%} of {rate_at_once / 1e9:,.0f} if a recurrent layer multiplied "
+            f"all its states at once); copies: {limit['copy'] / 1e9:.0f} GB/s"
         )
 
 

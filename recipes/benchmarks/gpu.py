@@ -24,7 +24,7 @@ from typing import cast
 
 import torch
 from machine import copy_rate, print_tables
-from operations import forward_products, training_flops, training_limit
+from operations import forward_parts, training_flops, training_limit
 from reference import GNMT
 
 from nmtcli.commands.machine import autocast, choose_device
@@ -176,7 +176,8 @@ def translation_table(options: argparse.Namespace, device: torch.device) -> Iter
                 f"{base / took:.2f} |"
             )
     one = Batch.of([(random_ids(generator, MEAN_LENGTH), [EOS])])
-    weights = sum(2 * product.inputs * product.outputs for product in forward_products(model, one) if product.rows == 1)
+    products = (part.product for part in forward_parts(model, one))
+    weights = sum(2 * product.inputs * product.outputs for product in products if product.rows == 1)
     yield ""
     yield f"A step of one sentence must read {weights / 1e6:.0f} MB of weights."
 

@@ -93,26 +93,6 @@ def test_a_decoder_equals_its_equations(arch: str, options: dict[str, object]) -
         torch.testing.assert_close(readout_TE, torch.stack(expected), atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize(("arch", "options"), CASES, ids=lambda value: str(value))
-def test_layers_that_are_joined_step_as_before(arch: str, options: dict[str, object]) -> None:
-    model = model_of(arch, **options)
-    batch = Batch.of(PAIRS)
-    memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
-    state = state.select(torch.tensor([0, 0, 1, 1]))
-    found = []
-    for joins in (False, True):
-        if joins:
-            model.join_layers()
-        after = state
-        with torch.no_grad():
-            for tokens in ([[5, 6], [7, 8]], [[9, 9], [4, 16]]):
-                readout_BKE, weights_BKS, after = model.advance(memory, after, torch.tensor(tokens))
-        found.append((readout_BKE, weights_BKS, *after))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
-    assert (model.decoder.joined is not None) == (model.decoder.cell == "lstm")
-
-
 STARTS = [(arch, init) for arch in ARCHITECTURES for init in ("last", "mean", "zero")]
 STARTS.remove(("sutskever", "zero"))  # refused: see below
 

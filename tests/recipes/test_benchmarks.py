@@ -100,7 +100,11 @@ def test_operations_are_those_counted_by_hand(pages: Any) -> None:
     readout, projection = target * 8 * 3, target * 3 * 11
     multiplications = directions + keys + bridge + decoder + attention + readout + projection
     assert pages.operations.training_flops(model, batch) == 3 * 2 * multiplications
-    assert pages.operations.training_limit(model, batch, "fp32", torch.device("cpu")) > 0
+    for step_by_step in (True, False):
+        limit = pages.operations.training_limit(model, batch, "fp32", torch.device("cpu"), step_by_step=step_by_step)
+        assert limit > 0
+    states = next(part for part in pages.operations.forward_parts(model, batch) if part.name == "decoder, states")
+    assert list(states.update()) == [((2, 4, 16), 3.0), ((2, 16, 4), 3.0), ((16, 6, 4), 1.0)]
 
 
 def test_parts_of_it_run(data: Path, trained: Path, corpus: Path, tmp_path: Path) -> None:

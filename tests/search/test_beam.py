@@ -208,6 +208,25 @@ def test_fixed_shapes_find_the_same(beam: int, options: dict[str, Any]) -> None:
                 torch.testing.assert_close(one.attention_TS, other.attention_TS)
 
 
+@pytest.mark.parametrize("runner", [Graphs(), None])
+def test_a_search_ends_where_scores_are_no_numbers(runner: Graphs | None) -> None:
+    def step(tokens_BK: Tensor, state: Prefixes, count: int | None) -> tuple[Choices, Tensor, Prefixes]:
+        (log_probs_BKC, ids_BKC, eos_BK), weights_BKS, state = Step([BOS])(tokens_BK, state, count)
+        return Choices(log_probs_BKC * torch.nan, ids_BKC, eos_BK * torch.nan), weights_BKS, state
+
+    found = beam_search(
+        step,
+        start([0, 1], 3),
+        source_mask_BS=torch.ones(2, S, dtype=torch.bool),
+        max_lengths_B=torch.tensor([2, 5]),
+        beam=3,
+        bos=BOS,
+        eos=EOS,
+        runner=runner,
+    )
+    assert found == [[], []]
+
+
 def test_beam_one_equals_greedy_search() -> None:
     sentences, longest = list(range(30)), [2 + number % 6 for number in range(30)]
     by_beam = search(sentences, 1, longest, alpha=0.7, with_attention=True)
