@@ -188,7 +188,7 @@ def beam_search(
         step: one step of the model.
         state: of B sentences with K hypotheses each.
         source_mask_BS: True on real source tokens; for the coverage penalty and the attention.
-        max_lengths_B: longest hypothesis, EOS counted; there EOS is the only choice [tokens].
+        max_lengths_B: longest hypothesis, EOS counted; there EOS is the only choice [tokens]. On the host.
         beam: K.
         bos, eos: ids.
         alpha: of the length penalty.
@@ -209,7 +209,8 @@ def beam_search(
     capacity = runner.capacity(longest)
     source = source_mask_BS.shape[1]
     penalties = [length_penalty(length, alpha) for length in range(max(longest, capacity) + runner.steps + 1)]
-    penalties_T = torch.tensor(penalties, device=device)
+    penalties_T = _without_waiting(torch.tensor(penalties), device)
+    max_lengths_B = _without_waiting(max_lengths_B, device)
     progress = Progress(
         Live.first(count, beam, bos, source if beta else 0, device),
         Finished.none(count, beam, device),
@@ -222,7 +223,7 @@ def beam_search(
         penalties_T[max_lengths_B],
         source_mask_BS,
     )
-    never = torch.tensor(-torch.inf, device=device)
+    never = torch.full((), -torch.inf, device=device)
     only_first_C = torch.where(torch.arange(2 * beam, device=device) == 0, 0.0, never)
     rules = _Rules(step, beam, eos, penalties_T, never, only_first_C, beta, best, accumulates, runner.is_fixed)
     results: list[list[Hypothesis]] = [[] for _ in range(count)]
@@ -333,6 +334,11 @@ def not_done(done: list[bool]) -> list[int]:
     rows = [row for row, is_done in enumerate(done) if not is_done]
     beyond = (row for row in rows if row >= len(rows))
     return [next(beyond) if done[row] else row for row in range(len(rows))]
+
+
+def _without_waiting(values: Tensor, device: torch.device) -> Tensor:
+    """The same there; a GPU goes on with what it was told before."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
 
 
 def _own(sentences: int, beam: int, device: torch.device) -> Tensor:

@@ -23,6 +23,7 @@ from nmtcli.search.beam import Choices
 CHUNK_ELEMENTS = 1 << 20  # logits at a time on a CPU: 4 MiB in fp32
 BLOCK = 64  # of `top`
 UNIT = 512  # tokens that may be said, or none of a few, are a multiple of this
+FEW_ROWS = 1024  # that have more to wait for kernels on a GPU than for bytes
 LEAST = -80.0  # exp of what is less is 0 beside 1, and takes ten to a hundred times as long
 
 
@@ -233,7 +234,7 @@ def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     whole = blocks * BLOCK
     blocks_NBL = values_NV[:, :whole].view(len(values_NV), blocks, BLOCK)
     chosen_NC = blocks_NBL.amax(dim=-1).topk(count, sorted=False).indices
-    if values_NV.is_cuda and whole == values_NV.shape[1]:  # fewer kernels, more bytes
+    if values_NV.is_cuda and whole == values_NV.shape[1] and len(values_NV) <= FEW_ROWS:  # fewer kernels, more bytes
         ids_NL = torch.add(_inside(values_NV.device), chosen_NC.unsqueeze(-1), alpha=BLOCK).flatten(1)
         best_NC, place_NC = values_NV.gather(1, ids_NL).topk(count)
         return best_NC, ids_NL.gather(1, place_NC)

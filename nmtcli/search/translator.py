@@ -197,13 +197,13 @@ class Translator:
         rows = self._wanted if config.sample else config.beam
         begin = self._runner.begin if self._has_fixed_start else Runner().begin
         state = begin(lambda ids_BS, real_BS: self._ensemble.start(ids_BS, real_BS, rows), source_BS, mask_BS)
-        max_lengths_B = torch.tensor(max_lengths, device=self._device)
+        max_lengths_B = torch.tensor(max_lengths)
         if config.sample or (config.beam == 1 and not self._runner.is_fixed):
             return step_by_step(
                 self._ensemble.step,
                 state,
                 source_mask_BS=mask_BS,
-                max_lengths_B=max_lengths_B,
+                max_lengths_B=max_lengths_B.to(self._device),
                 bos=BOS,
                 eos=EOS,
                 alpha=0.0 if self._by_logits else config.length_penalty,

@@ -124,7 +124,7 @@ def training_table(options: argparse.Namespace, device: torch.device) -> Iterato
         took = statistics.median(times)
         yield f"| {name} | {tokens / took:,.0f} | {base / took:.2f} | {peaks[name] / 1e9:.1f} |"
     flops = sum(training_flops(model, batch) for batch in batches)
-    limit = sum(training_limit(model, batch, "bf16", device) for batch in batches)
+    limit = sum(training_limit(model, batch, "bf16", device, step_by_step=False) for batch in batches)
     took = statistics.median(seconds["ours"])
     yield ""
     yield (
