@@ -30,9 +30,8 @@ class Product(NamedTuple):
         return 2 * self.rows * self.inputs * self.outputs
 
 
-def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """The median time of a call, made again and again for a while [seconds]."""
-    least = 0.2 if device.type == "cpu" else 0.02
+def seconds_of(call: Callable[[], object], device: torch.device, least: float = 0.2) -> float:
+    """The median time of a call, made for so long [seconds]."""
     call()
     times: list[float] = []
     end = time.perf_counter() + least

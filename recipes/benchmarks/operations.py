@@ -36,16 +36,6 @@ class Part(NamedTuple):
         """The product of one step."""
         return self.product._replace(rows=self.step_rows) if self.step_rows else self.product
 
-    def update(self) -> Iterator[tuple[Product, float]]:
-        """The products of an update, and how many of each: forward, for the input's gradient, for the weights'.
-
-        The gradients of all steps' weights are one product.
-        """
-        rows, inputs, outputs = self.step
-        yield self.step, self.steps
-        yield Product(rows, outputs, inputs), self.steps
-        yield Product(outputs, self.product.rows, inputs), 1.0
-
 
 def forward_parts(model: Seq2Seq, batch: Batch) -> Iterator[Part]:
     """The products of a forward pass.
@@ -92,7 +82,8 @@ def training_limit(
 ) -> float:
     """How long the products of an update would take if they were all, as fast as each runs by itself [seconds].
 
-    The products of attention are counted at the rate of the others.
+    On the way back there are two for each on the way there, and each takes as long. The gradient of a recurrent layer's
+    weights is one product for all steps. The products of attention are counted at the rate of the others.
 
     Args:
         model, batch: of the update.
@@ -107,8 +98,10 @@ def training_limit(
         if part.product.rows == 1:
             continue
         flops += part.product.flops
-        for product, times in (part if step_by_step else part._replace(step_rows=0)).update():
+        for product in (part.product, part.step):
             if product not in known:
                 known[product] = product_seconds(product, precision, device)
-            seconds += times * known[product]
+        for_weights = known[part.product]
+        each = part.steps * known[part.step] if step_by_step else for_weights  # forward, and for the input
+        seconds += 2 * each + for_weights
     return seconds * sum(part.product.flops for part in parts) / flops
