@@ -132,6 +132,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             else:
                 grad_matrix_VE += probs_NV.T @ counted_NE[chunk]
             grad_bias_V += (weight_N1[chunk].T @ probs_NV).squeeze(0)
+            del logits_NV, probs_NV  # before the next ones
         mean_logits_N1 = (readout_NE.to(full) @ mean_E).unsqueeze(1) + low_bias_V.mean(dtype=full)
         uniform_N1 = nll_N1 + logits_N1 - mean_logits_N1  # nll + logit is the logarithm of the sum
         weight_N1 = weight_N1.to(full)
