@@ -14,7 +14,7 @@ Source:
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ CHUNK = 1 << 22  # pairs of pieces looked at together
 SHARED = 1 << 25  # pairs of pieces that are shared out, at most
 CANDIDATES = 64  # of each source piece, that have a part in it
 ROUNDS = 3  # of sharing out
+KEPT = 1e-6  # of the first p: it ranks what is in none of the pairs that are shared out
 TRANSLATIONS = 16  # C
 FREQUENT = 200  # F
 
@@ -69,7 +70,7 @@ def shortlist(
     scores = times.astype(np.float64) ** 2 / (counts_S[together // target_size] * counts_T[together % target_size])
     kept = np.sort(_best(together, scores, target_size, CANDIDATES))
     together, shares = together[kept], _shared_out(known, together[kept], scores[kept], target_size)
-    best = _best(together, shares.round(9), target_size, translations)  # to where the order of adding up does not show
+    best = _best(together, shares.astype(np.float32), target_size, translations)  # the order of adding up does not show
     sources = together[best] // target_size
     best, sources = best[sources != empty], sources[sources != empty]
     of_piece_SC = np.full((source_size, translations), PAD, np.int64)
@@ -132,20 +133,18 @@ def _shared_out(
     sources = together // target_size
     probabilities = scores
     for _ in range(ROUNDS):
-        shares = np.zeros(len(together))
+        shares = KEPT * scores
         for places, numbers in found:
             weights = probabilities[places]
-            weights /= np.maximum(np.bincount(numbers, weights=weights)[numbers], np.finfo(np.float64).tiny)
+            weights /= np.bincount(numbers, weights=weights)[numbers]
             shares += np.bincount(places, weights=weights, minlength=len(together))
-        of_source = np.bincount(sources, weights=shares)
-        probabilities = shares / np.maximum(of_source[sources], np.finfo(np.float64).tiny)
+        probabilities = shares / np.bincount(sources, weights=shares)[sources]
     return probabilities
 
 
-def _best(together: Array, scores: npt.NDArray[np.float64], target_size: int, most: int) -> Array:
+def _best(together: Array, scores: npt.NDArray[np.floating[Any]], target_size: int, most: int) -> Array:
     """Where the best of each source piece stand, source by source, best first; of equal ones the smaller target."""
     order = np.lexsort((together % target_size, -scores, together // target_size))
-    order = order[scores[order] > 0]
     return order[_rank(together[order] // target_size) < most]
 
 

@@ -1,6 +1,6 @@
 """The shortlist is that of IBM Model 1, written naively."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ EMPTY = 10  # the empty word, which is no source piece
 sentences = st.lists(st.integers(1, 9), min_size=1, max_size=6)
 
 
-def model_1(pairs: Pairs, candidates: int, rounds: int) -> dict[int, dict[int, float]]:
+def model_1(pairs: Pairs, candidates: int) -> dict[int, dict[int, float]]:
     """p(t | s) by s and t, of those candidates that a source piece keeps."""
     known = [({*source, EMPTY}, set(target)) for source, target in pairs]
     together = Counter((s, t) for sources, targets in known for s in sources for t in targets)
@@ -27,8 +27,9 @@ def model_1(pairs: Pairs, candidates: int, rounds: int) -> dict[int, dict[int, f
     for s in of_source:
         scores = {t: n**2 / (of_source[s] * of_target[t]) for (one, t), n in together.items() if one == s}
         p[s] = {t: scores[t] for t in sorted(scores, key=lambda t: (-scores[t], t))[:candidates]}
-    for _ in range(rounds):
-        shares: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    first = p
+    for _ in range(page.ROUNDS):
+        shares = {s: {t: page.KEPT * score for t, score in of_s.items()} for s, of_s in first.items()}
         for sources, targets in known:
             for t in targets:
                 of_all = sum(p[s].get(t, 0) for s in sources)
@@ -53,7 +54,7 @@ def test_it_has_the_best_of_each_piece_and_the_most_frequent(
         patch.setattr(page, "CANDIDATES", candidates)
         found = shortlist(pairs, 10, 11, joint=joint, translations=translations, frequent=frequent)
     assert found.of_piece_SC.shape == (10, translations + joint)
-    p = model_1(pairs, candidates, page.ROUNDS)
+    p = model_1(pairs, candidates)
     for s in range(10):
         of_piece = p.get(s, {})
         ids = found.of_piece_SC[s, :translations].tolist()
@@ -82,11 +83,12 @@ def test_it_does_not_depend_on_how_many_pieces_are_looked_at_together(monkeypatc
 
 
 def test_of_many_pairs_a_part_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs: Pairs = [([1, 2], [1, 2]), ([1], [1]), ([1, 2], [1, 2]), ([1], [1])]
-    whole = shortlist(pairs, 3, 3, joint=False, translations=1)
-    monkeypatch.setattr(page, "SHARED", 1)  # only the first pair
-    part = shortlist(pairs, 3, 3, joint=False, translations=1)
-    assert whole.of_piece_SC.tolist() == part.of_piece_SC.tolist() == [[PAD], [1], [2]]
+    pairs: Pairs = [([1, 2], [1, 2]), ([1], [1]), ([1, 3], [1, 3]), ([1], [1])]
+    whole = shortlist(pairs, 4, 4, joint=False, translations=2)
+    assert whole.of_piece_SC.tolist() == [[PAD, PAD], [1, 2], [2, 1], [3, 1]]
+    monkeypatch.setattr(page, "SHARED", 1)  # only the first pair, which 3 is not in
+    part = shortlist(pairs, 4, 4, joint=False, translations=2)
+    assert part.of_piece_SC.tolist() == whole.of_piece_SC.tolist()
 
 
 def test_without_pairs_there_is_nothing_in_it() -> None:
