@@ -35,5 +35,6 @@ paste -d '\n' corpus/test.en corpus/test.zh output.zh | awk '
     NR % 3 == 0 { print "translation  " $0 "\n" }'
 nmt score --config "$here/recipe.toml" --target-lang zh --ref corpus/test.zh < output.zh
 echo
-echo "From the grammar to the score in $SECONDS seconds; all is in $work. Go on with:"
-echo "    echo 'Tom likes tea.' | $(command -v nmt) translate --model $work/model"
+echo "From the grammar to the score in $SECONDS seconds; all is in $work."
+echo "The model knows the sentence patterns of the grammar, and no others. Go on with:"
+echo "    echo 'Tom likes singing and cooking.' | $(command -v nmt) translate --model $work/model"
