@@ -83,12 +83,12 @@ def test_it_does_not_depend_on_how_many_pieces_are_looked_at_together(monkeypatc
 
 
 def test_of_many_pairs_a_part_is_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    pairs: Pairs = [([1, 2], [1, 2]), ([1], [1]), ([1, 3], [1, 3]), ([1], [1])]
-    whole = shortlist(pairs, 4, 4, joint=False, translations=2)
-    assert whole.of_piece_SC.tolist() == [[PAD, PAD], [1, 2], [2, 1], [3, 1]]
-    monkeypatch.setattr(page, "SHARED", 1)  # only the first pair, which 3 is not in
-    part = shortlist(pairs, 4, 4, joint=False, translations=2)
-    assert part.of_piece_SC.tolist() == whole.of_piece_SC.tolist()
+    pairs: Pairs = [([1], [2]), ([1], [3]), ([1], [3]), ([4], [1])]
+    whole = shortlist(pairs, 5, 4, joint=False, translations=2)
+    assert whole.of_piece_SC[[1, 4]].tolist() == [[3, 2], [1, PAD]]
+    monkeypatch.setattr(page, "SHARED", 2)  # only the first pair: of all else counts tell
+    part = shortlist(pairs, 5, 4, joint=False, translations=2)
+    assert part.of_piece_SC[[1, 4]].tolist() == [[2, 3], [1, PAD]]
 
 
 def test_without_pairs_there_is_nothing_in_it() -> None:
