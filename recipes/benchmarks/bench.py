@@ -496,7 +496,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
     parser.add_argument("--updates", type=int, default=20, help="of training, in each round (default: 20)")
     parser.add_argument("--batch-tokens", type=int, default=1792, help="of training (default: 1792)")
-    parser.add_argument("--precisions", default="fp32,bf16", help="(default: fp32,bf16)")
+    parser.add_argument(
+        "--precisions", default="fp32,bf16", help="int8 is added in translation on a CPU (default: fp32,bf16)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--work", type=Path, default=ROOT / "work/bench")
