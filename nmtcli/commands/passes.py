@@ -24,7 +24,7 @@ from nmtcli.data.user_words import read_words
 from nmtcli.data.writing import ArrayWriter, SentenceWriter, Unfinished
 from nmtcli.errors import DataError
 
-BLOCK = 2000  # pairs that a process does at a time
+PAIRS_AT_ONCE = 2000  # pairs that a process does at a time
 HASHES_AT_ONCE = 1 << 17  # pairs
 QUICK = 50  # blocks that the first pass does sooner by itself than other processes start
 
@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 
 @dataclass
-class State:
+class PassState:
     """How far a run is.
 
     Attributes:
@@ -61,7 +61,7 @@ def _blocks(config: PreprocessConfig, after: int) -> Iterator[tuple[int, PairBlo
     """The training text in blocks, with the number of the text that each is of, after so many pairs (whole blocks)."""
     read = 0
     for text, prefix in enumerate(config.train):
-        for block in read_blocks(prefix, config.source_lang, config.target_lang, BLOCK):
+        for block in read_blocks(prefix, config.source_lang, config.target_lang, PAIRS_AT_ONCE):
             read += block.count
             if read > after:
                 yield text, block
@@ -90,7 +90,7 @@ def _spread(
 
 
 def first_pass(
-    config: PreprocessConfig, console: Console, unfinished: Unfinished, state: State, old: DataDirectory | None
+    config: PreprocessConfig, console: Console, unfinished: Unfinished, state: PassState, old: DataDirectory | None
 ) -> None:
     """Writes a sample to learn from, counts words, and finds duplicates, as far as they are asked for."""
     words, unusable = read_words(config.user_words) if config.user_words else ([], 0)
@@ -142,7 +142,7 @@ def second_pass(
     config: PreprocessConfig,
     console: Console,
     unfinished: Unfinished,
-    state: State,
+    state: PassState,
     old: DataDirectory | None,
     subwords: Sequence[Subword],
 ) -> dict[str, int]:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from nmtcli import __version__
 from nmtcli.commands import passes
 from nmtcli.commands.append import added, check_same_options, influential
-from nmtcli.commands.passes import State, first_pass, second_pass
+from nmtcli.commands.passes import PassState, first_pass, second_pass
 from nmtcli.config import PreprocessConfig
 from nmtcli.console import Console
 from nmtcli.data.corpus import META, SIDES, DataDirectory
@@ -55,7 +55,7 @@ def run(config: PreprocessConfig, console: Console) -> None:
         new_data_directory(config.data, overwrite=replaces, run=_identity(config, old)) as unfinished,
     ):
         directory = unfinished.directory
-        state = State(**unfinished.state)
+        state = PassState(**unfinished.state)
         if unfinished.state:
             console.say(
                 f"Going on in {directory}, at pair {state.read:,} of the {('first', 'second')[state.encodes]} pass"
@@ -105,7 +105,7 @@ def _identity(config: PreprocessConfig, old: DataDirectory | None) -> str:
     texts += [path for path in (config.source_model, config.target_model, config.user_words) if path]
     files = [(path, status.st_size, status.st_mtime_ns) for path in texts if (status := _status(path))]
     before = sha256_of(old.path / META) if old else ""
-    known = [__version__, passes.BLOCK, influential(config), files, before]
+    known = [__version__, passes.PAIRS_AT_ONCE, influential(config), files, before]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
@@ -140,7 +140,7 @@ def _keep_text(prefix: str, name: str, config: PreprocessConfig, directory: Path
     return {"name": prefix, "pairs": pairs}
 
 
-def _chosen_words(config: PreprocessConfig, state: State) -> list[Chosen]:
+def _chosen_words(config: PreprocessConfig, state: PassState) -> list[Chosen]:
     """The words of --user-words that become pieces, of each side; none without the option."""
     if state.user_words is None:
         return [Chosen([], 0, 0) for _ in SIDES]
@@ -240,7 +240,7 @@ def _unknown_share(path: Path, subword: Subword) -> float:
 
 
 def _tell(
-    config: PreprocessConfig, console: Console, state: State, facts: dict[str, Any], unknown_shares: list[float]
+    config: PreprocessConfig, console: Console, state: PassState, facts: dict[str, Any], unknown_shares: list[float]
 ) -> None:
     """Says what was read, what was dropped, and what is left."""
     names = {"read": "pairs read", "too_long": "too long"}

@@ -32,7 +32,7 @@ from nmtcli.data.subword import Subword
 from nmtcli.data.vectors import read_vectors
 from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.knobs import Config, knob_of, option_name, option_text
-from nmtcli.losses.named import loss_for
+from nmtcli.losses.build import build_loss
 from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import BEGUN, CONFIG, STATE, ModelDirectory, Onlooker
@@ -63,7 +63,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         directory_class: type[ModelDirectory] = ModelDirectory
         if not world.is_first:
             console, directory_class = Console(silent=True), Onlooker
-        resumes = world.agreed(config.resume and _holds_run(config.model))
+        resumes = world.broadcast(config.resume and _holds_run(config.model))
         if resumes:
             if world.is_first and not config.dry_run:
                 stack.enter_context(locked(Path(config.model)))
@@ -81,11 +81,11 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             if world.is_first and not config.dry_run:
                 _check_room(config)
             model_config = _shape_to_start_from(config.init_from, model_config, given)
-            about = _about(model_config, config, data, world.agreed(choose_precision(config.precision, device)))
+            about = _about(model_config, config, data, world.broadcast(choose_precision(config.precision, device)))
             directory = directory_class.planned(config.model, about)
         _check_sampling(config, data)
         mixture = mixture_of(config.mix, data.corpora) if config.mix else None
-        loss = loss_for(
+        loss = build_loss(
             config, model_config, source=data.source_subword, target=data.target_subword, target_lang=data.target_lang
         )
         board_class = tensorboard() if config.tensorboard else None
@@ -96,13 +96,13 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         torch.manual_seed(config.seed)
         model = directory.new_model().to(device)
         optimizer = optimizer_for(model, config)
-        goes_on = world.agreed(resumes and directory.has_last())
+        goes_on = world.broadcast(resumes and directory.has_last())
         if not goes_on:
             _start(model, config, directory, data, console)
         batch_tokens = config.batch_tokens or (
             _stored_batch_tokens(directory)
             if goes_on
-            else world.agreed(
+            else world.broadcast(
                 fitting_batch_tokens(model.train(), loss, data.train.longest(), device=device, autocast=precision)
             )
         )
@@ -141,7 +141,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             directory.create(source_model=data.path / "source.model", target_model=data.path / "target.model")
             if likely is not None:
                 directory.save_shortlist(likely)
-        world.agreed(None)  # the directory is there: no rank reads it before
+        world.broadcast(None)  # the directory is there: no rank reads it before
         validator = Validator(
             data.valid,
             data.source_subword,

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from nmtcli.data.batches import Batch
 from nmtcli.data.subword import EOS
-from nmtcli.losses.signature import LossSums
+from nmtcli.losses.protocol import LossSums
 from nmtcli.model.attention import Memory
 from nmtcli.model.decoder import State
 from nmtcli.model.dropout import Drop, Dropout, dropout
@@ -52,7 +52,7 @@ class Path(NamedTuple):
     violated_BT: Tensor
 
 
-class BeamSearch:
+class BeamSearchLoss:
     """The margin loss of a beam search.
 
     Args:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nmtcli.data.batches import Batch
-from nmtcli.losses.signature import LossSums
+from nmtcli.losses.protocol import LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 
 CHUNK_ELEMENTS = 1 << 22  # logits in memory at a time: 16 MiB in fp32, near a CPU's last cache

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from nmtcli.data.batches import Batch
 from nmtcli.losses.cross_entropy import CHUNK_ELEMENTS, chunked_cross_entropy
-from nmtcli.losses.signature import LossSums
+from nmtcli.losses.protocol import LossSums
 from nmtcli.model.attention import Memory
 from nmtcli.model.decoder import State
 from nmtcli.model.seq2seq import Seq2Seq
 
 
-class GreedySearch:
+class GreedySearchLoss:
     """The loss of a decoder that goes its own way.
 
     Args:
@@ -66,11 +66,13 @@ class GreedySearch:
         forced_BT = forced_BT.to(device)
         if self.passes:
             passes = 1 if ratio >= 1 else self.passes
-            readout_BTE = in_passes(
+            readout_BTE = decode_in_passes(
                 model, memory, state, batch.target_input_BT, forced_BT, passes, forbidden=self.forbidden
             )
         else:
-            readout_BTE = step_by_step(model, memory, state, batch.target_input_BT, forced_BT, forbidden=self.forbidden)
+            readout_BTE = decode_own_tokens(
+                model, memory, state, batch.target_input_BT, forced_BT, forbidden=self.forbidden
+            )
         loss, nll = chunked_cross_entropy(
             readout_BTE.flatten(0, 1),
             model.projection_VE,
@@ -116,7 +118,7 @@ def _inverse_sigmoid_k(half: int) -> float:
     return k
 
 
-def step_by_step(
+def decode_own_tokens(
     model: Seq2Seq,
     memory: Memory,
     state: State,
@@ -149,7 +151,7 @@ def step_by_step(
     return torch.cat(readouts, dim=1)
 
 
-def in_passes(
+def decode_in_passes(
     model: Seq2Seq,
     memory: Memory,
     state: State,
@@ -159,7 +161,7 @@ def in_passes(
     *,
     forbidden: tuple[int, ...] = (),
 ) -> Tensor:
-    """The form that is fused over time; Args and Returns as in `step_by_step`.
+    """The form that is fused over time; Args and Returns as in `decode_own_tokens`.
 
     Args:
         passes: calls of the decoder; the last one has gradients, those before have neither gradients nor dropout.

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from nmtcli.data.batches import Batch
 from nmtcli.losses.candidates import Candidates, CandidateSearch
-from nmtcli.losses.signature import LossSums
+from nmtcli.losses.protocol import LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 
 

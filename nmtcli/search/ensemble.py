@@ -21,7 +21,7 @@ from nmtcli.model.seq2seq import Projection, Seq2Seq
 from nmtcli.search.beam import Choices
 
 CHUNK_ELEMENTS = 1 << 20  # logits at a time on a CPU: 4 MiB in fp32
-BLOCK = 64  # of `top`
+TOP_BLOCK = 64  # of `top`
 UNIT = 512  # tokens that may be said, or none of a few, are a multiple of this
 FEW_ROWS = 1024  # that have more to wait for kernels on a GPU than for bytes
 LEAST = -80.0  # exp of what is less is 0 beside 1, and takes ten to a hundred times as long
@@ -228,30 +228,30 @@ def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     The largest values stand in the blocks with the largest maxima, of which one pass tells; that takes less than half
     the time of looking through everything.
     """
-    blocks = values_NV.shape[1] // BLOCK
+    blocks = values_NV.shape[1] // TOP_BLOCK
     if blocks < 4 * count:
         return values_NV.topk(count)
-    whole = blocks * BLOCK
-    blocks_NBL = values_NV[:, :whole].view(len(values_NV), blocks, BLOCK)
+    whole = blocks * TOP_BLOCK
+    blocks_NBL = values_NV[:, :whole].view(len(values_NV), blocks, TOP_BLOCK)
     chosen_NC = blocks_NBL.amax(dim=-1).topk(count, sorted=False).indices
     if values_NV.is_cuda and whole == values_NV.shape[1] and len(values_NV) <= FEW_ROWS:  # fewer kernels, more bytes
-        ids_NL = torch.add(_inside(values_NV.device), chosen_NC.unsqueeze(-1), alpha=BLOCK).flatten(1)
+        ids_NL = torch.add(_inside(values_NV.device), chosen_NC.unsqueeze(-1), alpha=TOP_BLOCK).flatten(1)
         best_NC, place_NC = values_NV.gather(1, ids_NL).topk(count)
         return best_NC, ids_NL.gather(1, place_NC)
-    inside_NCL = blocks_NBL.gather(1, chosen_NC.unsqueeze(-1).expand(-1, -1, BLOCK))
+    inside_NCL = blocks_NBL.gather(1, chosen_NC.unsqueeze(-1).expand(-1, -1, TOP_BLOCK))
     if whole == values_NV.shape[1]:
         best_NC, place_NC = inside_NCL.flatten(1).topk(count)
-        block_NC = place_NC // BLOCK
-        return best_NC, place_NC.add(chosen_NC.gather(1, block_NC) - block_NC, alpha=BLOCK)
+        block_NC = place_NC // TOP_BLOCK
+        return best_NC, place_NC.add(chosen_NC.gather(1, block_NC) - block_NC, alpha=TOP_BLOCK)
     best_NC, place_NC = torch.cat([inside_NCL.flatten(1), values_NV[:, whole:]], dim=1).topk(count)
-    inside_NC = place_NC.clamp(max=count * BLOCK - 1)
-    ids_NC = chosen_NC.gather(1, inside_NC // BLOCK) * BLOCK + inside_NC % BLOCK
-    return best_NC, torch.where(place_NC < count * BLOCK, ids_NC, place_NC - count * BLOCK + whole)
+    inside_NC = place_NC.clamp(max=count * TOP_BLOCK - 1)
+    ids_NC = chosen_NC.gather(1, inside_NC // TOP_BLOCK) * TOP_BLOCK + inside_NC % TOP_BLOCK
+    return best_NC, torch.where(place_NC < count * TOP_BLOCK, ids_NC, place_NC - count * TOP_BLOCK + whole)
 
 
 @cache
 def _inside(device: torch.device) -> Tensor:
-    return torch.arange(BLOCK, device=device)
+    return torch.arange(TOP_BLOCK, device=device)
 
 
 def top_without(others_B1V: Tensor, values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ from torch import nn
 
 from nmtcli.data.batches import Batch
 from nmtcli.errors import RankError, Stopped, WorldError
-from nmtcli.losses.signature import Loss, LossSums
+from nmtcli.losses.protocol import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 
 T = TypeVar("T")
@@ -51,19 +51,19 @@ class World:
         """This is the one that writes."""
         return self.rank == 0
 
-    def sums(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
         """The sum of each number over the ranks."""
         return [float(number) for number in numbers]
 
-    def agreed(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """What the first rank says."""
         return value
 
-    def gathered(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         """What each rank says, by rank; on the first one: others get an empty list."""
         return [value]
 
-    def largest(self, number: float) -> float:
+    def all_reduce_max(self, number: float) -> float:
         """The largest of the ranks' numbers."""
         return number
 
@@ -71,7 +71,7 @@ class World:
         """The objective, such that a backward pass gives every rank the mean of their gradients."""
         return objective
 
-    def make_equal(self, model: Seq2Seq) -> None:
+    def broadcast_weights(self, model: Seq2Seq) -> None:
         """Gives every rank the first one's weights."""
 
 
@@ -87,21 +87,21 @@ class Ranks(World):
         self.size = torch.distributed.get_world_size()
         self._control = control
 
-    def sums(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
         """See `World`."""
         values = torch.tensor(list(numbers), dtype=torch.float64)
         with answered(self):
             torch.distributed.all_reduce(values, group=self._control)
         return [float(value) for value in values]
 
-    def agreed(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """See `World`."""
         values = [value]
         with answered(self):
             torch.distributed.broadcast_object_list(values, src=0, group=self._control)
         return values[0]
 
-    def gathered(self, value: T) -> list[T]:
+    def gather(self, value: T) -> list[T]:
         """See `World`."""
         values: list[Any] | None = [None] * self.size if self.is_first else None
         with answered(self):
@@ -112,14 +112,14 @@ class Ranks(World):
         """See `World`."""
         return nn.parallel.DistributedDataParallel(objective)
 
-    def largest(self, number: float) -> float:
+    def all_reduce_max(self, number: float) -> float:
         """See `World`."""
         value = torch.tensor(number, dtype=torch.float64)
         with answered(self):
             torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX, group=self._control)
         return float(value)
 
-    def make_equal(self, model: Seq2Seq) -> None:
+    def broadcast_weights(self, model: Seq2Seq) -> None:
         """See `World`."""
         with answered(self), torch.no_grad():
             for parameter in model.parameters():

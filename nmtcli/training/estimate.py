@@ -14,9 +14,9 @@ from nmtcli.config import TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.data.subword import EOS, UNK
 from nmtcli.errors import TrainingError
-from nmtcli.losses.signature import Loss
+from nmtcli.losses.protocol import Loss
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.loop import is_full_memory
+from nmtcli.training.loop import is_out_of_memory
 
 WARM_UP, TIMED = 2, 8  # updates
 LEAST, MOST = 1 << 10, 1 << 16  # tokens of a batch that `auto` chooses; larger ones are no faster, and learn less
@@ -91,7 +91,7 @@ def fitting_batch_tokens(
                     sums = loss(model, Batch.of([pair] * max(1, tokens // max(source, target))).to(device), 0)
                 sums.loss.backward()  # type: ignore[no-untyped-call]
         except (RuntimeError, MemoryError) as error:
-            if not is_full_memory(error):
+            if not is_out_of_memory(error):
                 raise
             break
         finally:
@@ -132,7 +132,7 @@ def estimate(
                 sums = loss(model, batch.to(device), 0)
             (sums.loss / loss.count(batch)).backward()  # type: ignore[no-untyped-call]
         except (RuntimeError, MemoryError) as error:
-            if not is_full_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise TrainingError(
                 f"a batch of {len(batch.source_BS):,} pairs, {batch.source_BS.shape[1]:,} and "

@@ -28,17 +28,17 @@ from nmtcli.config import TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.data.subword import EOS, UNK
 from nmtcli.errors import Stopped, TrainingError, WorldError
-from nmtcli.losses.signature import Loss
+from nmtcli.losses.protocol import Loss
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import ModelDirectory, random_states
 from nmtcli.training.distributed import Objective, World, answered, without_sync
-from nmtcli.training.optimizer import follow
+from nmtcli.training.optimizer import update_ema
 from nmtcli.training.progress import Events, Progress
 from nmtcli.training.schedule import learning_rate
 from nmtcli.training.validation import Validation
 
 
-class MemoryFull(Exception):
+class OutOfMemory(Exception):
     """A batch does not fit in memory."""
 
     def __init__(self, batch: Batch) -> None:
@@ -152,23 +152,24 @@ class Trainer:
             self._check_model()
         if validated or (was_done and config.save_every and progress.update % config.save_every == 0):
             self._save()
-        if signal_number := int(world.largest(self._signal_seen())):
+        if signal_number := int(world.all_reduce_max(self._signal_seen())):
             self._save(at_the_end=True)
             raise Stopped(signal_number, f"Stopped at update {progress.update:,}; go on with nmt train --resume")
-        return self._reason_to_stop() or world.agreed(self._out_of_time())
+        return self._reason_to_stop() or world.broadcast(self._out_of_time())
 
     def _update(self, group: list[Batch]) -> bool:
         """One update from a group of batches; False where its gradient was not finite and it was left out."""
         config, progress, world = self._config, self._progress, self._world
         numbers = [(batch.target_tokens, batch.source_tokens, self._loss.count(batch)) for batch in group]
         tokens, source_tokens, count = (
-            round(number) for number in world.sums([sum(column) for column in zip((0, 0, 0), *numbers, strict=True)])
+            round(number)
+            for number in world.all_reduce_sum([sum(column) for column in zip((0, 0, 0), *numbers, strict=True)])
         )
         while True:
             try:
                 sums = self._gradient(group, count)
                 break
-            except MemoryFull as full:
+            except OutOfMemory as full:
                 group = self._split(group, full.batch)
         total_norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
         norm, loss, nll = torch.stack([total_norm.double(), *sums]).tolist()  # the only time that the host waits
@@ -183,10 +184,10 @@ class Trainer:
             settings["lr"] = self._rate
         self._optimizer.step()
         if self._mean is not None:
-            follow(self._mean, self._model, config.ema, progress.update)
+            update_ema(self._mean, self._model, config.ema, progress.update)
         self._skips_in_a_row = 0
         self._norm = norm
-        loss, nll = world.sums([loss, nll])
+        loss, nll = world.all_reduce_sum([loss, nll])
         progress.loss += loss * (tokens / count)
         progress.nll = None if math.isnan(nll) or progress.nll is None else progress.nll + nll
         progress.tokens += tokens
@@ -202,7 +203,7 @@ class Trainer:
         Returns:
             the sums of this rank's losses and of their nll, not a number where a loss does not compute it, in float64.
         Raises:
-            MemoryFull: a batch does not fit.
+            OutOfMemory: a batch does not fit.
         """
         self._optimizer.zero_grad(set_to_none=True)
         loss, nll = torch.zeros(2, dtype=torch.float64, device=self._device)
@@ -216,9 +217,9 @@ class Trainer:
                     with answered(self._world):
                         (sums.loss * share / count * self._world.size).backward()
             except (RuntimeError, MemoryError) as error:
-                if not is_full_memory(error):
+                if not is_out_of_memory(error):
                     raise
-                raise MemoryFull(batch) from error
+                raise OutOfMemory(batch) from error
             loss = loss + share * sums.loss.detach()
             nll = nll + (math.nan if sums.nll is None else share * sums.nll.detach())
         return loss, nll
@@ -327,10 +328,10 @@ class Trainer:
         return [update for update, _ in validations[max(0, len(validations) - config.average) :]]
 
     def _average(self) -> None:
-        updates = self._world.agreed(self._averaged())
+        updates = self._world.broadcast(self._averaged())
         began = time.monotonic()
         model = self._directory.average(updates).to(self._device)
-        self._world.make_equal(model)
+        self._world.broadcast_weights(model)
         validation = self._validate(model)
         self._directory.save_average(model)
         record = {**_validation_record(validation), "averaged": updates, "seconds": time.monotonic() - began}
@@ -380,7 +381,7 @@ class Trainer:
 
     def _save(self, *, at_the_end: bool = False) -> None:
         with self._saving(at_the_end=at_the_end):
-            random = self._world.gathered(random_states(self._device))
+            random = self._world.gather(random_states(self._device))
             progress = dataclasses.asdict(self._progress)
             self._directory.save_last(self._model, self._optimizer, progress, random, self._mean)
 
@@ -403,7 +404,7 @@ class Trainer:
             ) from error
 
 
-def is_full_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """CUDA's error has a class of its own, that of a CPU's allocator its text only."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 

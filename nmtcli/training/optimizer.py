@@ -26,7 +26,7 @@ def optimizer_for(model: Seq2Seq, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def follow(mean: Seq2Seq, model: Seq2Seq, decay: float, update: int) -> None:
+def update_ema(mean: Seq2Seq, model: Seq2Seq, decay: float, update: int) -> None:
     """Moves a running mean of the weights towards those of now: mean = d * mean + (1 - d) * weights.
 
     Args:

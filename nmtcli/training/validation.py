@@ -114,8 +114,8 @@ class Validator:
             world = self._world
             own = [translation.text for translation in translator.translate(self._sources[world.rank :: world.size])]
         model.train(was_training)
-        shares = world.gathered(own)
-        return world.agreed(self._validation(loss, shares) if world.is_first else None)  # type: ignore[return-value]
+        shares = world.gather(own)
+        return world.broadcast(self._validation(loss, shares) if world.is_first else None)  # type: ignore[return-value]
 
     def _validation(self, loss: float, shares: list[list[str]]) -> Validation:
         hypotheses = [shares[n % len(shares)][n // len(shares)] for n in range(len(self._sources))]
@@ -136,5 +136,5 @@ class Validator:
             assert sums.nll is not None
             total += float(sums.nll)
             tokens += batch.target_tokens
-        total, tokens = self._world.sums([total, tokens])
+        total, tokens = self._world.all_reduce_sum([total, tokens])
         return total / tokens

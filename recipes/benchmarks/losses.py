@@ -25,7 +25,7 @@ import torch
 from nmtcli.config import TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.losses.named import loss_for
+from nmtcli.losses.build import build_loss
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import ModelDirectory
 
@@ -49,7 +49,7 @@ def measure(way: str, options: argparse.Namespace) -> None:
     directory = ModelDirectory.open(str(options.model))
     model = directory.read_model().train()
     config = TrainConfig(batch_tokens=options.batch_tokens, **WAYS[way])  # type: ignore[arg-type]
-    loss = loss_for(
+    loss = build_loss(
         config,
         directory.model_config,
         source=data.source_subword,

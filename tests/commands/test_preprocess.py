@@ -106,7 +106,7 @@ def test_raw_text_becomes_a_data_directory(place: Place, capfd: pytest.CaptureFi
 
 
 def test_learning_again_with_other_workers_gives_the_same_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "BLOCK", 40)
+    monkeypatch.setattr(passes, "PAIRS_AT_ONCE", 40)
     monkeypatch.setattr(passes, "QUICK", 0)
     found = []
     for workers in ("1", "2"):
@@ -332,7 +332,7 @@ def test_text_that_changes_between_the_passes_is_refused(
 def test_a_dead_worker_is_said(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "BLOCK", 100)
+    monkeypatch.setattr(passes, "PAIRS_AT_ONCE", 100)
     with monkeypatch.context() as patched:
         patched.setattr(passes, "Encoder", lambda *_, **__: os._exit)  # which cannot exit with a block
         assert place.run("--workers", "2") == 6
@@ -385,7 +385,7 @@ def test_a_run_that_was_stopped_anywhere_goes_on_to_the_same_bytes(
 ) -> None:
     """Before each save in turn: what was written since the one before it is cut away, and done again."""
     monkeypatch.chdir(place.folder)
-    monkeypatch.setattr(passes, "BLOCK", 50)
+    monkeypatch.setattr(passes, "PAIRS_AT_ONCE", 50)
     monkeypatch.setattr(writing, "SAVE_EVERY", 0)
     write(place.folder / "more", place.target[:70], place.source[:70])
     (place.folder / "words").write_text("station\nhouse\n")
@@ -433,7 +433,7 @@ def test_text_that_changed_is_not_gone_on_with(place: Place, monkeypatch: pytest
 def test_more_text_is_added_with_the_same_vocabulary(
     place: Place, workers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "BLOCK", 40)
+    monkeypatch.setattr(passes, "PAIRS_AT_ONCE", 40)
     monkeypatch.setattr(passes, "HASHES_AT_ONCE", 70)
     assert place.run("--dedup") == 0
     before = DataDirectory.open(place.data).meta
@@ -468,7 +468,7 @@ def test_more_text_is_added_with_the_same_vocabulary(
 def test_adding_that_was_stopped_goes_on_and_leaves_what_was_there(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passes, "BLOCK", 40)
+    monkeypatch.setattr(passes, "PAIRS_AT_ONCE", 40)
     monkeypatch.setattr(writing, "SAVE_EVERY", 0)
     assert place.run() == 0
     before = files(place.data)
@@ -522,7 +522,7 @@ def test_adding_that_cannot_be_is_refused_and_changes_nothing(
 
 def test_a_local_cluster_gives_the_same_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
-    monkeypatch.setattr(passes, "BLOCK", 40)
+    monkeypatch.setattr(passes, "PAIRS_AT_ONCE", 40)
     options = ["--dedup", "--vocab-size", "300", "--subword", "bpe", "--overwrite"]
     assert place.run(*options, "--workers", "1", learn=True) == 0
     alone = files(place.data)

@@ -6,7 +6,7 @@ import torch
 import nmtcli.losses.beam as page
 from nmtcli.data.batches import Batch
 from nmtcli.data.subword import BOS, EOS, PAD
-from nmtcli.losses.beam import BeamSearch, Path, bleu_costs, margin_loss, search, shared_masks
+from nmtcli.losses.beam import BeamSearchLoss, Path, bleu_costs, margin_loss, search, shared_masks
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.model.dropout import Dropout
 from nmtcli.model.seq2seq import Seq2Seq
@@ -79,7 +79,7 @@ def half_trained(pairs: Pairs, updates: int = 25, **shape: object) -> Seq2Seq:
 def test_it_is_the_loss_of_a_search_over_one_prefix_after_the_other(beam: int, cost: str) -> None:
     pairs = random_pairs(beam)
     model = half_trained(pairs)
-    loss = BeamSearch(beam=beam, growth=0, cost=cost, forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
+    loss = BeamSearchLoss(beam=beam, growth=0, cost=cost, forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
     expected, violations = naive(model, pairs, beam, cost)
     assert 0 < violations < sum(len(target) for _, target in pairs)
     assert_same(model, loss, expected)
@@ -89,7 +89,7 @@ def test_it_is_the_loss_of_a_search_over_one_prefix_after_the_other(beam: int, c
 def test_it_is_so_with_every_cell_and_architecture(shape: dict[str, object]) -> None:
     pairs = random_pairs(1)
     model = half_trained(pairs, **shape)
-    loss = BeamSearch(beam=3, growth=0, cost="bleu", forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
+    loss = BeamSearchLoss(beam=3, growth=0, cost="bleu", forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
     expected, violations = naive(model, pairs, 3, "bleu")
     assert 0 < violations < sum(len(target) for _, target in pairs)
     assert_same(model, loss, expected)
@@ -100,7 +100,7 @@ def test_it_is_so_with_other_margins(margin: float, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(page, "MARGIN", margin)
     pairs = random_pairs(2)
     model = half_trained(pairs)
-    loss = BeamSearch(beam=2, growth=0, cost="one", forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
+    loss = BeamSearchLoss(beam=2, growth=0, cost="one", forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
     expected, violations = naive(model, pairs, 2, "one", margin)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-10)
     assert (violations == sum(len(target) for _, target in pairs)) == (margin == 1e9)
@@ -110,7 +110,7 @@ def test_it_can_be_learnt_and_is_zero_where_the_margin_holds_everywhere() -> Non
     pairs = random_pairs(3, sentences=2)
     model, batch = half_trained(pairs, updates=50), Batch.of(pairs)
     assert naive(model, pairs, 2, "one")[1] > 0
-    loss = BeamSearch(beam=2, growth=0, cost="one", forbidden=FORBIDDEN)
+    loss = BeamSearchLoss(beam=2, growth=0, cost="one", forbidden=FORBIDDEN)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(60):
         value = loss(model, batch, 0).loss
@@ -192,9 +192,9 @@ def test_masks_are_kept_by_place_and_step(variational: bool) -> None:
 
 
 def test_the_beam_grows() -> None:
-    loss = BeamSearch(beam=5, growth=100, cost="one", forbidden=())
+    loss = BeamSearchLoss(beam=5, growth=100, cost="one", forbidden=())
     assert [loss.beam_at(update) for update in (0, 99, 100, 250, 300, 10**6)] == [2, 2, 3, 4, 5, 5]
-    assert BeamSearch(beam=5, growth=0, cost="one", forbidden=()).beam_at(0) == 5
+    assert BeamSearchLoss(beam=5, growth=0, cost="one", forbidden=()).beam_at(0) == 5
 
 
 def test_a_forbidden_token_is_no_rival_but_may_be_the_references() -> None:

@@ -14,8 +14,8 @@ from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.subword import EOS
 from nmtcli.losses.candidates import Candidates, CandidateSearch, mean_log_probabilities
 from nmtcli.losses.cross_entropy import CrossEntropy
+from nmtcli.losses.interpolation import Interpolation
 from nmtcli.losses.max_margin import MaxMargin, margin
-from nmtcli.losses.mixture import Mixture
 from nmtcli.losses.risk import Risk, expected_risk
 from nmtcli.losses.sequence_nll import SequenceNLL, nll_of_best
 from nmtcli.losses.token_nll import token_nll
@@ -215,7 +215,7 @@ def test_a_mixture_is_the_weighted_sum_of_two_means(
     share: float, learnt: Seq2Seq, opened: DataDirectory, batch: Batch
 ) -> None:
     model, cross_entropy, risk = learnt.eval(), CrossEntropy(0.1), Risk(searcher(opened), 1.0)
-    mixture = Mixture(cross_entropy, risk, share)
+    mixture = Interpolation(cross_entropy, risk, share)
     sums = mixture(model, batch, 0)
     tokens, other = cross_entropy(model, batch), risk(model, batch, 0)
     mean = share * tokens.loss / batch.target_tokens + (1 - share) * other.loss / 6

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from nmtcli.data.batches import Batch
 from nmtcli.data.subword import BOS
 from nmtcli.losses.cross_entropy import CrossEntropy
-from nmtcli.losses.greedy import GreedySearch, in_passes, step_by_step, teacher_forcing_at
+from nmtcli.losses.greedy import GreedySearchLoss, decode_in_passes, decode_own_tokens, teacher_forcing_at
 from nmtcli.model.seq2seq import Seq2Seq
 from tests.model.test_seq2seq import PAIRS, tiny
 
@@ -50,7 +50,7 @@ def naive(model: Seq2Seq, forced: list[list[bool]]) -> torch.Tensor:
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['arch']}-{shape['cell']}")
 def test_without_the_reference_it_is_a_naive_loop_over_its_own_choices(shape: dict[str, object]) -> None:
     model = tiny(**shape)
-    loss = GreedySearch(0.1, passes=0, teacher_forcing=0.0)(model, Batch.of(PAIRS), 0).loss
+    loss = GreedySearchLoss(0.1, passes=0, teacher_forcing=0.0)(model, Batch.of(PAIRS), 0).loss
     assert_same(model, loss, naive(model, [[False] * 6] * 3))
 
 
@@ -58,7 +58,7 @@ def test_where_some_positions_read_the_reference_it_is_the_naive_loop_that_does(
     model, batch = tiny(), Batch.of(PAIRS)
     forced_BT = torch.rand(batch.target_input_BT.shape) < 0.5
     memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
-    readout_BTE = step_by_step(model, memory, state, batch.target_input_BT, forced_BT)
+    readout_BTE = decode_own_tokens(model, memory, state, batch.target_input_BT, forced_BT)
     logits_NV = model.logits(readout_BTE)[batch.target_mask_BT]
     targets_N = batch.target_output_BT[batch.target_mask_BT]
     loss = F.cross_entropy(logits_NV, targets_N, reduction="sum", label_smoothing=0.1)
@@ -70,7 +70,7 @@ def test_exact_with_the_reference_it_is_cross_entropy_under_the_same_masks(shape
     """Masks of a sentence are drawn once, in the same order in both."""
     model = tiny(**shape, dropout=0.4, variational_dropout=True).train()
     losses = []
-    for loss in (GreedySearch(0.1, passes=0, teacher_forcing=1.0), CrossEntropy(0.1)):
+    for loss in (GreedySearchLoss(0.1, passes=0, teacher_forcing=1.0), CrossEntropy(0.1)):
         torch.manual_seed(3)
         losses.append(loss(model, Batch.of(PAIRS), 0).loss)
     assert_same(model, *losses)
@@ -80,7 +80,7 @@ def test_exact_with_the_reference_it_is_cross_entropy_under_the_same_masks(shape
 def test_in_passes_with_the_reference_it_is_cross_entropy_to_every_bit(variational: bool) -> None:
     model = tiny(dropout=0.4, variational_dropout=variational).float().train()
     results = []
-    for loss in (GreedySearch(0.1, passes=2, teacher_forcing=1.0), CrossEntropy(0.1)):
+    for loss in (GreedySearchLoss(0.1, passes=2, teacher_forcing=1.0), CrossEntropy(0.1)):
         torch.manual_seed(3)
         sums = loss(model, Batch.of(PAIRS), 0)
         results.append([sums.loss, sums.nll, *gradients(model, sums.loss)])
@@ -90,10 +90,10 @@ def test_in_passes_with_the_reference_it_is_cross_entropy_to_every_bit(variation
 
 def test_as_many_passes_as_positions_are_the_exact_form() -> None:
     model, batch = tiny(), Batch.of(PAIRS)
-    exact = GreedySearch(0.1, passes=0, teacher_forcing=0.0)(model, batch, 0)
+    exact = GreedySearchLoss(0.1, passes=0, teacher_forcing=0.0)(model, batch, 0)
     longest = batch.target_input_BT.shape[1]
-    assert_same(model, GreedySearch(0.1, passes=longest, teacher_forcing=0.0)(model, batch, 0).loss, exact.loss)
-    two = GreedySearch(0.1, passes=2, teacher_forcing=0.0)(model, batch, 0)
+    assert_same(model, GreedySearchLoss(0.1, passes=longest, teacher_forcing=0.0)(model, batch, 0).loss, exact.loss)
+    two = GreedySearchLoss(0.1, passes=2, teacher_forcing=0.0)(model, batch, 0)
     assert abs(float(two.loss.detach()) - float(exact.loss.detach())) > 1e-6
 
 
@@ -103,7 +103,7 @@ def test_the_first_pass_has_neither_dropout_nor_gradient_and_leaves_the_model_tr
     forced_BT = torch.zeros(batch.target_input_BT.shape, dtype=torch.bool)
     before = torch.get_rng_state()
     with torch.no_grad():
-        in_passes(model, memory, state, batch.target_input_BT, forced_BT, 3)
+        decode_in_passes(model, memory, state, batch.target_input_BT, forced_BT, 3)
     after = torch.get_rng_state()
     torch.set_rng_state(before)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_what_no_search_says_is_not_read(passes: int) -> None:
     model.advance, model.decode = noting(model.advance), noting(model.decode)  # type: ignore[method-assign,assignment]
     for forbidden in ((), (0, 1, 2)):
         read.clear()
-        GreedySearch(0.0, passes=passes, teacher_forcing=0.0, forbidden=forbidden)(model, batch, 0)
+        GreedySearchLoss(0.0, passes=passes, teacher_forcing=0.0, forbidden=forbidden)(model, batch, 0)
         assert any(tokens.eq(1).any() for tokens in read) == (forbidden == ())
 
 
@@ -144,7 +144,7 @@ def test_the_reference_is_read_as_often_as_asked_for() -> None:
 
     model.decode = noted  # type: ignore[method-assign]
     batch = Batch.of([([5, 6, 3], [9] * 60 + [3])] * 40)
-    GreedySearch(0.0, passes=2, teacher_forcing=0.75)(model, batch, 0)
+    GreedySearchLoss(0.0, passes=2, teacher_forcing=0.75)(model, batch, 0)
     first_BT, second_BT = read
     assert torch.equal(first_BT, batch.target_input_BT)
     own = float((second_BT != first_BT).float().mean())

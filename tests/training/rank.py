@@ -16,8 +16,8 @@ from nmtcli.cli import end_rank
 from nmtcli.config import ModelConfig, SearchConfig, TrainConfig
 from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.losses.named import loss_for
-from nmtcli.losses.signature import Loss, LossSums
+from nmtcli.losses.build import build_loss
+from nmtcli.losses.protocol import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.checkpoint import ModelDirectory, Onlooker
 from nmtcli.training.distributed import joined
@@ -78,9 +78,9 @@ def main(data_path: str, out: str, loss_name: str, updates: str, accumulate: str
         if Path(f"{out}/last").exists():
             saved = ModelDirectory(Path(out), about).load_last(model, optimizer, rank=world.rank)
             progress = Progress(**saved)
-        world.agreed(None)
+        world.broadcast(None)
         watched = Watched(
-            loss_for(
+            build_loss(
                 config,
                 model_config,
                 source=data.source_subword,

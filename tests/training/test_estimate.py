@@ -11,7 +11,7 @@ from nmtcli.data.batches import TrainingBatches
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.errors import TrainingError
 from nmtcli.losses.cross_entropy import CrossEntropy
-from nmtcli.losses.signature import LossSums
+from nmtcli.losses.protocol import LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.estimate import Estimate, estimate
 

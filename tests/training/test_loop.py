@@ -19,7 +19,7 @@ from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.errors import Stopped, TrainingError, WorldError
 from nmtcli.losses.cross_entropy import CrossEntropy
-from nmtcli.losses.signature import Loss, LossSums
+from nmtcli.losses.protocol import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import Score
 from nmtcli.training.checkpoint import ModelDirectory

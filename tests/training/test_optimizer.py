@@ -5,7 +5,7 @@ import torch
 
 from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.optimizer import follow, optimizer_for
+from nmtcli.training.optimizer import optimizer_for, update_ema
 
 
 def model() -> Seq2Seq:
@@ -53,6 +53,6 @@ def test_a_mean_follows_every_parameter() -> None:
     with torch.no_grad():
         for parameter in now.parameters():
             parameter += 1.0
-    follow(mean, now, decay=0.9, update=1000)
+    update_ema(mean, now, decay=0.9, update=1000)
     for followed, parameter in zip(mean.parameters(), now.parameters(), strict=True):
         torch.testing.assert_close(followed, parameter - 0.9)

@@ -2,11 +2,11 @@
 
 from nmtcli.data.batches import Batch
 from nmtcli.losses.cross_entropy import CrossEntropy
-from nmtcli.losses.signature import Loss, LossSums
+from nmtcli.losses.protocol import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 
 
-class Mixture:
+class Interpolation:
     """A * the mean of cross-entropy over a batch's tokens + (1 - A) * the mean of another loss over what that counts.
 
     Over accumulated batches both are weighted by what the other loss counts.

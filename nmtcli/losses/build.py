@@ -3,19 +3,19 @@
 from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.data.subword import Subword
 from nmtcli.errors import ConfigError
-from nmtcli.losses.beam import BeamSearch
+from nmtcli.losses.beam import BeamSearchLoss
 from nmtcli.losses.candidates import CandidateSearch
 from nmtcli.losses.cross_entropy import CrossEntropy
-from nmtcli.losses.greedy import GreedySearch
+from nmtcli.losses.greedy import GreedySearchLoss
+from nmtcli.losses.interpolation import Interpolation
 from nmtcli.losses.max_margin import MaxMargin
-from nmtcli.losses.mixture import Mixture
+from nmtcli.losses.protocol import Loss
 from nmtcli.losses.risk import Risk
 from nmtcli.losses.sequence_nll import SequenceNLL
-from nmtcli.losses.signature import Loss
 from nmtcli.scoring.sentence import Reward
 
 
-def loss_for(
+def build_loss(
     config: TrainConfig, model_config: ModelConfig, *, source: Subword, target: Subword, target_lang: str
 ) -> Loss:
     """The loss that a run trains on.
@@ -31,14 +31,14 @@ def loss_for(
     if config.loss == "cross-entropy":
         return cross_entropy
     other = _search_loss(config, model_config, source, target, target_lang)
-    return Mixture(cross_entropy, other, config.loss_mix) if config.loss_mix else other
+    return Interpolation(cross_entropy, other, config.loss_mix) if config.loss_mix else other
 
 
 def _search_loss(
     config: TrainConfig, model_config: ModelConfig, source: Subword, target: Subword, target_lang: str
 ) -> Loss:
     if config.loss == "greedy":
-        return GreedySearch(
+        return GreedySearchLoss(
             config.label_smoothing,
             passes=config.greedy_passes,
             teacher_forcing=config.teacher_forcing,
@@ -52,7 +52,7 @@ def _search_loss(
                 "--loss beam has one dropout mask for the reference and its rivals, but --word-dropout draws for each",
                 "Use --word-dropout 0",
             )
-        return BeamSearch(
+        return BeamSearchLoss(
             beam=config.candidates,
             growth=config.beam_growth,
             cost=config.beam_cost,
