@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
 from tests.conftest import Nmt, log_of
 
 FORMAT_1 = Path(__file__).parent / "fixtures/format-1"
@@ -42,7 +42,7 @@ def test_a_model_directory_of_format_1_translates_as_it_did(nmt: Nmt) -> None:
 
 
 def test_its_weights_are_read_to_the_last_bit() -> None:
-    model = ModelDirectory.open(str(FORMAT_1 / "model")).read_model()
+    model = StoredModel.open(FORMAT_1 / "model").read_model()
     stored = safetensors.numpy.load_file(FORMAT_1 / "model/model.safetensors")
     assert {name for name, _ in model.named_parameters()} == set(stored)
     for name, parameter in model.named_parameters():

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from nmtcli.training.weights import read_tensors
+from nmtcli.store.weights import read_tensors
 from tests.conftest import TINY, Nmt, Result
 
 CASES = int(os.environ.get("NMT_FUZZ_CASES", "60"))

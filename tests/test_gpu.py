@@ -14,8 +14,8 @@ from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.beam import Hypothesis, Runner
 from nmtcli.search.graphs import Graphs
 from nmtcli.search.translator import Translator
-from nmtcli.training.checkpoint import ModelDirectory
-from nmtcli.training.weights import read_tensors
+from nmtcli.store.reader import StoredModel
+from nmtcli.store.weights import read_tensors
 from tests.conftest import TINY, Nmt, log_of
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
@@ -116,7 +116,7 @@ def test_translations_are_those_of_a_cpu(beam: str, trained: Path, nmt: Nmt) -> 
 
 @pytest.mark.parametrize("options", [{"beam": 1}, {"beam": 4, "coverage_penalty": 0.2}, {"beam": 5}])
 def test_graphs_find_what_single_steps_find(options: dict[str, object], trained: Path, gpu: torch.device) -> None:
-    directory = ModelDirectory.open(str(trained))
+    directory = StoredModel.open(trained)
     model = directory.read_model().eval().to(gpu)
     config = SearchConfig(batch_tokens=300, **options)  # type: ignore[arg-type]
     translator = Translator([model], *directory.subwords(), config, device=gpu)
@@ -169,7 +169,7 @@ def test_auto_is_the_largest_batch_that_fits(data: Path, tmp_path: Path, nmt: Nm
     for updates in ("1", "2"):
         result = nmt("train", *options, "--max-updates", updates)
         assert result.code == 0, result.err
-        assert ModelDirectory.open(str(tmp_path / "model")).about["batch_tokens"] == 1 << 16  # it is a tiny model
+        assert StoredModel.open(tmp_path / "model").record.batch_tokens == 1 << 16  # it is a tiny model
 
 
 @pytest.mark.parametrize("loss", ["greedy", "beam", "risk", "max-margin", "sequence-nll"])

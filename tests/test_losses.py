@@ -11,7 +11,7 @@ from nmtcli.config import LOSS_OPTIONS, LOSSES, LOSSES_OF_LOGITS, SearchConfig
 from nmtcli.data.batches import Batch
 from nmtcli.knobs import option_name
 from nmtcli.search.translator import Translator
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
 from tests.commands.test_train import assert_same_run
 from tests.conftest import TINY, Nmt, log_of
 
@@ -160,14 +160,14 @@ def by_logits(start: dict[str, Path], nmt: Nmt, data: Path, tmp_path_factory: py
 def test_the_model_directory_says_that_scores_are_logits(by_logits: Path, start: dict[str, Path]) -> None:
     assert LOSSES_OF_LOGITS == ("beam",)
     assert json.loads((by_logits / "config.json").read_text(encoding="utf-8"))["training"]["loss"] == "beam"
-    assert ModelDirectory.open(str(by_logits)).searches_by_logits
-    assert not ModelDirectory.open(str(start["lstm"])).searches_by_logits
+    assert StoredModel.open(by_logits).record.searches_by_logits
+    assert not StoredModel.open(start["lstm"]).record.searches_by_logits
 
 
 def test_a_hypothesis_is_scored_by_the_logit_of_its_last_token(by_logits: Path, nmt: Nmt) -> None:
     result = nmt("translate", "--model", by_logits, "--beam", "4", "--nbest", "3", stdin=b"1 2 3\n4\n")
     assert result.code == 0, result.err
-    directory = ModelDirectory.open(str(by_logits))
+    directory = StoredModel.open(str(by_logits))
     source, target = directory.subwords()
     model = directory.read_model().eval()
     rows = [line.split(" ||| ") for line in result.out.decode().splitlines()]

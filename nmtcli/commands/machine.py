@@ -10,6 +10,7 @@ import torch
 
 from nmtcli.errors import ConfigError
 from nmtcli.model.linear import sums_are_exact
+from nmtcli.training.machine import Machine
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
 BATCHES_KEPT = 25  # so many batches of work, freed memory is kept
@@ -72,6 +73,16 @@ def choose_precision(name: str, device: torch.device) -> str:
         return "fp32"
     fp32_seconds, bf16_seconds = _product_seconds()
     return "bf16" if bf16_seconds < CLEARLY_FASTER * fp32_seconds else "fp32"
+
+
+def machine_of(device: torch.device, precision: str) -> Machine:
+    """Return the machine of a run, with the threads that are set.
+
+    Args:
+        device: from `choose_device`.
+        precision: from `choose_precision`.
+    """
+    return Machine(device, precision, autocast(device, precision), torch.get_num_threads())
 
 
 def _product_seconds() -> tuple[float, float]:

@@ -2,15 +2,13 @@
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from nmtcli.commands.machine import FreedMemory
 from nmtcli.config import TrainConfig
 from nmtcli.console import Bar, Console
 from nmtcli.data.batches import Batch
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.errors import ConfigError
-from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.training.assembly import Parts
 from nmtcli.training.estimate import Estimate
 from nmtcli.training.progress import Progress
 from nmtcli.training.validation import Validation
@@ -19,17 +17,19 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
-def introduce(
-    console: Console, model: Seq2Seq, data: DataDirectory, device: torch.device, precision: str, progress: Progress
-) -> None:
-    """What is about to be trained, on what."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+def introduce(console: Console, parts: Parts, data: DataDirectory) -> None:
+    """Tell what is about to be trained, on what data and machine."""
+    machine, progress, ranks = parts.machine, parts.state.progress, parts.world.size
+    parameters = sum(parameter.numel() for parameter in parts.state.model.parameters())
     console.say(
         f"{data.source_lang} to {data.target_lang}, {len(data.train):,} training pairs, {len(data.valid):,} validation "
-        f"pairs; {parameters:,} parameters, {precision} on {device}, {torch.get_num_threads()} threads"
+        f"pairs; {parameters:,} parameters, {machine.precision} on {machine.device}, {machine.threads} threads"
     )
     if progress.update:
         console.say(f"Going on at update {progress.update:,}, epoch {progress.epoch + 1}")
+    if ranks > 1:
+        tokens = parts.batch_tokens * parts.config.accumulate * ranks
+        console.say(f"{ranks} ranks; {tokens:,} tokens an update, padding counted")
 
 
 def say_plan(console: Console, config: TrainConfig, plan: Estimate, precision: str) -> None:

@@ -85,7 +85,7 @@ def _score_by_model(config: ScoreConfig, console: Console) -> None:
         set_threads,
     )
     from nmtcli.scoring.forced import log_probabilities
-    from nmtcli.training.checkpoint import ModelDirectory
+    from nmtcli.store.reader import StoredModel
 
     (reference,) = config.ref
     lines = [_read(path) for path in (config.source, reference)]
@@ -97,8 +97,8 @@ def _score_by_model(config: ScoreConfig, console: Console) -> None:
     device = choose_device(config.device)
     set_threads(config.threads)
     keep_few_compiled()
-    directory = ModelDirectory.open(config.model)
-    if directory.searches_by_logits:
+    directory = StoredModel.open(config.model)
+    if directory.record.searches_by_logits:
         console.warn(f"{config.model} was trained with --loss beam: its probabilities are not what it ranks by")
     subwords = directory.subwords()
     model = directory.read_model().eval().to(device, PRECISION_TYPES[choose_precision(config.precision, device)])

@@ -43,7 +43,7 @@ from nmtcli.knobs import option_name
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.beam import Hypothesis
 from nmtcli.search.translator import SearchBatch, SearchBatches, Translation, Translator
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
 
 LINES_FOR_WORKERS = 1000  # in the buffer: workers take seconds to start, in which one process translates some hundred
 LINES_OF_A_WORKER = 250  # in the buffer, so that no worker has nothing to do
@@ -60,7 +60,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
         raise ConfigError(f"--workers {config.workers} is for a CPU", "Use --gpus, or --device cpu")
     if config.gpus > 1:
         _check_gpus(config.gpus, device)
-    directories = [ModelDirectory.open(path) for path in config.model]
+    directories = [StoredModel.open(path) for path in config.model]
     source, target = _same_subwords(directories)
     _check_attention(directories, search_config, config)
     search = _Search(
@@ -136,7 +136,7 @@ class _Search:
             by_logits=self.by_logits,
             with_attention=bool(self.config.alignments),
             with_scores=bool(self.config.nbest),
-            shortlist=ModelDirectory.open(self.config.model[0]).read_shortlist()
+            shortlist=StoredModel.open(self.config.model[0]).read_shortlist()
             if models and self.config.shortlist
             else None,
             search=search,
@@ -148,7 +148,7 @@ class _Search:
         return FreedMemory()
 
     def _read_model(self, path: str) -> Seq2Seq:
-        model = ModelDirectory.open(path).read_model(self.config.checkpoint, verify=self.config.verify).eval()
+        model = StoredModel.open(path).read_model(self.config.checkpoint, verify=self.config.verify).eval()
         model.to(self.device, PRECISION_TYPES[self.precision])
         if self.precision == "int8":
             model.quantise()
@@ -214,12 +214,13 @@ def _with_attention(found: list[list[Hypothesis]], convert: Callable[[Any], Any]
     ]
 
 
-def _same_subwords(directories: list[ModelDirectory]) -> tuple[Subword, Subword]:
+def _same_subwords(directories: list[StoredModel]) -> tuple[Subword, Subword]:
     first = directories[0].subwords()
     for directory in directories[1:]:
-        if directory.direction != directories[0].direction:
+        if directory.record.direction != directories[0].record.direction:
             raise DirectoryError(
-                f"{directory.path} translates {directory.direction}, {directories[0].path} {directories[0].direction}",
+                f"{directory.path} translates {directory.record.direction}, "
+                f"{directories[0].path} {directories[0].record.direction}",
                 "An ensemble needs models trained on the same data directory",
             )
         for side, ours, theirs in zip(("source", "target"), first, directory.subwords(), strict=True):
@@ -232,19 +233,19 @@ def _same_subwords(directories: list[ModelDirectory]) -> tuple[Subword, Subword]
     return first
 
 
-def _check_attention(directories: list[ModelDirectory], search_config: SearchConfig, config: TranslateConfig) -> None:
+def _check_attention(directories: list[StoredModel], search_config: SearchConfig, config: TranslateConfig) -> None:
     """What needs attention is refused for models that have none."""
     for directory in directories:
-        if directory.model_config.attention == "none" and (config.alignments or search_config.coverage_penalty):
+        if directory.record.model.attention == "none" and (config.alignments or search_config.coverage_penalty):
             option = "--alignments" if config.alignments else "--coverage-penalty"
             raise ConfigError(
                 f"{option} needs attention, but {directory.path} reads the source as one vector", "Leave it out"
             )
 
 
-def _by_logits(directories: list[ModelDirectory], config: SearchConfig) -> bool:
+def _by_logits(directories: list[StoredModel], config: SearchConfig) -> bool:
     """Whether the models' scores are logits (see losses/beam.py), which no penalty goes with."""
-    (by_logits, *others) = dict.fromkeys(directory.searches_by_logits for directory in directories)
+    (by_logits, *others) = dict.fromkeys(directory.record.searches_by_logits for directory in directories)
     if others:
         raise ConfigError(
             "models trained with --loss beam score by logits, the others by log-probabilities: they make no ensemble",

@@ -6,7 +6,10 @@ fill the memory.
 
 import hashlib
 import json
+import os
+import shutil
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +68,65 @@ def sha256_of(path: Path) -> str:
     """The hash of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Puts a file there whole or not at all, and on the disk before this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all that it holds."""
+    shutil.rmtree(path)
+
+
+def remove_file(path: Path, *, missing_ok: bool = False) -> None:
+    """Remove a file."""
+    path.unlink(missing_ok=missing_ok)
+
+
+def empty_directory(path: Path, keep: Collection[str] = ()) -> None:
+    """Remove all that a directory holds but these names; links are removed, not followed."""
+    for child in path.iterdir():
+        if child.name in keep:
+            continue
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        else:
+            child.unlink()
+
+
+def replace(source: Path, target: Path) -> None:
+    """Rename a file over another."""
+    source.replace(target)
+
+
+def append_at(path: Path, length: int, content: bytes) -> int:
+    """Cut a file to a length and append to it; return its new length [bytes]."""
+    with path.open("ab") as file:
+        file.truncate(length)
+        return length + file.write(content)
+
+
+def cut_to_whole_lines(path: Path, length: int) -> int:
+    """Cut a file to its last whole line within a length; return what is left [bytes]."""
+    with path.open("a+b") as file:
+        file.seek(0)
+        length = file.read(length).rfind(b"\n") + 1
+        file.truncate(length)
+    return length

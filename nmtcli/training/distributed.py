@@ -52,27 +52,27 @@ class World:
         return self.rank == 0
 
     def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
-        """The sum of each number over the ranks."""
+        """Return the sum of each number over the ranks."""
         return [float(number) for number in numbers]
 
     def broadcast(self, value: T) -> T:
-        """What the first rank says."""
+        """Return the first rank's value on every rank."""
         return value
 
     def gather(self, value: T) -> list[T]:
-        """What each rank says, by rank; on the first one: others get an empty list."""
+        """Return the values of all ranks in order, on the first rank; an empty list on the others."""
         return [value]
 
     def all_reduce_max(self, number: float) -> float:
-        """The largest of the ranks' numbers."""
+        """Return the largest number of all ranks."""
         return number
 
-    def shared(self, objective: "Objective") -> nn.Module:
-        """The objective, such that a backward pass gives every rank the mean of their gradients."""
+    def data_parallel(self, objective: "Objective") -> nn.Module:
+        """Wrap an objective so that its backward pass leaves the mean gradient over the ranks on each of them."""
         return objective
 
     def broadcast_weights(self, model: Seq2Seq) -> None:
-        """Gives every rank the first one's weights."""
+        """Copy the first rank's weights to the models of the others."""
 
 
 class Ranks(World):
@@ -88,49 +88,44 @@ class Ranks(World):
         self._control = control
 
     def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
-        """See `World`."""
         values = torch.tensor(list(numbers), dtype=torch.float64)
         with answered(self):
             torch.distributed.all_reduce(values, group=self._control)
         return [float(value) for value in values]
 
     def broadcast(self, value: T) -> T:
-        """See `World`."""
         values = [value]
         with answered(self):
             torch.distributed.broadcast_object_list(values, src=0, group=self._control)
         return values[0]
 
     def gather(self, value: T) -> list[T]:
-        """See `World`."""
         values: list[Any] | None = [None] * self.size if self.is_first else None
         with answered(self):
             torch.distributed.gather_object(value, values, dst=0, group=self._control)
         return values or []
 
-    def shared(self, objective: "Objective") -> nn.Module:
-        """See `World`."""
+    def data_parallel(self, objective: "Objective") -> nn.Module:
         return nn.parallel.DistributedDataParallel(objective)
 
     def all_reduce_max(self, number: float) -> float:
-        """See `World`."""
         value = torch.tensor(number, dtype=torch.float64)
         with answered(self):
             torch.distributed.all_reduce(value, op=torch.distributed.ReduceOp.MAX, group=self._control)
         return float(value)
 
     def broadcast_weights(self, model: Seq2Seq) -> None:
-        """See `World`."""
         with answered(self), torch.no_grad():
             for parameter in model.parameters():
                 torch.distributed.broadcast(parameter.detach(), src=0)
 
 
 class Objective(nn.Module):
-    """A loss of a model, as one module: what DistributedDataParallel can wrap.
+    """A loss of a model as one module, which DistributedDataParallel can wrap.
 
     Args:
-        model, loss: as for `Trainer`.
+        model: on its device, in training mode.
+        loss: sums over a batch.
     """
 
     def __init__(self, model: Seq2Seq, loss: Loss) -> None:
@@ -139,12 +134,12 @@ class Objective(nn.Module):
         self._loss = loss
 
     def forward(self, batch: Batch, update: int) -> LossSums:
-        """See `Loss`."""
+        """Return the loss of a batch; see `Loss`."""
         return self._loss(self.model, batch, update)
 
 
 def without_sync(objective: nn.Module) -> AbstractContextManager[object]:
-    """In it a backward pass adds to this rank's gradients only."""
+    """Make a context in which a backward pass adds to this rank's gradients only."""
     if isinstance(objective, nn.parallel.DistributedDataParallel):
         return objective.no_sync()
     return nullcontext()

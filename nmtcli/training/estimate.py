@@ -2,10 +2,8 @@
 
 import itertools
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -16,7 +14,10 @@ from nmtcli.data.subword import EOS, UNK
 from nmtcli.errors import TrainingError
 from nmtcli.losses.protocol import Loss
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.loop import is_out_of_memory
+from nmtcli.training.checkpoint import RunState
+from nmtcli.training.distributed import World
+from nmtcli.training.machine import Machine
+from nmtcli.training.updater import OutOfMemory, Updater
 
 WARM_UP, TIMED = 2, 8  # updates
 LEAST, MOST = 1 << 10, 1 << 16  # tokens of a batch that `auto` chooses; larger ones are no faster, and learn less
@@ -59,40 +60,36 @@ class Estimate:
 
 
 def fitting_batch_tokens(
-    model: Seq2Seq,
-    loss: Loss,
-    longest: tuple[int, int],
-    *,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[object]],
+    state: RunState, loss: Loss, longest: tuple[int, int], config: TrainConfig, machine: Machine
 ) -> int:
-    """What `--batch-tokens auto` is: on a GPU the largest batch that fits in its memory, found by trying.
+    """Return what `--batch-tokens auto` is: on a GPU the largest batch that fits in its memory, found by trying.
 
     Args:
-        model, loss, device, autocast: as for `Trainer`; random numbers are left as they were.
-        longest: source and target of the longest pairs, of which the batches are made that are tried [tokens].
+        state: of the run, its model in training mode; torch's generators are left as they were.
+        loss: what is trained on.
+        longest: source and target of the longest pairs, of which the batches that are tried consist [tokens].
+        config, machine: the run's.
     Returns:
         sentences times longest side, a power of two; on a CPU the default [tokens].
     Raises:
         TrainingError: not even the smallest one fits.
     """
+    device = machine.device
     if device.type != "cuda":
         return TrainConfig().batch_tokens
+    model = state.model
+    updater = Updater(model, loss, state.optimizer, config, machine=machine, world=World(), on_split=_refuse)
     source, target = longest
     pair = [UNK] * (source - 1) + [EOS], [UNK] * (target - 1) + [EOS]
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    room = ROOM * torch.cuda.get_device_properties(device).total_memory - OPTIMIZER_STATES * weights
+    room = ROOM * torch.cuda.get_device_properties(device).total_memory - OPTIMIZER_STATES * _bytes_of(model)
     fitting, tokens = 0, LEAST
     while tokens <= MOST:
         torch.cuda.reset_peak_memory_stats(device)
+        batch = Batch.of([pair] * max(1, tokens // max(source, target)))
         try:
             with torch.random.fork_rng([device]):
-                with autocast():
-                    sums = loss(model, Batch.of([pair] * max(1, tokens // max(source, target))).to(device), 0)
-                sums.loss.backward()  # type: ignore[no-untyped-call]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+                updater.gradient([batch], loss.count(batch), 1)
+        except OutOfMemory:
             break
         finally:
             model.zero_grad(set_to_none=True)
@@ -106,40 +103,19 @@ def fitting_batch_tokens(
 
 
 def estimate(
-    model: Seq2Seq,
-    loss: Loss,
-    optimizer: torch.optim.Optimizer,
-    batches: TrainingBatches,
-    config: TrainConfig,
-    *,
-    ranks: int,
-    device: torch.device,
-    autocast: Callable[[], AbstractContextManager[object]],
+    state: RunState, loss: Loss, batches: TrainingBatches, config: TrainConfig, machine: Machine, *, ranks: int
 ) -> Estimate:
-    """Makes some updates, which change the model, and counts the first epoch's batches.
+    """Make a few updates, which change the model, and count the first epoch's batches.
 
     Args:
-        model: in training mode.
-        loss, optimizer, batches, config, device, autocast: as for `Trainer`.
+        state: of the run, its model in training mode.
+        loss, batches, config, machine: the run's.
         ranks: processes that will train together.
     Raises:
         TrainingError: a batch does not fit in memory.
     """
-
-    def gradient(batch: Batch) -> None:
-        try:
-            with autocast():
-                sums = loss(model, batch.to(device), 0)
-            (sums.loss / loss.count(batch)).backward()  # type: ignore[no-untyped-call]
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise TrainingError(
-                f"a batch of {len(batch.source_BS):,} pairs, {batch.source_BS.shape[1]:,} and "
-                f"{batch.target_output_BT.shape[1]:,} positions, does not fit in memory",
-                "Use a lower --batch-tokens, or a smaller model",
-            ) from error
-
+    model, optimizer = state.model, state.optimizer
+    updater = Updater(model, loss, optimizer, config, machine=machine, world=World(), on_split=_refuse)
     shapes = batches.shapes(0)
     largest = max(range(len(shapes)), key=lambda number: shapes[number][0] * sum(shapes[number][1:]))
     kept: dict[int, int] = {parameter.untyped_storage().data_ptr(): 0 for parameter in model.parameters()}
@@ -150,31 +126,26 @@ def estimate(
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        gradient(next(batches.stream(0, largest)))
-    optimizer.step()
+        updater.update([next(batches.stream(0, largest))], 1, config.learning_rate)
 
     group = list(itertools.islice(batches.stream(0, 0), WARM_UP + TIMED))  # made before the clock runs
     seconds, tokens = 0.0, 0
     for number, batch in enumerate(group):
         began = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        gradient(batch)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm or torch.inf)
-        optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        updater.update([batch], 1, config.learning_rate)
+        if machine.device.type == "cuda":
+            torch.cuda.synchronize(machine.device)
         if number >= WARM_UP:
             seconds += time.perf_counter() - began
             tokens += batch.source_tokens + batch.target_tokens
     places = batches.blocks * sum(sentences * (source + target) for sentences, source, target in shapes)
     real = batches.blocks * batches.tokens(0)
     updates = batches.blocks * -(-len(shapes) // (config.accumulate * ranks))
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    states = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+    states = [value for values in optimizer.state.values() for value in values.values() if isinstance(value, Tensor)]
     return Estimate(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        weights=weights,
-        gradients=weights,
+        weights=_bytes_of(model),
+        gradients=_bytes_of(model),
         optimizer=sum(value.numel() * value.element_size() for value in states),
         activations=sum(kept.values()),
         largest=shapes[largest],
@@ -183,3 +154,16 @@ def estimate(
         tokens_per_second=ranks * tokens / seconds,
         seconds_per_update=real / (ranks * tokens / seconds) / updates,
     )
+
+
+def _refuse(batch: Batch) -> NoReturn:
+    """Refuse a batch that a run would cut in two: that takes time which an estimate does not see."""
+    raise TrainingError(
+        f"a batch of {len(batch.source_BS):,} pairs, {batch.source_BS.shape[1]:,} and "
+        f"{batch.target_output_BT.shape[1]:,} positions, does not fit in memory",
+        "Use a lower --batch-tokens, or a smaller model",
+    )
+
+
+def _bytes_of(model: Seq2Seq) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""What makes an update of a gradient, and the running mean of what the updates give."""
+"""The optimiser, and the exponential moving average of the weights."""
 
 import torch
 
@@ -26,17 +26,17 @@ def optimizer_for(model: Seq2Seq, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 @torch.no_grad()
-def update_ema(mean: Seq2Seq, model: Seq2Seq, decay: float, update: int) -> None:
-    """Moves a running mean of the weights towards those of now: mean = d * mean + (1 - d) * weights.
+def update_ema(ema_model: Seq2Seq, model: Seq2Seq, decay: float, update: int) -> None:
+    """Move an exponential moving average towards the current weights: average = d * average + (1 - d) * weights.
 
     Args:
-        mean: changed in place.
-        model: has the weights of now.
+        ema_model: holds the average; changed in place.
+        model: has the current weights.
         decay: d at its highest; early it is (1 + update) / (10 + update), so that the start is soon forgotten.
         update: number of the update, from 1.
     Source:
         Polyak and Juditsky 1992; the early decay is TensorFlow's.
     """
     share = 1 - min(decay, (1 + update) / (10 + update))
-    for followed, parameter in zip(mean.parameters(), model.parameters(), strict=True):
-        followed.lerp_(parameter, share)
+    for averaged, parameter in zip(ema_model.parameters(), model.parameters(), strict=True):
+        averaged.lerp_(parameter, share)

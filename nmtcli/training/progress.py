@@ -1,7 +1,7 @@
-"""Where a run stands, and whom it tells."""
+"""Where a run stands, and the events that it reports."""
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from nmtcli.data.batches import Batch
 from nmtcli.training.validation import Validation
@@ -9,7 +9,7 @@ from nmtcli.training.validation import Validation
 
 @dataclass
 class Progress:
-    """Where a run stands: with weights, optimiser and random numbers all that the next update depends on.
+    """Where a run stands: with weights, optimiser and generators all that the next update depends on.
 
     Attributes:
         update: updates done.
@@ -48,9 +48,38 @@ class Progress:
     source_tokens: int = 0
     logged_seconds: float = 0.0
 
+    def advance(self, done: int, *, batches: int, blocks: int) -> bool:
+        """Move on by some batches of the current block; return True where the epoch has ended.
+
+        Args:
+            done: batches that were used now.
+            batches: batches of this block.
+            blocks: blocks of an epoch.
+        """
+        self.batch += done
+        if self.batch == batches:
+            self.block, self.batch = self.block + 1, 0
+        if self.block < blocks:
+            return False
+        self.epoch, self.block = self.epoch + 1, 0
+        return True
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Self:
+        """Return the progress that `dataclasses.asdict` and JSON made of one.
+
+        Raises:
+            TypeError: an unknown field, or a place in the data that is no whole number.
+        """
+        progress = cls(**fields)
+        places = (progress.update, progress.epoch, progress.block, progress.batch)
+        if not all(isinstance(place, int) for place in places):
+            raise TypeError("update, epoch, block and batch must be whole numbers")
+        return progress
+
 
 class Events(Protocol):
-    """What the loop tells whoever runs it."""
+    """What the loop reports to whoever runs it."""
 
     def updated(self, progress: Progress, batches_per_epoch: int) -> None:
         """An update was done."""

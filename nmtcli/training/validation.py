@@ -2,13 +2,12 @@
 
 import math
 import random
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 
-from nmtcli.config import SearchConfig
+from nmtcli.config import SearchConfig, TrainConfig
 from nmtcli.data.batches import Batch, batches_by_length
 from nmtcli.data.subword import Subword
 from nmtcli.data.text import is_blank
@@ -17,11 +16,13 @@ from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import Score, bleu, chrf
 from nmtcli.search.translator import Translator
+from nmtcli.store.record import ModelRecord
 from nmtcli.training.distributed import World
+from nmtcli.training.machine import Machine
 
 
 class Sample(NamedTuple):
-    """A validation sentence, its reference, and what the model makes of it."""
+    """A validation sentence, its reference and its translation."""
 
     source: str
     reference: str
@@ -45,12 +46,12 @@ class Validation(NamedTuple):
     samples: list[Sample]
 
     def better_than(self, best: float | None, metric: str) -> bool:
-        """By this metric, loss, bleu or chrf; anything is better than nothing."""
+        """Return True where this is better than the best so far, None: there is none, by loss, bleu or chrf."""
         value = self.value(metric)
         return best is None or (value < best if metric == "loss" else value > best)
 
     def value(self, metric: str) -> float:
-        """The number of this metric."""
+        """Return the value of a metric: loss, bleu or chrf."""
         return self.loss if metric == "loss" else (self.bleu if metric == "bleu" else self.chrf).value
 
 
@@ -59,63 +60,55 @@ class Validator:
 
     Args:
         pairs: raw validation text; pairs with a blank side have no part in the loss.
-        source, target: subword models.
-        target_lang: decides BLEU's tokenizer.
-        search: how to translate.
-        by_logits: see `search.translator.Translator`.
+        subwords: of source and target.
+        record: of the model: its target language, which decides BLEU's tokenizer, and how its scores are to be read.
+        config: validation_beam, and how many translations are shown, the same sentences each time.
         batch_tokens: of the loss [tokens/batch].
-        samples: translations to show; the same sentences each time.
-        device: where the models are.
-        autocast: the precision to compute in.
-        world: the processes that share the work, and learn the result; None: this one alone.
+        machine: where and how to compute.
+        world: the ranks that share the work; each learns the result.
     """
 
     def __init__(
         self,
         pairs: Sequence[tuple[str, str]],
-        source: Subword,
-        target: Subword,
+        subwords: tuple[Subword, Subword],
+        record: ModelRecord,
+        config: TrainConfig,
         *,
-        target_lang: str,
-        search: SearchConfig,
-        by_logits: bool = False,
         batch_tokens: int,
-        samples: int,
-        device: torch.device,
-        autocast: Callable[[], AbstractContextManager[object]],
-        world: World | None = None,
+        machine: Machine,
+        world: World,
     ) -> None:
-        self._world = world or World()
-        self._sources = [source_line for source_line, _ in pairs]
-        self._references = [target_line for _, target_line in pairs]
-        self._subwords = source, target
-        self._target_lang = target_lang
-        self._search = search
-        self._by_logits = by_logits
-        self._device = device
-        self._autocast = autocast
+        self._sources = [source for source, _ in pairs]
+        self._references = [target for _, target in pairs]
+        self._subwords = subwords
+        self._target_lang = record.target_lang or ""
+        self._search = SearchConfig(beam=config.validation_beam)
+        self._by_logits = record.searches_by_logits
+        self._machine = machine
+        self._world = world
         whole = [pair for pair in pairs if not (is_blank(pair[0]) or is_blank(pair[1]))]
         if not whole:
             raise DataError("no validation pair has text on both sides", "Preprocess with another --valid")
-        sources, targets = (side.encode_many([pair[n] for pair in whole]) for n, side in enumerate(self._subwords))
+        sources, targets = (side.encode_many([pair[n] for pair in whole]) for n, side in enumerate(subwords))
         ids = list(zip(sources, targets, strict=True))
         self._batches = [Batch.of([ids[n] for n in numbers]) for numbers in batches_by_length(ids, batch_tokens)]
-        self._shown = sorted(random.Random(1).sample(range(len(pairs)), min(samples, len(pairs))))
+        self._shown = sorted(random.Random(1).sample(range(len(pairs)), min(config.show, len(pairs))))
 
     def __call__(self, model: Seq2Seq) -> Validation:
-        """Validates; the model is left in the mode it was in, and torch's random numbers as they were."""
+        """Validate a model; its mode and torch's generators are left as they were."""
         was_training = model.training
         model.eval()
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []), self._autocast():
+        device, world = self._machine.device, self._world
+        with torch.random.fork_rng([device] if device.type == "cuda" else []), self._machine.autocast():
             loss = self._loss(model)
-            translator = Translator(
-                [model], *self._subwords, self._search, device=self._device, by_logits=self._by_logits
-            )
-            world = self._world
+            translator = Translator([model], *self._subwords, self._search, device=device, by_logits=self._by_logits)
             own = [translation.text for translation in translator.translate(self._sources[world.rank :: world.size])]
         model.train(was_training)
         shares = world.gather(own)
-        return world.broadcast(self._validation(loss, shares) if world.is_first else None)  # type: ignore[return-value]
+        validation = world.broadcast(self._validation(loss, shares) if world.is_first else None)
+        assert validation is not None
+        return validation
 
     def _validation(self, loss: float, shares: list[list[str]]) -> Validation:
         hypotheses = [shares[n % len(shares)][n // len(shares)] for n in range(len(self._sources))]
@@ -132,7 +125,7 @@ class Validator:
         cross_entropy = CrossEntropy(label_smoothing=0.0)
         total, tokens = 0.0, 0.0
         for batch in self._batches[self._world.rank :: self._world.size]:
-            sums = cross_entropy(model, batch.to(self._device))
+            sums = cross_entropy(model, batch.to(self._machine.device))
             assert sums.nll is not None
             total += float(sums.nll)
             tokens += batch.target_tokens

@@ -15,6 +15,7 @@ Prints tables in Markdown; --out FILE writes them there too, under a heading wit
 """
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -23,6 +24,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -35,16 +37,19 @@ from reference import ClassicTranslator, InputFeedingModel
 from torch.nn import functional as F
 
 import nmtcli.data.batches
-from nmtcli.commands.machine import FreedMemory, autocast
-from nmtcli.config import ModelConfig, SearchConfig
-from nmtcli.data.batches import Batch, TrainingBatches
+from nmtcli.commands.machine import FreedMemory, machine_of
+from nmtcli.config import ModelConfig, SearchConfig, TrainConfig
+from nmtcli.data.batches import Batch
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.losses.cross_entropy import CrossEntropy, chunked_cross_entropy
-from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.losses.cross_entropy import chunked_cross_entropy
 from nmtcli.search.translator import SearchBatch, Translator
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
+from nmtcli.training.assembly import Parts, assembled, begun
+from nmtcli.training.distributed import World
+from nmtcli.training.updater import Updater
 
 ROOT = Path(__file__).parents[2]
+RATE = 1e-3  # of learning
 PARTS = ("training", "translation", "sizes", "start", "loss", "loader")
 BATCH_SIZES = (1, 8, 64, 256)
 SAMPLING = 0.5  # subword_alpha, as in the recipe multi30k-de-en
@@ -64,44 +69,31 @@ OURS = ModelConfig(
 
 
 def measure_training(options: argparse.Namespace, system: str) -> dict[str, float]:
-    """Seconds an update, tokens of the updates, peak memory."""
+    """Seconds of the updates, their tokens, and peak memory."""
     name, precision = system.rsplit(" ", 1)
     data = DataDirectory.open(options.data)
     device = torch.device(options.device)
     torch.manual_seed(1)
     if name == FULL_BATCHES:
         nmtcli.data.batches.SENTENCES = 1
-    batches = [batch.to(device) for batch in training_batches(data, options.batch_tokens, options.updates + 3)]
-    loss_of: Callable[[Batch], torch.Tensor]
+    parts = our_parts("shape S" if name == "shape S" else "default", data, options, precision)
+    batches = [batch.to(device) for batch in islice(parts.batches.stream(0, 0), options.updates + 3)]
+    update: Callable[[Batch], object]
     if name in ("reference", FULL_BATCHES):
-        reference = InputFeedingModel(vocabulary_of(data), **REFERENCE).train().to(device)  # type: ignore[arg-type]
-        model: torch.nn.Module = reference
-        loss_of = reference
+        model: torch.nn.Module = InputFeedingModel(vocabulary_of(data), **REFERENCE).train().to(device)  # type: ignore[arg-type]
+        update = update_of_reference(model)
     else:
-        model = ours = our_model(name, data).train().to(device)
-        loss = CrossEntropy(label_smoothing=0.1)
-        context = autocast(device, precision)
-
-        def loss_of(batch: Batch) -> torch.Tensor:
-            with context():
-                return loss(ours, batch).loss / batch.target_tokens
-
+        model = parts.state.model
+        update = update_of_ours(parts)
     memory = FreedMemory()
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-
-    def update(batch: Batch) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss_of(batch).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        memory.after_batch()
-
     for batch in batches[:3]:
         update(batch)
+        memory.after_batch()
     synchronize(device)
     began = time.perf_counter()
     for batch in batches[3:]:
         update(batch)
+        memory.after_batch()
     synchronize(device)
     return {
         "seconds": time.perf_counter() - began,
@@ -112,11 +104,38 @@ def measure_training(options: argparse.Namespace, system: str) -> dict[str, floa
     }
 
 
-def our_model(name: str, data: DataDirectory) -> Seq2Seq:
-    """Ours in shape S, or the default."""
-    config = OURS if name == "shape S" else ModelConfig()
+def update_of_reference(model: torch.nn.Module) -> Callable[[Batch], object]:
+    """An update of a model that returns its mean loss."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
+
+    def update(batch: Batch) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        model(batch).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    return update
+
+
+def update_of_ours(parts: Parts) -> Callable[[Batch], object]:
+    """An update as `nmt train` makes it."""
+    updater = Updater(
+        parts.state.model, parts.loss, parts.state.optimizer, parts.config, machine=parts.machine, world=parts.world
+    )
+    numbers = itertools.count(1)
+    return lambda batch: updater.update([batch], next(numbers), RATE)
+
+
+def our_parts(
+    name: str, data: DataDirectory, options: argparse.Namespace, precision: str, *, alpha: float = 0.0, workers: int = 0
+) -> Parts:
+    """The parts of a run of ours in shape S, or in the default shape."""
+    config = TrainConfig(batch_tokens=options.batch_tokens, subword_alpha=alpha, loader_workers=workers)
+    start = begun(OURS if name == "shape S" else ModelConfig(), config, data, precision)
     size = vocabulary_of(data)
-    return Seq2Seq(config, source_size=size, target_size=size, joint=True)
+    record = replace(start.stored.record, source_size=size, target_size=size, joint=True)
+    start = replace(start, stored=replace(start.stored, record=record))
+    return assembled(start, machine_of(torch.device(options.device), precision), World())
 
 
 def vocabulary_of(data: DataDirectory) -> int:
@@ -128,8 +147,8 @@ def measure_limit(options: argparse.Namespace, system: str) -> dict[str, Any]:
     """The default model's operations for an update, and how long its products would take by themselves; and which."""
     device = torch.device(options.device)
     data = DataDirectory.open(options.data)
-    model = our_model("default", data)
-    batch = next(iter(training_batches(data, options.batch_tokens, 1)))
+    run = our_parts("default", data, options, "fp32")
+    model, batch = run.state.model, next(run.batches.stream(0, 0))
     parts = []
     for part, count in Counter(forward_parts(model, batch)).items():
         is_attention = part.product.rows == 1  # counted at the rate of the others
@@ -150,7 +169,7 @@ def measure_translation(options: argparse.Namespace, system: str) -> dict[str, A
     name, precision, beam = system.split(" ")
     lines = input_lines(options)
     if name == "reference":
-        directory = ModelDirectory.open(options.model)
+        directory = StoredModel.open(options.model)
         source, target = directory.subwords()
         search = SearchConfig()
         translator = ClassicTranslator(
@@ -192,7 +211,7 @@ def measure_sizes(options: argparse.Namespace, system: str) -> dict[str, float]:
     """Sentences and output tokens a second with so many sentences in a batch."""
     precision, beam, size = system.split(" ")
     device = torch.device(options.device)
-    directory = ModelDirectory.open(options.model)
+    directory = StoredModel.open(options.model)
     model = directory.read_model().eval().to(device, torch.bfloat16 if precision == "bf16" else torch.float32)
     if precision == "int8":
         model.quantise()
@@ -235,12 +254,9 @@ def measure_loss(options: argparse.Namespace, system: str) -> dict[str, float]:
 def measure_loader(options: argparse.Namespace, _: str) -> dict[str, float]:
     """Share of training time that is spent waiting for a batch, with sampled segmentations; share of padding."""
     data = DataDirectory.open(options.data)
-    device = torch.device(options.device)
-    model = our_model("shape S", data).train().to(device)
-    loss = CrossEntropy(label_smoothing=0.1)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-    memory = FreedMemory()
-    stream = batches_of(data, options.batch_tokens, alpha=SAMPLING, workers=1).stream(0, 0)
+    parts = our_parts("shape S", data, options, "fp32", alpha=SAMPLING, workers=1)
+    update, memory = update_of_ours(parts), FreedMemory()
+    stream = parts.batches.stream(0, 0)
     waited = 0.0
     for number in range(options.updates + 3):
         if number == 3:
@@ -248,20 +264,18 @@ def measure_loader(options: argparse.Namespace, _: str) -> dict[str, float]:
         asked = time.perf_counter()
         batch = next(stream)
         waited += time.perf_counter() - asked
-        optimizer.zero_grad(set_to_none=True)
-        (loss(model, batch.to(device)).loss / batch.target_tokens).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        update(batch)
         memory.after_batch()
-    synchronize(device)
+    synchronize(parts.machine.device)
     seconds = time.perf_counter() - began
-    padding = {f"padding {alpha}": padding_of(data, options.batch_tokens, alpha) for alpha in (0.0, SAMPLING)}
+    padding = {f"padding {alpha}": padding_of(data, options, alpha) for alpha in (0.0, SAMPLING)}
     return {"waiting": waited / seconds, **padding}
 
 
-def padding_of(data: DataDirectory, batch_tokens: int, alpha: float) -> float:
+def padding_of(data: DataDirectory, options: argparse.Namespace, alpha: float) -> float:
     """Share of padding in an epoch's first batches."""
     places = tokens = 0
-    for batch in islice(batches_of(data, batch_tokens, alpha=alpha, workers=0).stream(0, 0), 200):
+    for batch in islice(our_parts("default", data, options, "fp32", alpha=alpha).batches.stream(0, 0), 200):
         places += batch.source_BS.numel() + batch.target_output_BT.numel()
         tokens += batch.source_tokens + batch.target_tokens
     return 1 - tokens / places
@@ -275,25 +289,6 @@ MEASURES: dict[str, Callable[[argparse.Namespace, str], dict[str, Any]]] = {
     "loss": measure_loss,
     "loader": measure_loader,
 }
-
-
-def batches_of(data: DataDirectory, batch_tokens: int, *, alpha: float, workers: int) -> TrainingBatches:
-    """The training batches of a data directory."""
-    return TrainingBatches(
-        data.train,
-        data.source_subword,
-        data.target_subword,
-        batch_tokens=batch_tokens,
-        seed=1,
-        subword_alpha=alpha,
-        workers=workers,
-        pin_memory=False,
-    )
-
-
-def training_batches(data: DataDirectory, batch_tokens: int, count: int) -> Iterable[Batch]:
-    """The first batches, made beforehand."""
-    return islice(batches_of(data, batch_tokens, alpha=0.0, workers=0).stream(0, 0), count)
 
 
 def input_lines(options: argparse.Namespace) -> list[str]:

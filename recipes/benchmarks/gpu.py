@@ -15,6 +15,7 @@ The reference (reference.py) has packed `nn.LSTM` layers, the loss over all logi
 """
 
 import argparse
+import itertools
 import random
 import statistics
 import time
@@ -27,20 +28,22 @@ from machine import copy_rate, print_tables
 from operations import forward_parts, training_flops, training_limit
 from reference import GNMT
 
-from nmtcli.commands.machine import autocast, choose_device
-from nmtcli.config import ModelConfig, SearchConfig
+from nmtcli.commands.machine import choose_device, machine_of
+from nmtcli.config import ModelConfig, SearchConfig, TrainConfig
 from nmtcli.data.batches import Batch
 from nmtcli.data.subword import EOS, Subword
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.translator import EXTRA_LENGTH, SearchBatch, Translator
-from nmtcli.training.distributed import Objective
+from nmtcli.training.distributed import Ranks, World
+from nmtcli.training.updater import Updater
 
 SHAPE_G = ModelConfig(encoder_layers=4, decoder_layers=4, embedding_size=1024, hidden_size=1024, residual=True)
 VOCABULARY = 32_000
 MEAN_LENGTH = 27
 BATCH_TOKENS = 65_536
 BEAM = 5
+RATE = 1e-4  # of learning
 
 
 class NoSubword:
@@ -66,35 +69,38 @@ def training_batches(count: int) -> Iterator[Batch]:
         yield Batch.of(pairs)
 
 
-def training_systems(device: torch.device) -> tuple[dict[str, Callable[[Batch], None]], Seq2Seq]:
-    """An update of ours and one of the reference; and our model."""
+def training_systems(device: torch.device) -> tuple[dict[str, Callable[[Batch], object]], Seq2Seq]:
+    """An update of ours, alone and as one rank, and one of the reference; and our model."""
     torch.manual_seed(1)
     ours, shared = (
         Seq2Seq(SHAPE_G, source_size=VOCABULARY, target_size=VOCABULARY, joint=False).train().to(device) for _ in "ab"
     )
-    loss = CrossEntropy(label_smoothing=0.1)
     torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    wrapped = torch.nn.parallel.DistributedDataParallel(Objective(shared, loss))
+    ranks = Ranks(torch.distributed.new_group(backend="gloo"))
     reference = GNMT(VOCABULARY, 1024, layers=4, dropout=0.2).train().to(device)
-    context = autocast(device, "bf16")
+    machine = machine_of(device, "bf16")
 
-    def update_of(model: torch.nn.Module, loss_of: Callable[[Batch], torch.Tensor]) -> Callable[[Batch], None]:
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    def update_of(model: Seq2Seq, world: World) -> Callable[[Batch], object]:
+        optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
+        loss = CrossEntropy(label_smoothing=0.1)
+        updater = Updater(model, loss, optimizer, TrainConfig(), machine=machine, world=world)
+        numbers = itertools.count(1)
+        return lambda batch: updater.update([batch], next(numbers), RATE)
 
-        def update(batch: Batch) -> None:
-            optimizer.zero_grad(set_to_none=True)
-            with context():
-                value = loss_of(batch)
-            value.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+    optimizer = torch.optim.Adam(reference.parameters(), lr=RATE, fused=True)
 
-        return update
+    def update_reference(batch: Batch) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with machine.autocast():
+            value = reference(batch)
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+        optimizer.step()
 
     return {
-        "ours": update_of(ours, lambda batch: loss(ours, batch).loss / batch.target_tokens),
-        "ours, one rank": update_of(wrapped, lambda batch: wrapped(batch, 0).loss / batch.target_tokens),
-        "reference": update_of(reference, reference),
+        "ours": update_of(ours, World()),
+        "ours, one rank": update_of(shared, ranks),
+        "reference": update_reference,
     }, ours
 
 

@@ -22,14 +22,17 @@ from statistics import median
 
 import torch
 
+from nmtcli.commands.machine import machine_of
 from nmtcli.config import TrainConfig
-from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.losses.build import build_loss
-from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
+from nmtcli.store.weights import load_weights, unique_state
+from nmtcli.training.assembly import Parts, assembled, begun
+from nmtcli.training.distributed import World
+from nmtcli.training.updater import Updater
 
 CANDIDATES = 6
+RATE = 1e-5  # of learning
 WAYS: dict[str, dict[str, object]] = {
     "cross-entropy": {},
     "greedy": {"loss": "greedy"},
@@ -43,58 +46,39 @@ WAYS: dict[str, dict[str, object]] = {
 
 
 def measure(way: str, options: argparse.Namespace) -> None:
-    """Prints seconds per update and peak memory [bytes] of one loss."""
+    """Print seconds per update and peak memory [bytes] of one loss."""
     torch.set_num_threads(options.threads)
-    data = DataDirectory.open(options.data)
-    directory = ModelDirectory.open(str(options.model))
-    model = directory.read_model().train()
-    config = TrainConfig(batch_tokens=options.batch_tokens, **WAYS[way])  # type: ignore[arg-type]
-    loss = build_loss(
-        config,
-        directory.model_config,
-        source=data.source_subword,
-        target=data.target_subword,
-        target_lang=data.target_lang,
-    )
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5, fused=True)
-    warm_up, *batches = first_batches(data, options.batch_tokens, options.updates + 1)
-    update(model, loss, optimizer, warm_up)
+    parts = parts_of(way, options)
+    state, machine = parts.state, parts.machine
+    updater = Updater(state.model, parts.loss, state.optimizer, parts.config, machine=machine, world=parts.world)
+    batches = list(islice(parts.batches.stream(0, 0), options.updates + 1))
+    updater.update(batches[:1], 1, RATE)  # warms up
     began = time.perf_counter()
-    for batch in batches:
-        update(model, loss, optimizer, batch)
-    seconds = (time.perf_counter() - began) / len(batches)
+    for number, batch in enumerate(batches[1:], start=2):
+        updater.update([batch], number, RATE)
+    seconds = (time.perf_counter() - began) / options.updates
     print(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
-def first_batches(data: DataDirectory, batch_tokens: int, count: int) -> list[Batch]:
-    """The batches that training begins with."""
-    batches = TrainingBatches(
-        data.train,
-        data.source_subword,
-        data.target_subword,
-        batch_tokens=batch_tokens,
-        seed=1,
-        subword_alpha=0.0,
-        workers=0,
-        pin_memory=False,
+def parts_of(way: str, options: argparse.Namespace) -> Parts:
+    """The parts of a run that continues from the trained model with this loss."""
+    stored = StoredModel.open(options.model)
+    config = TrainConfig(batch_tokens=options.batch_tokens, loader_workers=0, **WAYS[way])  # type: ignore[arg-type]
+    start = begun(stored.record.model, config, DataDirectory.open(options.data), "fp32")
+    weights = unique_state(stored.read_model())
+    return assembled(
+        start,
+        machine_of(torch.device("cpu"), "fp32"),
+        World(),
+        initialise=lambda model: load_weights(model, weights, stored.path),
     )
-    return list(islice(batches.stream(0, 0), count))
-
-
-def update(model: Seq2Seq, loss: object, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-    """One update."""
-    optimizer.zero_grad(set_to_none=True)
-    sums = loss(model, batch, 0)  # type: ignore[operator]
-    (sums.loss / loss.count(batch)).backward()  # type: ignore[attr-defined]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
 
 
 def predicted(way: str, options: argparse.Namespace) -> float:
     """Multiplications over those of cross-entropy."""
-    directory = ModelDirectory.open(str(options.model))
-    model = directory.read_model()
-    batches = first_batches(DataDirectory.open(options.data), options.batch_tokens, options.updates + 1)[1:]
+    parts = parts_of(way, options)
+    model = parts.state.model
+    batches = list(islice(parts.batches.stream(0, 0), 1, options.updates + 1))
     encoder, decoder = (sum(p.numel() for p in part.parameters()) for part in (model.encoder, model.decoder))
     e = encoder * sum(batch.source_tokens for batch in batches)
     d, p = (size * sum(batch.target_tokens for batch in batches) for size in (decoder, model.projection_VE.numel()))

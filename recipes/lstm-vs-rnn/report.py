@@ -41,7 +41,7 @@ from nmtcli.model.encoder import gather_positions, reversal
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import tokenizer_for
 from nmtcli.search.translator import Translator
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from seeds import bleu_of, lines_of, mean_bleu, paired_bootstrap, sentence_statistics, spread
@@ -67,9 +67,9 @@ class Run:
     seed: int
 
     @cached_property
-    def model(self) -> ModelDirectory:
+    def model(self) -> StoredModel:
         """Its model directory."""
-        return ModelDirectory.open(str(self.folder / "model"))
+        return StoredModel.open(str(self.folder / "model"))
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
@@ -138,7 +138,7 @@ def table(corpus: Corpus) -> str:
         cells = [
             COLUMNS[column],
             CELLS[cell],
-            str(runs[0].model.model_config.hidden_size),
+            str(runs[0].model.record.model.hidden_size),
             f"{parameters:,}",
             f"{parameters - embedding_parameters(model):,}",
             str(len(runs)),

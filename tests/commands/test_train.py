@@ -19,9 +19,9 @@ from nmtcli.config import ModelConfig
 from nmtcli.data.batches import plan
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
+from nmtcli.store.weights import read_tensors
 from nmtcli.training.schedule import learning_rate
-from nmtcli.training.weights import read_tensors
 from tests.conftest import TINY, Nmt, Result, digits_and_words, edited_json, log_of, make_data, write_pairs
 
 VOLATILE = {"seconds", "logged_seconds", "tokens_per_second", "log_bytes"}  # what a clock decides
@@ -335,8 +335,8 @@ def test_auto_batch_tokens_are_kept_with_the_run(nmt: Nmt, data: Path, tmp_path:
     for updates, more in (("2", ["--batch-tokens", "auto"]), ("3", ["--config", recipe, "--resume"])):
         result = nmt("train", "--data", data, "--model", model, *options, *more, "--max-updates", updates)
         assert result.code == 0, result.err
-        about = ModelDirectory.open(str(model)).about
-        assert (about["batch_tokens"], about["training"]["batch_tokens"]) == (2048, 0)
+        stored = StoredModel.open(model)
+        assert (stored.record.batch_tokens, stored.train_config.batch_tokens) == (2048, 0)
     with edited_json(model / "config.json") as about:
         about["batch_tokens"] = "many"
     resumed = nmt("train", "--data", data, "--model", model, *options, "--resume", "--max-updates", "4")

@@ -28,8 +28,8 @@ from nmtcli.data.subword import BOS, EOS, PAD
 from nmtcli.data.text import is_blank
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.translator import SearchBatch, Translator
-from nmtcli.training.checkpoint import ModelDirectory
-from nmtcli.training.weights import tensors_bytes
+from nmtcli.store.reader import StoredModel
+from nmtcli.store.weights import tensors_bytes
 from tests.conftest import TINY, Nmt, Result, log_of
 
 QUICK = ("--threads", "1", "--beam", "2", "--max-length", "0")  # ten tokens are enough to count lines
@@ -128,7 +128,7 @@ def test_any_bytes_keep_their_number_of_lines(trained: Path, nmt: Nmt, content: 
 
 def bias_towards(model: Path, *pieces: str) -> list[int]:
     """Makes a model say these pieces, the first one most, whatever it reads. Gives their ids."""
-    directory = ModelDirectory.open(str(model))
+    directory = StoredModel.open(model)
     processor = directory.subwords()[1]._processor
     ids = [int(processor.piece_to_id(piece)) for piece in pieces]
     tensors = safetensors.numpy.load_file(model / "model.safetensors")
@@ -148,7 +148,7 @@ def test_a_model_that_says_line_ends_still_gives_one_line_a_line(
     pieces: tuple[str, ...], options: list[str], model: Path, nmt: Nmt
 ) -> None:
     ids = bias_towards(model, *pieces)
-    biased = ModelDirectory.open(str(model)).read_model().eval()
+    biased = StoredModel.open(model).read_model().eval()
     source_1S = torch.tensor([[5, EOS]])
     memory, state = biased.encode(source_1S, torch.ones_like(source_1S).bool())
     logits_11V, _, _ = biased.step(memory, state, torch.tensor([[BOS]]))
@@ -279,7 +279,7 @@ def test_nbest_gives_the_lines_of_moses_best_first(trained: Path, nmt: Nmt, text
 
 
 def test_scores_are_log_probabilities_over_the_length_penalty(trained: Path, nmt: Nmt, text: bytes) -> None:
-    subword = ModelDirectory.open(str(trained)).subwords()[1]
+    subword = StoredModel.open(trained).subwords()[1]
     for alpha in (0.0, 0.7):
         options = ["--beam", "3", "--nbest", "3", "--length-penalty", str(alpha)]
         for candidates in nbest_of(translate(nmt, trained, *options, stdin=text)):
@@ -313,7 +313,7 @@ def test_log_probabilities_are_those_of_forced_decoding(
     checkpoints: tuple[str, ...], trained: Path, text: bytes
 ) -> None:
     """Of one model, and of the mean of two."""
-    directory = ModelDirectory.open(str(trained))
+    directory = StoredModel.open(trained)
     models = [directory.read_model(name).eval() for name in checkpoints]
     config = SearchConfig(beam=4, batch_tokens=300)
     translator = Translator(models, *directory.subwords(), config, device=CPU, wanted=4)
@@ -414,7 +414,7 @@ def greedy_by_hand(model: Seq2Seq, source: list[int], forbidden: Sequence[int], 
 
 @pytest.mark.parametrize("max_length", [3.0, 0.3])
 def test_a_beam_of_one_is_greedy_search_by_hand(max_length: float, trained: Path, nmt: Nmt, text: bytes) -> None:
-    directory = ModelDirectory.open(str(trained))
+    directory = StoredModel.open(trained)
     model = directory.read_model().eval()
     source, target = directory.subwords()
     found = translate(nmt, trained, "--beam", "1", "--max-length", str(max_length), stdin=text).lines

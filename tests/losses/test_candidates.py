@@ -22,7 +22,7 @@ from nmtcli.losses.token_nll import token_nll
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.forced import log_probabilities
 from nmtcli.scoring.sentence import Reward, sentence_bleu
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
 from tests.losses.test_greedy import assert_same, gradients
 from tests.model.test_seq2seq import PAIRS, tiny
 
@@ -36,7 +36,7 @@ def opened(data: Path) -> DataDirectory:
 
 @pytest.fixture(scope="module")
 def learnt(trained: Path) -> Seq2Seq:
-    return ModelDirectory.open(str(trained)).read_model().double()
+    return StoredModel.open(trained).read_model().double()
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def test_losses_of_candidates_are_their_formulas_over_what_search_finds(
 
 
 def test_updates_by_risk_raise_the_expected_reward(trained: Path, opened: DataDirectory, batch: Batch) -> None:
-    model = ModelDirectory.open(str(trained)).read_model().eval()
+    model = StoredModel.open(trained).read_model().eval()
     loss = Risk(searcher(opened, with_reference=True), 1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     values = []

@@ -17,7 +17,7 @@ from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.subword import EOS
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.translator import Translator
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
 
 BENCHMARKS = Path(__file__).parents[2] / "recipes/benchmarks"
 
@@ -35,7 +35,7 @@ def pages() -> Iterator[argparse.Namespace]:
 
 @pytest.mark.parametrize("beam", [1, 4])
 def test_the_classic_search_says_what_ours_says(beam: int, pages: Any, trained: Path, corpus: Path) -> None:
-    directory = ModelDirectory.open(str(trained))
+    directory = StoredModel.open(trained)
     model = directory.read_model().eval()
     source, target = directory.subwords()
     lines = (corpus / "test.num").read_text(encoding="utf-8").splitlines()

@@ -14,7 +14,7 @@ from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.forced import log_probabilities
 from nmtcli.search.beam import Hypothesis
 from nmtcli.search.translator import EXTRA_LENGTH, SearchBatch, Translation, Translator
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
 
 LINES = ["3 1 4", "", "1 5 9 2 6 5", " \t ", "2 7", "1", "8 2 8 1 8 2 8", "x"]
 CPU = torch.device("cpu")
@@ -24,12 +24,12 @@ Parts = tuple[Seq2Seq, Subword, Subword]
 
 
 @pytest.fixture(scope="module")
-def directory(trained: Path) -> ModelDirectory:
-    return ModelDirectory.open(str(trained))
+def directory(trained: Path) -> StoredModel:
+    return StoredModel.open(trained)
 
 
 @pytest.fixture(scope="module")
-def parts(directory: ModelDirectory) -> Parts:
+def parts(directory: StoredModel) -> Parts:
     return directory.read_model().eval(), *directory.subwords()
 
 
@@ -123,7 +123,7 @@ def test_blank_lines_come_out_empty_and_in_their_place(parts: Parts) -> None:
     assert [not one.candidates for one in translations] == [not line.strip() for line in LINES]
 
 
-def test_the_longest_output_is_a_rule_of_the_sentence(directory: ModelDirectory, parts: Parts) -> None:
+def test_the_longest_output_is_a_rule_of_the_sentence(directory: StoredModel, parts: Parts) -> None:
     _, source, target = parts
     babbling = directory.new_model().eval()
     with torch.no_grad():
@@ -153,7 +153,7 @@ def test_an_ensemble_of_a_model_with_itself_is_that_model(parts: Parts) -> None:
             assert candidate.hypothesis.log_probability == pytest.approx(same.hypothesis.log_probability, abs=1e-4)
 
 
-def test_an_ensemble_says_the_mean_of_the_probabilities(directory: ModelDirectory, parts: Parts) -> None:
+def test_an_ensemble_says_the_mean_of_the_probabilities(directory: StoredModel, parts: Parts) -> None:
     model, source, target = parts
     torch.manual_seed(11)
     other = directory.new_model().eval()

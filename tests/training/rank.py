@@ -5,7 +5,7 @@
 Writes the weights and, for every rank, what it was trained on: the target ids of every sentence, update by update.
 """
 
-import contextlib
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -13,18 +13,17 @@ from pathlib import Path
 import torch
 
 from nmtcli.cli import end_rank
-from nmtcli.config import ModelConfig, SearchConfig, TrainConfig
-from nmtcli.data.batches import Batch, TrainingBatches
+from nmtcli.config import ModelConfig, TrainConfig
+from nmtcli.data.batches import Batch
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.losses.build import build_loss
 from nmtcli.losses.protocol import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.training.checkpoint import ModelDirectory, Onlooker
+from nmtcli.training.assembly import assembled, begun
 from nmtcli.training.distributed import joined
 from nmtcli.training.loop import Trainer
-from nmtcli.training.optimizer import optimizer_for
-from nmtcli.training.progress import Events, Progress
-from nmtcli.training.validation import Validator
+from nmtcli.training.progress import Events
+from tests.training.on_cpu import ON_CPU
 
 
 class Silent(Events):
@@ -51,34 +50,20 @@ def main(data_path: str, out: str, loss_name: str, updates: str, accumulate: str
     torch.set_num_threads(1)
     torch.set_default_dtype(torch.float64)
     data = DataDirectory.open(data_path)
-    device = torch.device("cpu")
     model_config = ModelConfig(hidden_size=8, embedding_size=6, dropout=0.0)
     config = TrainConfig(
+        model=f"{out}/model",
         batch_tokens=440,
         max_updates=int(updates),
         accumulate=int(accumulate),
         validate_every=10,
+        loader_workers=0,
         show=0,
         loss=loss_name,
     )
-    with joined(device, 60) as world:
-        about = {
-            "source_size": data.source_subword.size,
-            "target_size": data.target_subword.size,
-            "joint": data.joint,
-            "model": model_config.to_dict(),
-        }
-        directory_class = ModelDirectory if world.is_first else Onlooker
-        directory = directory_class.planned(f"{out}/model", about)
-        directory.create(source_model=data.path / "source.model", target_model=data.path / "target.model")
-        torch.manual_seed(1)
-        model = directory.new_model()
-        optimizer = optimizer_for(model, config)
-        progress = Progress()
-        if Path(f"{out}/last").exists():
-            saved = ModelDirectory(Path(out), about).load_last(model, optimizer, rank=world.rank)
-            progress = Progress(**saved)
-        world.broadcast(None)
+    start = begun(model_config, config, data, "fp32")
+    start = dataclasses.replace(start, has_state=start.stored.has_state())
+    with joined(ON_CPU.device, 60) as world:
         watched = Watched(
             build_loss(
                 config,
@@ -88,45 +73,11 @@ def main(data_path: str, out: str, loss_name: str, updates: str, accumulate: str
                 target_lang=data.target_lang,
             )
         )
-        batches = TrainingBatches(
-            data.train,
-            data.source_subword,
-            data.target_subword,
-            batch_tokens=config.batch_tokens,
-            seed=1,
-            subword_alpha=0,
-            workers=0,
-            pin_memory=False,
-            share=(world.rank, world.size),
-        )
-        validator = Validator(
-            data.valid,
-            data.source_subword,
-            data.target_subword,
-            target_lang="en",
-            search=SearchConfig(beam=1),
-            batch_tokens=256,
-            samples=0,
-            device=device,
-            autocast=contextlib.nullcontext,
-            world=world,
-        )
-        Trainer(
-            model.train(),
-            watched,
-            optimizer,
-            batches,
-            validator,
-            directory,
-            config,
-            progress=progress,
-            mean=None,
-            events=Silent(),
-            device=device,
-            autocast=contextlib.nullcontext,
-            signal_seen=lambda: 0,
-            world=world,
-        ).run()
+        parts = assembled(start, ON_CPU, world, loss=watched)
+        world.broadcast(None)  # each rank has read the state before the first one replaces it
+        parts.writer.create(data.path / "source.model", data.path / "target.model", None)
+        world.broadcast(None)
+        Trainer(parts, events=Silent(), signal_seen=lambda: 0).run()
         Path(f"{out}/seen-{world.rank}.json").write_text(json.dumps(watched.seen), encoding="utf-8")
 
 

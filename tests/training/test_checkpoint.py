@@ -1,6 +1,7 @@
 """The model directory: whole files or none, weights that come back, damage that costs one line, and no code in it."""
 
 import ast
+import dataclasses
 import io
 import json
 import pickle
@@ -16,93 +17,87 @@ import safetensors.torch
 import torch
 
 import nmtcli
-import nmtcli.training.weights as page
-from nmtcli.config import ModelConfig
+import nmtcli.store.weights as page
+from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.training.checkpoint import ModelDirectory, random_states
-from nmtcli.training.weights import read_tensors, unique_state, weights_bytes
+from nmtcli.store.reader import StoredModel
+from nmtcli.store.weights import read_tensors, unique_state, weights_bytes
+from nmtcli.training.assembly import begun
+from nmtcli.training.checkpoint import DiskWriter, RunState, generator_states, load_last
+from nmtcli.training.progress import Progress
 from tests.conftest import TINY, Nmt, edited_json
 
 
-def new_directory(path: Path, data: Path, **shape: object) -> ModelDirectory:
-    opened = DataDirectory.open(data)
+def new_directory(path: Path, data: Path, **shape: object) -> tuple[StoredModel, DiskWriter]:
     config = ModelConfig(hidden_size=6, embedding_size=4, **shape)  # type: ignore[arg-type]
-    about = {
-        "source_size": opened.source_subword.size,
-        "target_size": opened.target_subword.size,
-        "source_sha256": opened.source_subword.sha256,
-        "target_sha256": opened.target_subword.sha256,
-        "joint": opened.joint,
-        "model": config.to_dict(),
-    }
-    models = {f"{side}_model": data / f"{side}.model" for side in ("source", "target")}
-    directory = ModelDirectory.planned(str(path), about)
-    directory.create(**models)
-    return directory
+    stored = begun(config, TrainConfig(model=str(path)), DataDirectory.open(data), "fp32").stored
+    writer = DiskWriter(stored)
+    writer.create(data / "source.model", data / "target.model", None)
+    return stored, writer
 
 
 @pytest.mark.parametrize("tie", ["all", "target", "none"])
 def test_weights_come_back_bit_for_bit_and_tied_ones_are_there_once(tmp_path: Path, data: Path, tie: str) -> None:
-    directory = new_directory(tmp_path / "model", data, tie_embeddings=tie)
-    model = directory.new_model()
-    directory.save_best(model)
-    (read, reopened) = (ModelDirectory.open(str(tmp_path / "model")).read_model(), directory.read_model("best"))
+    stored, writer = new_directory(tmp_path / "model", data, tie_embeddings=tie)
+    model = stored.new_model()
+    writer.save_best(model)
+    (read, reopened) = (StoredModel.open(tmp_path / "model").read_model(), stored.read_model("best"))
     for name, value in unique_state(model).items():
         assert torch.equal(unique_state(read)[name], value)
         assert torch.equal(unique_state(reopened)[name], value)
-    stored = safetensors.numpy.load_file(tmp_path / "model" / "model.safetensors")  # a reader that is not ours
-    assert sum(array.size for array in stored.values()) == sum(parameter.numel() for parameter in model.parameters())
+    arrays = safetensors.numpy.load_file(tmp_path / "model" / "model.safetensors")  # a reader that is not ours
+    assert sum(array.size for array in arrays.values()) == sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_an_average_is_the_mean_of_each_weight(tmp_path: Path, data: Path) -> None:
-    directory = new_directory(tmp_path / "model", data)
+    stored, writer = new_directory(tmp_path / "model", data)
     for update in (10, 20, 30):
-        directory.save_checkpoint(update, directory.new_model())
-    averaged = weights_bytes(directory.average([10, 20, 30]))
+        writer.save_checkpoint(update, stored.new_model())
+    averaged = weights_bytes(stored.average([10, 20, 30]))
     files = [tmp_path / f"model/checkpoints/update-{update:08d}/model.safetensors" for update in (10, 20, 30)]
-    stored = [safetensors.numpy.load_file(file) for file in files]
+    parts = [safetensors.numpy.load_file(file) for file in files]
     for name, mean in safetensors.numpy.load(averaged).items():
-        expected = np.mean([one[name].astype(np.float64) for one in stored], axis=0)
+        expected = np.mean([one[name].astype(np.float64) for one in parts], axis=0)
         np.testing.assert_allclose(mean, expected, rtol=1e-6, atol=1e-8)
         assert mean.dtype == np.float32
 
 
 def test_only_the_checkpoints_that_are_wanted_stay(tmp_path: Path, data: Path) -> None:
-    directory = new_directory(tmp_path / "model", data)
-    model = directory.new_model()
+    stored, writer = new_directory(tmp_path / "model", data)
+    model = stored.new_model()
     for update in (5, 10, 100_000_000):
-        directory.save_checkpoint(update, model)
+        writer.save_checkpoint(update, model)
     (tmp_path / "model/checkpoints/notes").mkdir()
-    assert directory.checkpoints() == [5, 10, 100_000_000]
-    directory.keep_checkpoints({10, 11})
-    assert directory.checkpoints() == [10]
+    assert stored.checkpoints() == [5, 10, 100_000_000]
+    writer.keep_checkpoints({10, 11})
+    assert stored.checkpoints() == [10]
     assert (tmp_path / "model/checkpoints/notes").exists()
 
 
 def test_a_training_state_brings_back_weights_optimiser_and_random_numbers(tmp_path: Path, data: Path) -> None:
-    directory = new_directory(tmp_path / "model", data)
+    stored, writer = new_directory(tmp_path / "model", data)
 
-    def made(seed: int) -> tuple[torch.nn.Module, torch.optim.Adam]:
+    def made(seed: int) -> RunState:
         torch.manual_seed(seed)
-        model = directory.new_model()
-        return model, torch.optim.Adam(model.parameters(), fused=True)
+        model = stored.new_model()
+        return RunState(model, torch.optim.Adam(model.parameters(), fused=True), Progress(), None)
 
-    def step(model: torch.nn.Module, optimizer: torch.optim.Adam) -> None:
-        optimizer.zero_grad()
-        sum((parameter * torch.randn_like(parameter)).sum() for parameter in model.parameters()).backward()
-        optimizer.step()
+    def step(state: RunState) -> None:
+        state.optimizer.zero_grad()
+        sum((parameter * torch.randn_like(parameter)).sum() for parameter in state.model.parameters()).backward()
+        state.optimizer.step()
 
-    model, optimizer = made(1)
-    step(model, optimizer)
-    progress = {"update": 1, "validations": [[1, 0.5]], "best": None}
-    directory.save_last(model, optimizer, progress, [random_states(torch.device("cpu"))])  # type: ignore[arg-type]
-    step(model, optimizer)
+    state = made(1)
+    step(state)
+    state.progress.update, state.progress.validations = 1, [(1, 0.5)]
+    writer.save_last(state, [generator_states(torch.device("cpu"))])
+    step(state)
 
-    other_model, other_optimizer = made(2)
-    assert directory.load_last(other_model, other_optimizer) == progress  # type: ignore[arg-type]
-    step(other_model, other_optimizer)
-    for name, parameter in model.named_parameters():
-        assert torch.equal(other_model.get_parameter(name), parameter)
+    other = load_last(tmp_path / "model/last/state.safetensors", made(2))
+    assert dataclasses.asdict(other.progress) == {**dataclasses.asdict(state.progress), "validations": [[1, 0.5]]}
+    step(other)
+    for name, parameter in state.model.named_parameters():
+        assert torch.equal(other.model.get_parameter(name), parameter)
 
 
 def cut(path: Path) -> None:

@@ -20,7 +20,7 @@ import torch
 
 from nmtcli.data.batches import plan
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.training.weights import read_tensors
+from nmtcli.store.weights import read_tensors
 from tests.conftest import TINY, log_of
 
 ROOT = Path(__file__).parents[2]
@@ -118,7 +118,7 @@ def test_a_run_of_two_ranks_goes_on_with_another_number(ranks: int, data: Path, 
     """In the same order of batches: over the epoch in which the number changes, each pair is seen exactly once."""
     first = trained_by(2, data, tmp_path / "first", updates=2, accumulate=1)
     second = tmp_path / "second"
-    shutil.copytree(first / "model/last", second / "last")
+    shutil.copytree(first / "model/last", second / "model/last")
     corpus = DataDirectory.open(data).train
     batches = plan(corpus.source_lengths, corpus.target_lengths, batch_tokens=440, seed=1, epoch=0)
     updates_left = -(-(len(batches) - 4) // ranks)

@@ -1,10 +1,8 @@
 """An estimate counts what is there."""
 
-import contextlib
 from pathlib import Path
 
 import pytest
-import torch
 
 from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.data.batches import TrainingBatches
@@ -12,29 +10,18 @@ from nmtcli.data.corpus import DataDirectory
 from nmtcli.errors import TrainingError
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.losses.protocol import LossSums
-from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.training.assembly import assembled, begun
+from nmtcli.training.distributed import World
 from nmtcli.training.estimate import Estimate, estimate
+from tests.training.on_cpu import ON_CPU
 
-CPU = torch.device("cpu")
 
-
-def estimated(
-    data: Path, batch_tokens: int, optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam, ranks: int = 1
-) -> Estimate:
+def estimated(data: Path, batch_tokens: int, ranks: int = 1, optimizer: str = "adam") -> Estimate:
     directory = DataDirectory.open(data)
-    size = directory.source_subword.size
-    config = ModelConfig(hidden_size=16, embedding_size=8)
-    model = Seq2Seq(config, source_size=size, target_size=size, joint=True).train()
-    return estimate(
-        model,
-        CrossEntropy(0.1),
-        optimizer_class(model.parameters(), lr=0.01),  # type: ignore[call-arg]
-        batches_of(directory, batch_tokens),
-        TrainConfig(accumulate=3),
-        ranks=ranks,
-        device=CPU,
-        autocast=contextlib.nullcontext,
-    )
+    config = TrainConfig(accumulate=3, batch_tokens=batch_tokens, loader_workers=0, optimizer=optimizer)
+    start = begun(ModelConfig(hidden_size=16, embedding_size=8), config, directory, "fp32")
+    parts = assembled(start, ON_CPU, World())
+    return estimate(parts.state, parts.loss, parts.batches, config, ON_CPU, ranks=ranks)
 
 
 def batches_of(directory: DataDirectory, batch_tokens: int) -> TrainingBatches:
@@ -81,7 +68,7 @@ def test_a_batch_that_does_not_fit_is_said(data: Path, monkeypatch: pytest.Monke
 
 
 def test_memory_is_counted_tensor_by_tensor(data: Path) -> None:
-    adam, sgd = estimated(data, 512), estimated(data, 512, torch.optim.SGD)
+    adam, sgd = estimated(data, 512), estimated(data, 512, optimizer="sgd")
     assert adam.weights == adam.gradients == 4 * adam.parameters
     assert sgd.optimizer == 0
     assert 8 * adam.parameters <= adam.optimizer <= 8 * adam.parameters + 1000  # two means, and a count of steps

@@ -1,7 +1,6 @@
 """The training loop: when it stops, what it keeps, what it leaves out; with validations that a test decides."""
 
-import contextlib
-import copy
+import dataclasses
 import errno
 import itertools
 import json
@@ -15,20 +14,24 @@ import safetensors.numpy
 import torch
 
 from nmtcli.config import ModelConfig, TrainConfig
-from nmtcli.data.batches import Batch, TrainingBatches
+from nmtcli.data.batches import Batch
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.errors import Stopped, TrainingError, WorldError
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.losses.protocol import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import Score
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
+from nmtcli.store.weights import read_tensors
+from nmtcli.training.assembly import assembled, begun, resumed
+from nmtcli.training.checkpoint import DiskWriter
+from nmtcli.training.distributed import World
 from nmtcli.training.loop import Trainer
 from nmtcli.training.progress import Progress
 from nmtcli.training.schedule import learning_rate
 from nmtcli.training.validation import Validation
-from nmtcli.training.weights import read_tensors
 from tests.conftest import log_of
+from tests.training.on_cpu import ON_CPU
 
 
 class Events:
@@ -76,7 +79,7 @@ def scripted(values: list[float]) -> Callable[[Seq2Seq], Validation]:
 
 
 class Run:
-    """Training of a very small model, with scripted validations; a second one in its directory goes on with it."""
+    """Training of a very small model, with scripted validations; a second one in its directory continues it."""
 
     def __init__(
         self,
@@ -86,68 +89,38 @@ class Run:
         *,
         loss: Loss | None = None,
         signal_seen: Callable[[], int] = lambda: 0,
-        optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
         **options: Any,
     ) -> None:
         opened = DataDirectory.open(data)
         chosen = {"max_epochs": 0, "patience": 0, "validate_every": 2, "batch_tokens": 200, "loader_workers": 0}
         self.config = TrainConfig(data=str(data), model=str(path), **{**chosen, **options})
         if path.exists():
-            self.directory = ModelDirectory.open(str(path))
+            start = resumed(StoredModel.open(path), self.config, opened)
         else:
             shape = ModelConfig(hidden_size=4, embedding_size=4, encoder_layers=1, decoder_layers=1, dropout=0.0)
-            about = {
-                "source_size": opened.source_subword.size,
-                "target_size": opened.target_subword.size,
-                "joint": True,
-                "model": shape.to_dict(),
-            }
-            models = {f"{side}_model": data / f"{side}.model" for side in ("source", "target")}
-            self.directory = ModelDirectory.planned(str(path), about)
-            self.directory.create(**models)
+            start = begun(shape, self.config, opened, "fp32")
         torch.set_num_threads(1)
-        torch.manual_seed(self.config.seed)
-        self.model = self.directory.new_model()
-        self.optimizer = optimizer(self.model.parameters(), lr=self.config.learning_rate)  # type: ignore[call-arg]
-        self.mean = copy.deepcopy(self.model) if self.config.ema else None
-        self.progress = Progress()
-        if self.directory.has_last():
-            self.progress = Progress(**self.directory.load_last(self.model, self.optimizer, self.mean))
-        self.batches = TrainingBatches(
-            opened.train,
-            opened.source_subword,
-            opened.target_subword,
-            batch_tokens=self.config.batch_tokens,
-            seed=self.config.seed,
-            subword_alpha=0.0,
-            workers=0,
-            pin_memory=False,
-        )
+        parts = assembled(start, ON_CPU, World(), loss=loss or CrossEntropy(0.0))
+        if not path.exists():
+            parts.writer.create(data / "source.model", data / "target.model", None)
+        self.path = path
+        self.stored = parts.stored
+        self.model = parts.state.model
+        self.optimizer = parts.state.optimizer
+        self.progress = parts.state.progress
+        self.batches = parts.batches
         self.events = Events()
-        self.trainer = Trainer(
-            self.model.train(),
-            loss or CrossEntropy(0.0),
-            self.optimizer,
-            self.batches,
-            scripted(scores),
-            self.directory,
-            self.config,
-            progress=self.progress,
-            mean=self.mean,
-            events=self.events,
-            device=torch.device("cpu"),
-            autocast=contextlib.nullcontext,
-            signal_seen=signal_seen,
-        )
+        parts = dataclasses.replace(parts, validate=scripted(scores))
+        self.trainer = Trainer(parts, events=self.events, signal_seen=signal_seen)
 
     def to_the_end(self) -> str:
         return self.trainer.run()
 
     def checkpoint(self, update: int) -> bytes:
-        return (self.directory.path / f"checkpoints/update-{update:08d}/model.safetensors").read_bytes()
+        return (self.path / f"checkpoints/update-{update:08d}/model.safetensors").read_bytes()
 
     def weights(self, name: str = "model") -> bytes:
-        return (self.directory.path / f"{name}.safetensors").read_bytes()
+        return (self.path / f"{name}.safetensors").read_bytes()
 
 
 # when it stops
@@ -240,7 +213,7 @@ def test_a_run_at_its_end_learns_nothing_more(tmp_path: Path, data: Path) -> Non
 def test_the_model_is_that_of_the_best_validation(tmp_path: Path, data: Path) -> None:
     run = Run(tmp_path / "model", data, [1.0, 5.0, 3.0, 5.0], max_updates=8, keep=4)
     run.to_the_end()
-    assert run.directory.checkpoints() == [2, 4, 6, 8]
+    assert run.stored.checkpoints() == [2, 4, 6, 8]
     assert run.weights() == run.checkpoint(4)
     assert not (tmp_path / "model/best.safetensors").exists()
     assert [record["best"] for record in log_of(tmp_path / "model", "validation")] == [True, True, False, False]
@@ -250,7 +223,7 @@ def test_the_model_is_that_of_the_best_validation(tmp_path: Path, data: Path) ->
 def test_the_latest_checkpoints_are_kept(tmp_path: Path, data: Path, keep: int) -> None:
     run = Run(tmp_path / "model", data, [1.0, 5.0, 3.0, 2.0], max_updates=8, keep=keep)
     run.to_the_end()
-    assert run.directory.checkpoints() == [2, 4, 6, 8][4 - keep :]
+    assert run.stored.checkpoints() == [2, 4, 6, 8][4 - keep :]
 
 
 @pytest.mark.parametrize(
@@ -268,7 +241,7 @@ def test_the_average_of_the_last_or_the_best_becomes_the_model_and_the_best_stay
 ) -> None:
     run = Run(tmp_path / "model", data, [1.0, 9.0, 2.0, 7.0, 8.0, 3.0, 6.0], max_updates=12, keep=0, **options)
     run.to_the_end()
-    assert run.directory.checkpoints() == averaged
+    assert run.stored.checkpoints() == averaged
     parts = [safetensors.numpy.load(run.checkpoint(update)) for update in averaged]
     for name, mean in safetensors.numpy.load(run.weights()).items():
         by_hand = sum(part[name].astype("float64") for part in parts) / len(parts)
@@ -286,7 +259,7 @@ def test_a_run_that_goes_on_averages_anew_and_the_best_stays_the_best(tmp_path: 
     Run(tmp_path / "model", data, [1.0, 5.0, 4.0], max_updates=4, **options).to_the_end()
     run = Run(tmp_path / "model", data, [3.0, 6.0, 2.0, 7.0], max_updates=10, **options)
     run.to_the_end()
-    assert run.directory.checkpoints() == [4, 6, 8, 10]
+    assert run.stored.checkpoints() == [4, 6, 8, 10]
     assert run.weights("best") == run.checkpoint(8)
     (record,) = log_of(tmp_path / "model", "average")
     assert record["averaged"] == [8, 10]
@@ -322,8 +295,10 @@ def test_every_update_has_the_rate_of_the_schedule(tmp_path: Path, data: Path, d
 
 def test_a_step_cuts_the_rate_after_so_many_epochs_and_every_so_many(tmp_path: Path, data: Path) -> None:
     options: dict[str, Any] = {"decay": "step", "decay_factor": 0.1, "decay_start": 1.0, "decay_every": 0.5}
-    run = Run(tmp_path / "model", data, [1.0], max_epochs=2, validate_every=0, log_every=1, batch_tokens=600, **options)
-    run.trainer._validate = scripted([1.0] * 9)
+    scores = [1.0] * 9
+    run = Run(
+        tmp_path / "model", data, scores, max_epochs=2, validate_every=0, log_every=1, batch_tokens=600, **options
+    )
     run.to_the_end()
     rates = [record["learning_rate"] for record in run.events.logs]
     first, second = (len(run.batches.plan(epoch)) for epoch in range(2))
@@ -374,7 +349,7 @@ def test_accumulated_batches_make_the_update_of_one_large_batch_with_its_norm_cu
 ) -> None:
     """Oracle: the gradient of the mean over all tokens of the three batches, cut by hand, and one step down it."""
     options: dict[str, Any] = {"accumulate": 3, "clip_norm": clip_norm, "decay": "none", "log_every": 1}
-    run = Run(tmp_path / "model", data, [1.0], max_updates=1, learning_rate=10.0, optimizer=torch.optim.SGD, **options)
+    run = Run(tmp_path / "model", data, [1.0], max_updates=1, learning_rate=10.0, optimizer="sgd", **options)
     before = {name: parameter.detach().clone() for name, parameter in run.model.named_parameters()}
     found = gradients(run.model, first_batches(run, 3))
     norm = math.sqrt(sum(float(gradient.double().pow(2).sum()) for gradient in found.values()))
@@ -468,15 +443,15 @@ def test_a_pair_that_does_not_fit_ends_it(tmp_path: Path, data: Path) -> None:
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, calls: set[int]) -> None:
-    """Makes these calls of a method of the model directory find a full disk."""
-    inner, number = getattr(ModelDirectory, name), itertools.count(1)
+    """Make these calls of a method of the writer find a full disk."""
+    inner, number = getattr(DiskWriter, name), itertools.count(1)
 
     def method(*arguments: object, **more: object) -> object:
         if next(number) in calls:
             raise OSError(errno.ENOSPC, "No space left on device")
         return inner(*arguments, **more)
 
-    monkeypatch.setattr(ModelDirectory, name, method)
+    monkeypatch.setattr(DiskWriter, name, method)
 
 
 @pytest.mark.parametrize("name", ["save_last", "save_best", "save_checkpoint"])

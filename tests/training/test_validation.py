@@ -1,6 +1,5 @@
 """Validation measures what `nmt translate` and `nmt score` would, and leaves nothing behind."""
 
-import contextlib
 import json
 import math
 from pathlib import Path
@@ -9,34 +8,32 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from nmtcli.config import SearchConfig
+from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.subword import BOS
 from nmtcli.errors import NmtError
 from nmtcli.scoring.metrics import Score
-from nmtcli.training.checkpoint import ModelDirectory
+from nmtcli.store.reader import StoredModel
+from nmtcli.training.assembly import begun
+from nmtcli.training.distributed import World
 from nmtcli.training.validation import Validation, Validator
 from tests.conftest import Nmt, digits_and_words, log_of
+from tests.training.on_cpu import ON_CPU
 
 PAIRS = digits_and_words(12, seed=9)
 
 
-def validator(data: Path, pairs: list[tuple[str, str]], **options: object) -> Validator:
+def validator(data: Path, pairs: list[tuple[str, str]], *, batch_tokens: int = 30, samples: int = 3) -> Validator:
     directory = DataDirectory.open(data)
-    chosen = {"target_lang": "en", "search": SearchConfig(beam=1), "batch_tokens": 30, "samples": 3, **options}
-    return Validator(
-        pairs,
-        directory.source_subword,
-        directory.target_subword,
-        device=torch.device("cpu"),
-        autocast=contextlib.nullcontext,
-        **chosen,  # type: ignore[arg-type]
-    )
+    config = TrainConfig(validation_beam=1, show=samples)
+    record = begun(ModelConfig(), config, directory, "fp32").stored.record
+    subwords = directory.source_subword, directory.target_subword
+    return Validator(pairs, subwords, record, config, batch_tokens=batch_tokens, machine=ON_CPU, world=World())
 
 
 def loss_by_hand(trained: Path, pairs: list[tuple[str, str]]) -> float:
     """One pair at a time, all logits at once."""
-    directory = ModelDirectory.open(str(trained))
+    directory = StoredModel.open(trained)
     model = directory.read_model().eval()
     source, target = directory.subwords()
     total, tokens = 0.0, 0
@@ -54,7 +51,7 @@ def loss_by_hand(trained: Path, pairs: list[tuple[str, str]]) -> float:
 
 
 def test_the_loss_is_the_mean_over_all_target_tokens_whatever_the_batches(trained: Path, data: Path) -> None:
-    model = ModelDirectory.open(str(trained)).read_model()
+    model = StoredModel.open(trained).read_model()
     expected = loss_by_hand(trained, PAIRS)
     for batch_tokens in (1, 30, 10_000):
         validation = validator(data, PAIRS, batch_tokens=batch_tokens)(model)
@@ -63,7 +60,7 @@ def test_the_loss_is_the_mean_over_all_target_tokens_whatever_the_batches(traine
 
 
 def test_a_pair_with_a_blank_side_has_no_part_in_the_loss_but_is_scored(trained: Path, data: Path) -> None:
-    model = ModelDirectory.open(str(trained)).read_model()
+    model = StoredModel.open(trained).read_model()
     whole = validator(data, PAIRS)(model)
     blank = validator(data, [("", "one"), *PAIRS, ("7", " "), ("", "")])(model)
     assert blank.loss == pytest.approx(whole.loss, rel=1e-6)
@@ -76,7 +73,7 @@ def test_pairs_without_one_that_is_whole_are_refused_before_training(data: Path)
 
 
 def test_it_leaves_random_numbers_and_mode_as_they_were(trained: Path, data: Path) -> None:
-    model = ModelDirectory.open(str(trained)).read_model()
+    model = StoredModel.open(trained).read_model()
     validate = validator(data, PAIRS)
     for training in (True, False):
         model.train(training)
@@ -89,7 +86,7 @@ def test_it_leaves_random_numbers_and_mode_as_they_were(trained: Path, data: Pat
 
 
 def test_it_gives_the_same_each_time_and_shows_the_same_sentences(trained: Path, data: Path) -> None:
-    model = ModelDirectory.open(str(trained)).read_model().train()
+    model = StoredModel.open(trained).read_model().train()
     validate = validator(data, PAIRS, samples=4)
     first = validate(model)
     assert validate(model) == first

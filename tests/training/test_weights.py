@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from nmtcli.training.weights import write_whole
+from nmtcli.data.files import write_whole
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,6 @@
-"""Files of tensors: safetensors, with a hash of what is in them, on the disk whole or not at all."""
+"""Files of tensors: safetensors whose metadata holds a hash of the tensors."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import safetensors
@@ -12,26 +11,6 @@ from torch import Tensor
 from nmtcli.data.files import QUICK_BYTES, size_of_regular
 from nmtcli.errors import DirectoryError
 from nmtcli.model.seq2seq import Seq2Seq
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Puts a file there whole or not at all, and on the disk before this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def unique_state(model: Seq2Seq) -> dict[str, Tensor]:

@@ -1,0 +1,81 @@
+"""Where the weights of a run that begins come from, if not from random numbers: --init-from, and word vectors."""
+
+from collections.abc import Callable
+
+import torch
+
+from nmtcli.config import ModelConfig
+from nmtcli.console import Console
+from nmtcli.data.subword import Subword
+from nmtcli.data.vectors import read_vectors
+from nmtcli.errors import DirectoryError
+from nmtcli.knobs import option_text
+from nmtcli.model.init import start_from_vectors
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.store.reader import StoredModel
+from nmtcli.store.record import ModelRecord
+from nmtcli.store.weights import load_weights, unique_state
+from nmtcli.training.assembly import Start
+
+
+def shape_to_start_from(path: str, asked: ModelConfig, given: frozenset[str]) -> ModelConfig:
+    """Return the options that were given and, for the others, those of the model to start from.
+
+    Args:
+        path: its directory; empty: there is none.
+        asked: the options, defaults included.
+        given: the options that were given.
+    """
+    if not path:
+        return asked
+    others = StoredModel.open(path).record.model.to_dict()
+    return ModelConfig.from_dict(
+        {name: value if name in given else others[name] for name, value in asked.to_dict().items()}
+    )
+
+
+def initialiser(start: Start, console: Console) -> Callable[[Seq2Seq], None]:
+    """Return what gives a model its initial weights where they are not drawn at random."""
+    config, data = start.config, start.data
+
+    def initialise(model: Seq2Seq) -> None:
+        if config.init_from:
+            _copy_weights(model, config.init_from, start.stored.record, console)
+        if config.source_vectors:
+            _copy_vectors(model.source_embedding.weight, data.source_subword, config.source_vectors, console)
+        if config.target_vectors:  # where both sides share a matrix, these replace the source's
+            _copy_vectors(model.target_embedding_VE, data.target_subword, config.target_vectors, console)
+
+    return initialise
+
+
+def _copy_weights(model: Seq2Seq, path: str, record: ModelRecord, console: Console) -> None:
+    """Copy the weights of another model directory, which must have the same vocabularies and shape."""
+    other = StoredModel.open(path)
+    if other.record.direction != record.direction:
+        console.warn(f"--init-from {path} translates {other.record.direction}, the data is {record.direction}")
+    for side in ("source", "target"):
+        ours, theirs = record.sha256_of(side), other.record.sha256_of(side)
+        if theirs != ours:
+            raise DirectoryError(
+                f"--init-from {path} has another {side} subword model ({str(theirs)[:12]}) "
+                f"than the data ({str(ours)[:12]})",
+                f"Preprocess with --source-model {path}/source.model --target-model {path}/target.model",
+            )
+    weights = unique_state(other.read_model())
+    try:
+        load_weights(model, weights, other.path)
+    except DirectoryError as error:
+        shape, other_shape = record.model.to_dict(), other.record.model.to_dict()
+        differences = [option_text(name, value) for name, value in shape.items() if value != other_shape[name]]
+        raise DirectoryError(
+            f"--init-from {path} has another shape than this model with {', '.join(differences)}", "Leave these out"
+        ) from error
+
+
+def _copy_vectors(embedding_VE: torch.Tensor, subword: Subword, path: str, console: Console) -> None:
+    """Copy the vectors that a file has for pieces into their rows."""
+    ids, vectors = read_vectors(path, subword.pieces(range(subword.size)), embedding_VE.shape[1])
+    device = embedding_VE.device
+    start_from_vectors(embedding_VE, torch.from_numpy(ids).to(device), torch.from_numpy(vectors).to(device))
+    console.say(f"{path} has vectors for {len(ids):,} of {subword.size:,} pieces; the others start at random")

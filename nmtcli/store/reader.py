@@ -1,0 +1,195 @@
+"""Open a model directory, check it, and read what it holds. Its layout is specified in training/checkpoint.py."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from nmtcli.config import TrainConfig
+from nmtcli.data.files import read_json
+from nmtcli.data.shortlist import Shortlist
+from nmtcli.data.subword import Subword
+from nmtcli.errors import ConfigError, DirectoryError
+from nmtcli.model.init import Undrawn
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.store.record import ModelRecord, check_format
+from nmtcli.store.weights import check_shapes, load_weights, read_tensors
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+BEST = "best.safetensors"
+STATE = "last/state.safetensors"
+SHORTLIST = "shortlist.safetensors"
+CHECKPOINTS = "checkpoints"
+
+
+def holds_model(path: str | Path) -> bool:
+    """Return True where there is the configuration of a model, usable or not."""
+    return (Path(path) / CONFIG).exists()
+
+
+def check_is_model(path: str | Path) -> None:
+    """Check that a directory is a model directory of the version that this nmt reads.
+
+    Raises:
+        DirectoryError: it is not.
+    """
+    _read_config(Path(path))
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model directory to read from.
+
+    Attributes:
+        path: the directory; it may not be there yet when the record was just made.
+        record: its `config.json`.
+    """
+
+    path: Path
+    record: ModelRecord
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Open a model directory.
+
+        Raises:
+            DirectoryError: it is missing, or is not a usable model directory of the version that this nmt reads.
+        """
+        path = Path(path)
+        return cls(path, ModelRecord.from_json(_read_config(path), path / CONFIG))
+
+    @property
+    def train_config(self) -> TrainConfig:
+        """The options that the model was trained with; see `ModelRecord.train_config`."""
+        return self.record.train_config(self.path / CONFIG)
+
+    def subwords(self) -> tuple[Subword, Subword]:
+        """Load the subword models of source and target; one object where both are the same.
+
+        Raises:
+            DirectoryError: one is missing or damaged, or not the one that the model was trained with.
+        """
+        both: list[Subword] = []
+        for side in ("source", "target"):
+            subword = Subword.load(self.path / f"{side}.model", known=both[0] if both else None)
+            recorded = self.record.sha256_of(side)
+            if subword.sha256 != recorded:
+                raise DirectoryError(
+                    f"{self.path / side}.model has sha256 {subword.sha256[:12]}, but the model was trained with "
+                    f"{str(recorded)[:12]}",
+                    "Copy it again",
+                )
+            both.append(subword)
+        return both[0], both[1]
+
+    def read_shortlist(self) -> Shortlist:
+        """Read the likely translations of each source piece.
+
+        Raises:
+            DirectoryError: there is no shortlist, or it is damaged or of other vocabularies.
+        """
+        path = self.path / SHORTLIST
+        if not path.exists():
+            raise DirectoryError(f"{self.path} has no {SHORTLIST}", "Leave out --shortlist, or train the model again")
+        tensors, _ = read_tensors(path, verify=True)
+        shapes = {name: (value.dtype, value.dim()) for name, value in tensors.items()}
+        if (
+            shapes != {"of_piece_SC": (torch.int32, 2), "frequent_F": (torch.int32, 1)}
+            or len(tensors["of_piece_SC"]) != self.record.source_size
+            or not all(_are_below(ids, self.record.target_size) for ids in tensors.values())
+        ):
+            raise DirectoryError(f"{path} is no shortlist of this model", "Copy it again")
+        return Shortlist(*(tensors[name].long().numpy() for name in Shortlist._fields))
+
+    def new_model(self) -> Seq2Seq:
+        """Return a model of the recorded shape, its parameters drawn from torch's default generator."""
+        record = self.record
+        return Seq2Seq(record.model, source_size=record.source_size, target_size=record.target_size, joint=record.joint)
+
+    def read_model(self, checkpoint: str = "", *, verify: bool = False) -> Seq2Seq:
+        """Read the model with the weights of a checkpoint, in fp32 on the CPU.
+
+        Args:
+            checkpoint: "" for what translate uses; last, best, or a name under checkpoints/.
+            verify: see `read_tensors`.
+        Raises:
+            ConfigError: no name of a checkpoint.
+            DirectoryError: no such checkpoint, or weights that are damaged or of another shape.
+        """
+        weights, path = self._weights_of(checkpoint, verify=verify)
+        with torch.device("meta"), Undrawn():  # a shape that does not match the weights must not take memory
+            model = self.new_model()
+        check_shapes(model, weights, path)
+        # a copy: the tensors are views of the file, which another process may write to while we translate
+        own = {name: value.to(torch.float32, copy=True) for name, value in weights.items()}
+        model.load_state_dict(own, assign=True)
+        return model
+
+    def average(self, updates: Sequence[int]) -> Seq2Seq:
+        """Return a model whose every weight is the mean over the checkpoints of these updates."""
+        sums: dict[str, Tensor] = {}
+        for update in updates:
+            tensors, _ = self._weights_of(checkpoint_name(update))
+            for name, value in tensors.items():
+                sums[name] = sums[name] + value.double() if name in sums else value.double()
+        model = self.new_model()
+        means = {name: (value / len(updates)).float() for name, value in sums.items()}
+        load_weights(model, means, self.path / CHECKPOINTS)
+        return model
+
+    def checkpoints(self) -> list[int]:
+        """Return the updates whose checkpoints are kept, in order."""
+        folders = (self.path / CHECKPOINTS).glob("update-*")
+        return sorted(int(folder.name[7:]) for folder in folders if folder.name[7:].isdecimal())
+
+    def has_state(self) -> bool:
+        """Return True where a training state was saved that a run can resume from."""
+        return (self.path / STATE).exists()
+
+    def _weights_of(self, checkpoint: str, *, verify: bool = False) -> tuple[dict[str, Tensor], Path]:
+        if checkpoint == "last":
+            tensors, _ = read_tensors(self.path / STATE, verify=verify)
+            return part_of(tensors, "model."), self.path / STATE
+        if checkpoint in ("", "best"):
+            best = self.path / BEST
+            path = best if checkpoint and best.exists() else self.path / WEIGHTS
+        elif re.fullmatch(r"update-\d+", checkpoint):
+            path = self.path / CHECKPOINTS / checkpoint / WEIGHTS
+        else:
+            raise ConfigError(f"--checkpoint must be last, best or update-<number>, but is {checkpoint}")
+        if not path.exists():
+            kept = ", ".join(["last"] * self.has_state() + [checkpoint_name(update) for update in self.checkpoints()])
+            raise DirectoryError(f"{path} is not there", f"There is {kept}" if kept else "Train the model first")
+        return read_tensors(path, verify=verify)[0], path
+
+
+def checkpoint_name(update: int) -> str:
+    """Return the name of a checkpoint under checkpoints/.
+
+    >>> checkpoint_name(1000)
+    'update-00001000'
+    """
+    return f"update-{update:08d}"
+
+
+def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / CONFIG
+    if not file.exists():
+        raise DirectoryError(f"{path} is not a model directory: it has no {CONFIG}", "Run nmt train first")
+    values = read_json(file, "Copy it again")
+    check_format(values, file)
+    return values
+
+
+def _are_below(ids: Tensor, size: int) -> bool:
+    return not ids.numel() or 0 <= int(ids.min()) <= int(ids.max()) < size

@@ -1,0 +1,236 @@
+"""Assemble a run: from options, data and a model directory to the parts that the training loop works with.
+
+    begun(...) or resumed(...)          what the run starts from
+    assembled(start, machine, world)    its parts, on their device, at the place where the run starts or continues
+
+Nothing is written: `nmt train` writes when everything that can refuse has been asked.
+"""
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from nmtcli.config import ModelConfig, TrainConfig
+from nmtcli.data.batches import TrainingBatches
+from nmtcli.data.corpus import DataDirectory
+from nmtcli.data.mixture import mixture_of
+from nmtcli.errors import ConfigError, DirectoryError
+from nmtcli.losses.build import build_loss
+from nmtcli.losses.protocol import Loss
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.store.reader import CONFIG, STATE, StoredModel
+from nmtcli.store.record import ModelRecord
+from nmtcli.training.checkpoint import DiskWriter, NoWriter, RunState, RunWriter, load_last
+from nmtcli.training.distributed import World
+from nmtcli.training.estimate import fitting_batch_tokens
+from nmtcli.training.machine import Machine
+from nmtcli.training.optimizer import optimizer_for
+from nmtcli.training.progress import Progress
+from nmtcli.training.validation import Validation, Validator
+
+RANK_SEEDS = 1 << 63
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        config: its options.
+        data: the data directory.
+        stored: the model directory; of a run that begins it is yet to be made.
+        has_state: there is a training state to continue from.
+    """
+
+    config: TrainConfig
+    data: DataDirectory
+    stored: StoredModel
+    has_state: bool = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is made of.
+
+    Attributes:
+        config: its options.
+        stored: the model directory, to read checkpoints from.
+        state: model in training mode, optimiser, progress and moving average.
+        loss: what is trained on.
+        batches: the training corpus, this rank's share.
+        validate: measures a model on the validation pairs.
+        writer: writes the model directory.
+        batch_tokens: what `--batch-tokens` is or was resolved to [tokens/batch].
+        continues: the state is that of a run that was saved.
+        machine, world: what they compute on, and with.
+    """
+
+    config: TrainConfig
+    stored: StoredModel
+    state: RunState
+    loss: Loss
+    batches: TrainingBatches
+    validate: Callable[[Seq2Seq], Validation]
+    writer: RunWriter
+    batch_tokens: int
+    continues: bool
+    machine: Machine
+    world: World
+
+
+def begun(model_config: ModelConfig, config: TrainConfig, data: DataDirectory, precision: str) -> Start:
+    """Return what a new run starts from.
+
+    Args:
+        precision: what `--precision` was resolved to.
+    """
+    record = ModelRecord(
+        source_lang=data.source_lang,
+        target_lang=data.target_lang,
+        subword=data.meta["subword"],
+        joint=data.joint,
+        source_size=data.source_subword.size,
+        target_size=data.target_subword.size,
+        source_sha256=data.source_subword.sha256,
+        target_sha256=data.target_subword.sha256,
+        training_sha256=data.training_sha256,
+        model=model_config,
+        training=config.to_dict(),
+        precision=precision,
+    )
+    return Start(config, data, StoredModel(Path(config.model), record))
+
+
+def resumed(stored: StoredModel, config: TrainConfig, data: DataDirectory) -> Start:
+    """Return what a resumed run starts from.
+
+    Args:
+        stored: the model directory.
+        config: the stored options, with those that were given now and may change.
+        data: must have the languages, vocabularies and training pairs that the run began with.
+    Raises:
+        DirectoryError: it has others.
+    """
+    _check_same_data(stored, data)
+    record = dataclasses.replace(stored.record, training=config.to_dict())
+    return Start(config, data, dataclasses.replace(stored, record=record), stored.has_state())
+
+
+def assembled(
+    start: Start,
+    machine: Machine,
+    world: World,
+    *,
+    initialise: Callable[[Seq2Seq], None] = lambda model: None,
+    loss: Loss | None = None,
+) -> Parts:
+    """Return the parts of a run at the place where it starts or continues. torch's generators are set accordingly.
+
+    Args:
+        start: from `begun` or `resumed`.
+        machine, world: what the run computes on, and with.
+        initialise: gives the weights of a run without a training state other values than those that are drawn.
+        loss: None: the one that the options name.
+    Raises:
+        ConfigError: options that do not go together, or not with the data.
+        DirectoryError: the training state is damaged.
+        TrainingError: no batch fits in memory.
+    """
+    config, data = start.config, start.data
+    _check_sampling(config, data)
+    mixture = mixture_of(config.mix, data.corpora) if config.mix else None
+    loss = loss or build_loss(
+        config,
+        start.stored.record.model,
+        source=data.source_subword,
+        target=data.target_subword,
+        target_lang=data.target_lang,
+    )
+    torch.manual_seed(config.seed)
+    model = start.stored.new_model().to(machine.device)
+    state = RunState(model, optimizer_for(model, config), Progress(), None)
+    has_state = world.broadcast(start.has_state)
+    if not has_state:
+        initialise(model)
+    model.train()
+    batch_tokens = config.batch_tokens or (
+        start.stored.record.resolved_batch_tokens(start.stored.path / CONFIG)
+        if has_state
+        else world.broadcast(fitting_batch_tokens(state, loss, data.train.longest(), config, machine))
+    )
+    stored = dataclasses.replace(
+        start.stored, record=dataclasses.replace(start.stored.record, batch_tokens=batch_tokens)
+    )
+    batches = TrainingBatches(
+        data.train,
+        data.source_subword,
+        data.target_subword,
+        batch_tokens=batch_tokens,
+        seed=config.seed,
+        subword_alpha=config.subword_alpha,
+        workers=config.loader_workers,
+        pin_memory=machine.device.type == "cuda",
+        mixture=mixture,
+        share=(world.rank, world.size),
+    )
+    state = dataclasses.replace(state, ema_model=copy.deepcopy(model) if config.ema else None)
+    if world.rank:  # dropout of its own; where its generators were saved, they are restored
+        torch.manual_seed(hash((config.seed, world.rank)) % RANK_SEEDS)
+    if has_state:
+        state = load_last(stored.path / STATE, state, world.rank)
+    return Parts(
+        config=config,
+        stored=stored,
+        state=state,
+        loss=loss,
+        batches=batches,
+        validate=Validator(
+            data.valid,
+            (data.source_subword, data.target_subword),
+            stored.record,
+            config,
+            batch_tokens=batch_tokens,
+            machine=machine,
+            world=world,
+        ),
+        writer=DiskWriter(stored) if world.is_first else NoWriter(),
+        batch_tokens=batch_tokens,
+        continues=has_state,
+        machine=machine,
+        world=world,
+    )
+
+
+def _check_same_data(stored: StoredModel, data: DataDirectory) -> None:
+    """Check that a run continues with the languages, vocabularies and training pairs that it began with."""
+    record = stored.record
+    if record.direction != data.direction:
+        raise DirectoryError(
+            f"{data.path} is {data.direction}, but {stored.path} translates {record.direction}",
+            "Name the data that the model was trained on with --data",
+        )
+    for side, subword in (("source", data.source_subword), ("target", data.target_subword)):
+        if record.sha256_of(side) != subword.sha256:
+            raise DirectoryError(
+                f"{data.path} has another {side} subword model ({subword.sha256[:12]}) than {stored.path} "
+                f"({str(record.sha256_of(side))[:12]})",
+                "Name the data that the model was trained on with --data",
+            )
+    if record.training_sha256 != data.training_sha256:
+        raise DirectoryError(
+            f"{data.path} has other training pairs ({data.training_sha256[:12]}) than those that {stored.path} was "
+            f"trained on ({str(record.training_sha256)[:12]})",
+            f"To train its model on other text, start another with --init-from {stored.path}",
+        )
+
+
+def _check_sampling(config: TrainConfig, data: DataDirectory) -> None:
+    if config.subword_alpha and not {data.source_subword.kind, data.target_subword.kind} <= {"unigram", "bpe"}:
+        raise ConfigError(
+            f"--subword-alpha samples unigram and bpe segmentations, but {config.data} has {data.meta['subword']}",
+            "Use --subword-alpha 0",
+        )

@@ -1,0 +1,179 @@
+"""One update: forward, backward, clipping, step. A batch that does not fit in memory is cut in two and tried again."""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nmtcli.config import TrainConfig
+from nmtcli.data.batches import Batch
+from nmtcli.data.subword import EOS, UNK
+from nmtcli.errors import TrainingError
+from nmtcli.losses.protocol import Loss
+from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.training.distributed import Objective, World, answered, without_sync
+from nmtcli.training.machine import Machine
+from nmtcli.training.optimizer import update_ema
+
+
+class OutOfMemory(Exception):
+    """A batch does not fit in memory."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__()
+        self.batch = batch
+
+
+class UpdateResult(NamedTuple):
+    """What one update did; sums are over the batches of all ranks.
+
+    Attributes:
+        is_done: False where the gradient was not finite: the weights are as before, and the sums are this rank's.
+        gradient_norm: before clipping.
+        loss: the sum of the loss, scaled as if it counted target tokens.
+        nll: the sum of the negative log-likelihood [nats]; not a number where the loss does not compute it.
+        target_tokens, source_tokens: without padding [tokens].
+    """
+
+    is_done: bool
+    gradient_norm: float
+    loss: float
+    nll: float
+    target_tokens: int
+    source_tokens: int
+
+
+class Updater:
+    """Makes updates of a model.
+
+    Args:
+        model: on its device, in training mode.
+        loss: sums over a batch.
+        optimizer: of the model's parameters.
+        config: clip_norm and ema.
+        machine: where and how to compute.
+        world: the ranks that train together.
+        ema_model: the moving average of the weights, which follows each update; None: there is none.
+        on_split: called with a batch that did not fit in memory, before it is cut in two.
+    """
+
+    def __init__(
+        self,
+        model: Seq2Seq,
+        loss: Loss,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        *,
+        machine: Machine,
+        world: World,
+        ema_model: Seq2Seq | None = None,
+        on_split: Callable[[Batch], None] = lambda batch: None,
+    ) -> None:
+        self._model = model
+        self._loss = loss
+        self._objective = world.data_parallel(Objective(model, loss))
+        self._optimizer = optimizer
+        self._config = config
+        self._machine = machine
+        self._world = world
+        self._ema_model = ema_model
+        self._on_split = on_split
+        self._parameters = list(model.parameters())
+
+    def update(self, group: list[Batch], number: int, rate: float) -> UpdateResult:
+        """Make one update from the mean loss over the batches of all ranks, unless its gradient is not finite.
+
+        Args:
+            group: this rank's batches; empty where an epoch ends with fewer batches than there are ranks.
+            number: of the update, from 1.
+            rate: the learning rate.
+        Raises:
+            TrainingError: a single pair does not fit in memory, or a batch of one of several ranks.
+        """
+        counts = [(batch.target_tokens, batch.source_tokens, self._loss.count(batch)) for batch in group]
+        totals = self._world.all_reduce_sum([sum(column) for column in zip((0, 0, 0), *counts, strict=True)])
+        target_tokens, source_tokens, count = (round(total) for total in totals)
+        sums = self._gradient_in_parts(group, count, number)
+        total_norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+        norm, loss, nll = torch.stack([total_norm.double(), *sums]).tolist()  # the only time that the host waits
+        is_finite = math.isfinite(norm)
+        if is_finite:
+            self._step(total_norm, number, rate)
+            loss, nll = self._world.all_reduce_sum([loss, nll])
+            loss *= target_tokens / count
+        return UpdateResult(is_finite, norm, loss, nll, target_tokens, source_tokens)
+
+    def _step(self, total_norm: Tensor, number: int, rate: float) -> None:
+        if self._config.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self._parameters, self._config.clip_norm, total_norm)
+        for settings in self._optimizer.param_groups:
+            settings["lr"] = rate
+        self._optimizer.step()
+        if self._ema_model is not None:
+            update_ema(self._ema_model, self._model, self._config.ema, number)
+
+    def gradient(self, group: list[Batch], count: int, number: int) -> tuple[Tensor, Tensor]:
+        """Compute the gradient of the mean loss over the batches of all ranks.
+
+        Args:
+            group, number: see `update`.
+            count: what the mean is over: the loss's count of the batches of all ranks.
+        Returns:
+            the sums of this rank's losses and of their nll, the latter not a number where the loss does not compute
+            it, in float64.
+        Raises:
+            OutOfMemory: a batch does not fit.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        loss, nll = torch.zeros(2, dtype=torch.float64, device=self._machine.device)
+        share = float(bool(group))  # the other ranks wait for a gradient of this one, even where it has no batch
+        for place, batch in enumerate(group or [Batch.of([([UNK, EOS], [UNK, EOS])])], start=1):
+            try:
+                with without_sync(self._objective) if place < len(group) else nullcontext():
+                    with self._machine.autocast():
+                        sums = self._objective(batch.to(self._machine.device), number - 1)
+                    # the mean over ranks, times their number, is the sum
+                    with answered(self._world):
+                        (sums.loss * share / count * self._world.size).backward()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise OutOfMemory(batch) from error
+            loss = loss + share * sums.loss.detach()
+            nll = nll + (math.nan if sums.nll is None else share * sums.nll.detach())
+        return loss, nll
+
+    def _gradient_in_parts(self, group: list[Batch], count: int, number: int) -> tuple[Tensor, Tensor]:
+        """Compute `gradient`, with batches that do not fit in memory cut in two."""
+        while True:
+            try:
+                return self.gradient(group, count, number)
+            except OutOfMemory as full:
+                group = self._split(group, full.batch, number)
+
+    def _split(self, group: list[Batch], batch: Batch, number: int) -> list[Batch]:
+        """Return the group with one batch cut in two; the gradient made so far is discarded."""
+        self._optimizer.zero_grad(set_to_none=True)
+        if self._machine.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._world.size > 1:  # the other ranks would not know of the parts
+            raise TrainingError(
+                f"update {number:,}: a batch of {len(batch.source_BS):,} pairs does not fit in memory",
+                "Start again with a lower --batch-tokens, and a higher --accumulate",
+            )
+        if len(batch.source_BS) == 1:
+            raise TrainingError(
+                f"update {number:,}: a pair of {batch.source_tokens:,} and {batch.target_tokens:,} tokens "
+                f"does not fit in memory",
+                "Preprocess with a lower --max-length, or train a smaller model; go on with --resume",
+            )
+        self._on_split(batch)
+        return [part for one in group for part in (one.halves() if one is batch else (one,))]
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return True for exhausted memory: CUDA raises a class of its own, a CPU's allocator a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
