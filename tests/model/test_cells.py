@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from nmtcli.model.cells import CellState, RecurrentLayer, gru_cell, lstm_cell, zero_state
+from nmtcli.model.cells import CELLS, CellState, RecurrentLayer, gru_cell, lstm_cell, zero_state
 
 B, T, E, H = 3, 7, 5, 4
 
@@ -16,14 +16,14 @@ def run_stepwise(layer: RecurrentLayer, input_BTE: torch.Tensor, state: CellStat
     return torch.stack(outputs, dim=1)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("starts_at_zero", [True, False])
 def test_written_cell_equals_the_sequence_kernel_in_value_and_gradient(cell: str, starts_at_zero: bool) -> None:
     torch.manual_seed(1)
     layer = RecurrentLayer(cell, E, H).double()
     input_BTE = torch.randn(B, T, E, dtype=torch.float64, requires_grad=True)
     hidden_BH = torch.randn(B, H, dtype=torch.float64)
-    state = zero_state(hidden_BH, cell)
+    state = zero_state(hidden_BH, CELLS[cell])
     if not starts_at_zero:
         state = CellState(hidden_BH, torch.randn_like(state.cell_NH))
     fused_BTH = layer(input_BTE, state)
@@ -52,14 +52,14 @@ def test_written_lstm_equals_the_fused_one_where_a_cpu_takes_another_path(dtype:
     torch.testing.assert_close(written_BTH.double(), exact_BTH, atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_written_cell_equals_the_fused_one_in_fp32_while_it_trains(cell: str) -> None:
     """With gradients a CPU takes oneDNN's training kernel for the LSTM, which float64 never does."""
     torch.manual_seed(3)
     layer = RecurrentLayer(cell, 32, 64)
     input_BTE = torch.randn(4, 9, 32, requires_grad=True)
     hidden_BH = torch.randn(4, 64) / 4
-    state = CellState(hidden_BH, zero_state(hidden_BH, cell).cell_NH + 0.25)
+    state = CellState(hidden_BH, zero_state(hidden_BH, CELLS[cell]).cell_NH + 0.25)
     fused_BTH = layer(input_BTE, state)
     written_BTH = run_stepwise(layer, input_BTE, state)
     torch.testing.assert_close(written_BTH, fused_BTH, atol=1e-5, rtol=0)

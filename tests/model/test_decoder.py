@@ -7,7 +7,7 @@ from torch import Tensor
 from nmtcli.config import ARCHITECTURES, ModelConfig
 from nmtcli.data.batches import Batch
 from nmtcli.errors import ConfigError
-from nmtcli.model.attention import Memory
+from nmtcli.model.attention import GeneralAttention, Memory
 from nmtcli.model.decoder import Decoder, State
 from nmtcli.model.seq2seq import Seq2Seq
 
@@ -28,7 +28,7 @@ def attend(decoder: Decoder, query_H: Tensor, memory: Memory) -> Tensor:
     values_SH = memory.values_BSH[0][memory.mask_BS[0]]
     scores = []
     for value_H in values_SH:
-        if attention.score == "general":
+        if isinstance(attention, GeneralAttention):
             scores.append(query_H @ attention.project_keys.weight @ value_H / len(query_H) ** 0.5)
         else:
             inner_H = attention.project_query(query_H) + attention.project_keys.weight @ value_H
@@ -51,14 +51,14 @@ def by_hand(arch: str, decoder: Decoder, embedded_TE: Tensor, memory: Memory, st
             first, top = [y_E, context_H], [context_H, y_E]
         if arch == "cho":
             first, top = [y_E, memory.summary_BH[0]], [memory.summary_BH[0], y_E]
-        layers[0] = decoder.layers[0].step(torch.cat(first).unsqueeze(0), layers[0])  # type: ignore[operator]
+        layers[0] = decoder.layers[0].step(torch.cat(first).unsqueeze(0), layers[0])
         below_H = layers[0].hidden_NH[0]
         if arch == "gnmt":
             context_H = attend(decoder, below_H, memory)
             above, top = [context_H], [context_H]
         for number in range(1, len(layers)):
             input_NE = torch.cat([below_H, *above]).unsqueeze(0)
-            layers[number] = decoder.layers[number].step(input_NE, layers[number])  # type: ignore[operator]
+            layers[number] = decoder.layers[number].step(input_NE, layers[number])
             below_H = layers[number].hidden_NH[0] + (below_H if decoder.residual else 0)
         if arch == "luong":
             top = [attend(decoder, below_H, memory)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nmtcli.config import ModelConfig
-from nmtcli.model.cells import RecurrentLayer
+from nmtcli.model.cells import CELLS, RecurrentLayer
 from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
 
@@ -69,7 +69,7 @@ def test_embeddings_are_read_as_they_are_where_asked_for() -> None:
         torch.testing.assert_close(seen[0][0], model.source_embedding.weight[[7, 3]] * factor)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_biases_are_zero_but_the_forget_gates(cell: str) -> None:
     model = start(cell=cell, forget_bias=1.5)
     for layer in model.modules():
