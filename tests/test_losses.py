@@ -10,6 +10,7 @@ import torch
 from nmtcli.config import LOSS_OPTIONS, LOSSES, LOSSES_OF_LOGITS, SearchConfig
 from nmtcli.data.batches import Batch
 from nmtcli.knobs import option_name
+from nmtcli.losses import build
 from nmtcli.model.cells import CELLS
 from nmtcli.search.translator import Translator
 from nmtcli.training.checkpoint import ModelDirectory
@@ -79,6 +80,10 @@ def test_5_updates_and_3_more_are_8_bit_for_bit(
     result = nmt("train", "--model", tmp_path / "model", "--data", data, "--resume", "--max-updates", "8")
     assert result.code == 0, result.err
     assert_same_run(tmp_path / "model", tmp_path / "whole")
+
+
+def test_each_loss_of_the_options_has_a_builder() -> None:
+    assert list(build.LOSSES) == list(LOSSES)
 
 
 def test_there_is_a_way_for_each_loss() -> None:

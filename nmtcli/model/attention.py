@@ -151,7 +151,7 @@ class AdditiveAttention(Attention):
 
 
 ATTENTIONS: dict[str, type[DotAttention | GeneralAttention | AdditiveAttention]] = {
-    "dot": DotAttention,
     "general": GeneralAttention,
+    "dot": DotAttention,
     "additive": AdditiveAttention,
 }

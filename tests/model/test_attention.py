@@ -1,8 +1,12 @@
 """Attention equals a double loop over target and source positions."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from nmtcli.config import ModelConfig
+from nmtcli.knobs import knob_of
 from nmtcli.model.attention import ATTENTIONS, Memory
 
 
@@ -59,3 +63,8 @@ def test_what_is_kept_in_place_is_what_is_selected(rows: list[int], alike: bool)
     kept = memory.keep(rows_B)
     assert all(torch.equal(one, other) for one, other in zip(kept, selected, strict=True))
     assert not rows or kept.values_BSH.data_ptr() == pointer
+
+
+def test_the_option_offers_each_score_of_the_table_and_none() -> None:
+    (field,) = (field for field in dataclasses.fields(ModelConfig) if field.name == "attention")
+    assert knob_of(field).choices == (*ATTENTIONS, "none")
