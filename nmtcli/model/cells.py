@@ -245,7 +245,7 @@ class Cell:
     int8_encodes_faster: bool = True
 
 
-CELLS = {
+CELLS: dict[str, Cell] = {
     "lstm": Cell(
         gates=4,
         carries_cell=True,

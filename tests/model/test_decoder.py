@@ -202,11 +202,8 @@ def test_a_wiring_may_run_layers_in_any_order(cell: str) -> None:
     torch.testing.assert_close(last.hidden_LNH[0], lower_BTH[:, -1], atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("joined", [False, True])
-def test_a_wiring_may_hand_a_state_in(joined: bool) -> None:
+def test_a_wiring_may_hand_a_state_in() -> None:
     decoder, embedded_BTE, memory, state = wired(TwoTransitions, "gru")
-    if joined:
-        decoder.join_layers()
     whole_BTE, _ = decoder(embedded_BTE, memory, state)
     by_steps_BTE, last = readouts_by_steps(decoder, embedded_BTE, memory, state)
     torch.testing.assert_close(by_steps_BTE, whole_BTE, atol=1e-10, rtol=0)
