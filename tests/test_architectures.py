@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from nmtcli.config import ARCHITECTURES
+from nmtcli.model.attention import ATTENTIONS
+from nmtcli.model.cells import CELLS
 from tests.conftest import TINY, Nmt, log_of
 
 FIXED = ("sutskever", "cho")
 COMBINATIONS = [
     (arch, cell, attention)
-    for arch, cell, attention in itertools.product(
-        ARCHITECTURES, ("lstm", "gru", "rnn"), ("general", "dot", "additive", "none")
-    )
+    for arch, cell, attention in itertools.product(ARCHITECTURES, CELLS, (*ATTENTIONS, "none"))
     if (attention == "none") == (arch in FIXED)
 ]
 

@@ -9,7 +9,7 @@ from nmtcli.commands.machine import choose_device
 from nmtcli.config import ModelConfig, SearchConfig
 from nmtcli.data.batches import Batch
 from nmtcli.losses.cross_entropy import CrossEntropy, chunked_cross_entropy
-from nmtcli.model.cells import CellState, RecurrentLayer, fused_lstm_cell, lstm_cell
+from nmtcli.model.cells import CELLS, CellState, RecurrentLayer, fused_lstm_cell, lstm_cell
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search.beam import Hypothesis, Runner
 from nmtcli.search.graphs import Graphs
@@ -28,13 +28,13 @@ def gpu() -> torch.device:
     return choose_device("cuda")
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("with_state", [False, True])
 def test_a_layer_computes_what_it_does_on_a_cpu(cell: str, with_state: bool, gpu: torch.device) -> None:
     torch.manual_seed(1)
     layer = RecurrentLayer(cell, 24, 32)
     input_BTE = torch.randn(5, 7, 24)
-    state = CellState(torch.randn(5, 32), torch.randn(5, 32 if cell == "lstm" else 0)) if with_state else None
+    state = CellState(torch.randn(5, 32), torch.randn(5, 32 if CELLS[cell].carries_cell else 0)) if with_state else None
     output_BTH = layer(input_BTE, state)
     output_BTH.square().sum().backward()
     grads = [parameter.grad.clone() for parameter in layer.parameters() if parameter.grad is not None]

@@ -1,6 +1,7 @@
 """The house rules of the design that a parser can hold: imports go down only, and only the verbs talk."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ FLOORS = [
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 VERBS = {"preprocess", "train", "translate", "score"}
+AXES = re.compile(r"_*[a-z].*_([A-Z0-9]*[A-Z][A-Z0-9]*)")  # those of `memory_BSH` are BSH
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "base", "constants"}
 
 
@@ -107,3 +109,33 @@ def test_every_page_stands_in_a_room_of_the_table() -> None:
 
 def test_names_of_pages_say_what_they_hold() -> None:
     assert not {name for page in PAGES for name in page.with_suffix("").parts} & NAMES_THAT_SAY_NOTHING
+
+
+def axes_used() -> Iterator[tuple[str, str]]:
+    """(a letter, where a name ends in it) for each name, argument and attribute with axes."""
+    for page in PAGES:
+        for node in ast.walk(ast.parse(page.read_text(encoding="utf-8"), filename=str(page))):
+            match node:
+                case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.keyword(arg=str(name)):
+                    axes = AXES.fullmatch(name)
+                    for letter in axes[1] if axes else "":
+                        yield letter, f"{page}:{node.lineno}: {name}"
+
+
+def test_each_axis_in_a_name_is_in_the_legend_and_the_legend_has_no_other() -> None:
+    docstring = ast.get_docstring(ast.parse((PACKAGE / "model" / "__init__.py").read_text(encoding="utf-8")))
+    legend = re.findall(r"^    ([A-Z0-9])  \S", docstring or "", re.MULTILINE)
+    assert len(legend) == len(set(legend)) > 0
+    used = list(axes_used())
+    assert [place for letter, place in used if letter not in legend] == []
+    assert set(legend) == {letter for letter, _ in used}
+
+
+@pytest.mark.parametrize(
+    ("name", "axes"),
+    [("memory_BSH", "BSH"), ("_low_bias_V", "V"), ("best_B1", "B1"), ("TOP_BLOCK", None), ("_C", None)],
+    [("memory_BSH", "BSH"), ("_low_bias_V", "V"), ("best_B1", "B1"), ("TOP_BLOCK", None), ("_C", None)],
+)
+def test_axes_are_told_from_constants(name: str, axes: str | None) -> None:
+    found = AXES.fullmatch(name)
+    assert (found[1] if found else None) == axes

@@ -10,6 +10,8 @@ import torch
 from nmtcli.config import LOSS_OPTIONS, LOSSES, LOSSES_OF_LOGITS, SearchConfig
 from nmtcli.data.batches import Batch
 from nmtcli.knobs import option_name
+from nmtcli.losses import build
+from nmtcli.model.cells import CELLS
 from nmtcli.search.translator import Translator
 from nmtcli.store.reader import StoredModel
 from tests.commands.test_train import assert_same_run
@@ -37,16 +39,14 @@ def options_of(way: str) -> list[str]:
 def start(nmt: Nmt, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A model of each cell, trained with cross-entropy."""
     folder = tmp_path_factory.mktemp("start")
-    for cell in ("lstm", "gru", "rnn"):
+    for cell in CELLS:
         options = ["--cell", cell, "--max-updates", "60", "--learning-rate", "0.01", "--validate-every", "1000"]
         result = nmt("train", "--data", data, "--model", folder / cell, *TINY, *options)  # TINY is its shape
         assert result.code == 0, result.err
-    return {cell: folder / cell for cell in ("lstm", "gru", "rnn")}
+    return {cell: folder / cell for cell in CELLS}
 
 
-@pytest.mark.parametrize(
-    ("way", "cell", "precision"), list(itertools.product(WAYS, ("lstm", "gru", "rnn"), ("fp32", "bf16")))
-)
+@pytest.mark.parametrize(("way", "cell", "precision"), list(itertools.product(WAYS, CELLS, ("fp32", "bf16"))))
 def test_it_trains_from_a_model_and_translates(
     way: str, cell: str, precision: str, start: dict[str, Path], nmt: Nmt, data: Path, corpus: Path, tmp_path: Path
 ) -> None:
@@ -80,6 +80,10 @@ def test_5_updates_and_3_more_are_8_bit_for_bit(
     result = nmt("train", "--model", tmp_path / "model", "--data", data, "--resume", "--max-updates", "8")
     assert result.code == 0, result.err
     assert_same_run(tmp_path / "model", tmp_path / "whole")
+
+
+def test_each_loss_of_the_options_has_a_builder() -> None:
+    assert list(build.LOSSES) == list(LOSSES)
 
 
 def test_there_is_a_way_for_each_loss() -> None:

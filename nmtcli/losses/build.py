@@ -1,4 +1,7 @@
-"""From the options to a loss: the one place that knows them all by name."""
+"""From the options to a loss: the one module that knows all losses by name."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.data.subword import Subword
@@ -15,57 +18,97 @@ from nmtcli.losses.sequence_nll import SequenceNLL
 from nmtcli.scoring.sentence import Reward
 
 
-def build_loss(
-    config: TrainConfig, model_config: ModelConfig, *, source: Subword, target: Subword, target_lang: str
-) -> Loss:
-    """The loss that a run trains on.
+class Setting(NamedTuple):
+    """What a loss is built from.
 
-    Args:
+    Attributes:
         config, model_config: the run's options.
         source, target: subword models.
         target_lang: decides how a reward cuts text into tokens.
+    """
+
+    config: TrainConfig
+    model_config: ModelConfig
+    source: Subword
+    target: Subword
+    target_lang: str
+
+
+def build_loss(
+    config: TrainConfig, model_config: ModelConfig, *, source: Subword, target: Subword, target_lang: str
+) -> Loss:
+    """Build the loss that a run trains on.
+
+    Args:
+        config, model_config, source, target, target_lang: see `Setting`.
     Raises:
         ConfigError: options that do not go together.
     """
-    cross_entropy = CrossEntropy(config.label_smoothing)
-    if config.loss == "cross-entropy":
-        return cross_entropy
-    other = _search_loss(config, model_config, source, target, target_lang)
-    return Interpolation(cross_entropy, other, config.loss_mix) if config.loss_mix else other
+    setting = Setting(config, model_config, source, target, target_lang)
+    loss = LOSSES[config.loss](setting)
+    return Interpolation(_cross_entropy(setting), loss, config.loss_mix) if config.loss_mix else loss
 
 
-def _search_loss(
-    config: TrainConfig, model_config: ModelConfig, source: Subword, target: Subword, target_lang: str
-) -> Loss:
-    if config.loss == "greedy":
-        return GreedySearchLoss(
-            config.label_smoothing,
-            passes=config.greedy_passes,
-            teacher_forcing=config.teacher_forcing,
-            decay=config.teacher_forcing_decay,
-            half=config.teacher_forcing_half,
-            forbidden=target.forbidden_ids,
+def _cross_entropy(setting: Setting) -> CrossEntropy:
+    return CrossEntropy(setting.config.label_smoothing)
+
+
+def _greedy(setting: Setting) -> Loss:
+    config = setting.config
+    return GreedySearchLoss(
+        config.label_smoothing,
+        passes=config.greedy_passes,
+        teacher_forcing=config.teacher_forcing,
+        decay=config.teacher_forcing_decay,
+        half=config.teacher_forcing_half,
+        forbidden=setting.target.forbidden_ids,
+    )
+
+
+def _beam(setting: Setting) -> Loss:
+    if setting.model_config.word_dropout:
+        raise ConfigError(
+            "--loss beam has one dropout mask for the reference and its rivals, but --word-dropout draws for each",
+            "Use --word-dropout 0",
         )
-    if config.loss == "beam":
-        if model_config.word_dropout:
-            raise ConfigError(
-                "--loss beam has one dropout mask for the reference and its rivals, but --word-dropout draws for each",
-                "Use --word-dropout 0",
-            )
-        return BeamSearchLoss(
-            beam=config.candidates,
-            growth=config.beam_growth,
-            cost=config.beam_cost,
-            forbidden=target.forbidden_ids,
-        )
-    search = CandidateSearch(
+    config = setting.config
+    return BeamSearchLoss(
+        beam=config.candidates,
+        growth=config.beam_growth,
+        cost=config.beam_cost,
+        forbidden=setting.target.forbidden_ids,
+    )
+
+
+def _risk(setting: Setting) -> Loss:
+    return Risk(_candidate_search(setting), setting.config.risk_alpha)
+
+
+def _max_margin(setting: Setting) -> Loss:
+    return MaxMargin(_candidate_search(setting))
+
+
+def _sequence_nll(setting: Setting) -> Loss:
+    return SequenceNLL(_candidate_search(setting))
+
+
+def _candidate_search(setting: Setting) -> CandidateSearch:
+    config = setting.config
+    return CandidateSearch(
         count=config.candidates,
         by=config.candidates_by,
         with_reference=config.with_reference,
-        source=source,
-        target=target,
-        reward=Reward(config.reward, target_lang),
+        source=setting.source,
+        target=setting.target,
+        reward=Reward(config.reward, setting.target_lang),
     )
-    if config.loss == "risk":
-        return Risk(search, config.risk_alpha)
-    return MaxMargin(search) if config.loss == "max-margin" else SequenceNLL(search)
+
+
+LOSSES: dict[str, Callable[[Setting], Loss]] = {  # the names are those of config.LOSSES
+    "cross-entropy": _cross_entropy,
+    "greedy": _greedy,
+    "beam": _beam,
+    "risk": _risk,
+    "max-margin": _max_margin,
+    "sequence-nll": _sequence_nll,
+}

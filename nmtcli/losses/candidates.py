@@ -22,26 +22,26 @@ LONGEST = 1.5  # a candidate at most, in lengths of its source, plus search.tran
 
 
 class Candidates(NamedTuple):
-    """The candidates of B sentences, N at most of each.
+    """The candidates of B sentences, C at most of each.
 
     Attributes:
-        scores_BN: mean log-probability of a token; minus infinity where there is no candidate [nats/token].
-        rewards_BN: in [0, 1]; 0 where there is no candidate.
-        mask_BN: True where there is a candidate.
+        scores_BC: mean log-probability of a token; minus infinity where there is no candidate [nats/token].
+        rewards_BC: in [0, 1]; 0 where there is no candidate.
+        mask_BC: True where there is a candidate.
     """
 
-    scores_BN: Tensor
-    rewards_BN: Tensor
-    mask_BN: Tensor
+    scores_BC: Tensor
+    rewards_BC: Tensor
+    mask_BC: Tensor
 
     def best(self) -> Tensor:
         """number_B1 of the candidate with the highest reward; of equal ones the first."""
-        return self.rewards_BN.masked_fill(~self.mask_BN, -1.0).argmax(dim=1, keepdim=True)
+        return self.rewards_BC.masked_fill(~self.mask_BC, -1.0).argmax(dim=1, keepdim=True)
 
     def differ(self) -> Tensor:
         """differ_B: True where candidates are not all worth the same."""
-        lowest_B = self.rewards_BN.masked_fill(~self.mask_BN, 2.0).amin(dim=1)
-        return self.rewards_BN.masked_fill(~self.mask_BN, -1.0).amax(dim=1) > lowest_B
+        lowest_B = self.rewards_BC.masked_fill(~self.mask_BC, 2.0).amin(dim=1)
+        return self.rewards_BC.masked_fill(~self.mask_BC, -1.0).amax(dim=1) > lowest_B
 
 
 class CandidateSearch:
@@ -73,10 +73,10 @@ class CandidateSearch:
             self._reward(self._texts(candidates), *self._texts([reference]))
             for candidates, reference in zip(found, _ids(batch.target_output_BT, batch.target_mask_BT), strict=True)
         ]
-        mask_BN = _padded([[True] * len(candidates) for candidates in found], False, batch.source_BS.device)
-        scores_BN = torch.full(mask_BN.shape, -torch.inf, dtype=scores_N.dtype, device=scores_N.device)
-        scores_BN = scores_BN.masked_scatter(mask_BN, scores_N)
-        return Candidates(scores_BN, _padded(rewards, 0.0, mask_BN.device), mask_BN)
+        mask_BC = _padded([[True] * len(candidates) for candidates in found], False, batch.source_BS.device)
+        scores_BC = torch.full(mask_BC.shape, -torch.inf, dtype=scores_N.dtype, device=scores_N.device)
+        scores_BC = scores_BC.masked_scatter(mask_BC, scores_N)
+        return Candidates(scores_BC, _padded(rewards, 0.0, mask_BC.device), mask_BC)
 
     def _texts(self, sentences: list[list[int]]) -> list[str]:
         return [self._target.decode(ids, UNKNOWN) for ids in sentences]
@@ -112,10 +112,10 @@ def mean_log_probabilities(model: Seq2Seq, batch: Batch, candidates: list[list[l
     memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
     readout_NTE = model.decode(memory.select(rows_N), state.select(rows_N), targets.target_input_BT)
     mask_NT = targets.target_mask_BT
-    nll_K = token_nll(
+    nll_R = token_nll(
         readout_NTE[mask_NT], model.projection_VE, model.projection_bias_V, targets.target_output_BT[mask_NT]
     )
-    nll_NT = torch.zeros(mask_NT.shape, dtype=nll_K.dtype, device=device).masked_scatter(mask_NT, nll_K)
+    nll_NT = torch.zeros(mask_NT.shape, dtype=nll_R.dtype, device=device).masked_scatter(mask_NT, nll_R)
     return -nll_NT.sum(dim=1) / mask_NT.sum(dim=1)
 
 

@@ -1,5 +1,6 @@
 """Cross-entropy with label smoothing, in chunks: the logits of a whole batch are never in memory at once."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,15 +35,29 @@ class CrossEntropy:
         """See `Loss`; padding has no part in the sums [nats]."""
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         readout_BTE = model.decode(memory, state, batch.target_input_BT)
-        loss, nll = chunked_cross_entropy(
-            readout_BTE.flatten(0, 1),
-            model.projection_VE,
-            model.projection_bias_V,
-            batch.target_output_BT.flatten(),
-            batch.target_mask_BT.flatten(),
-            label_smoothing=self.label_smoothing,
-        )
-        return LossSums(loss, nll)
+        return cross_entropy_of(model, readout_BTE, batch, self.label_smoothing)
+
+
+def cross_entropy_of(model: Seq2Seq, readout_BTE: Tensor, batch: Batch, label_smoothing: float) -> LossSums:
+    """The cross-entropy of a batch's references, given the decoder's readouts; padding has no part in it.
+
+    Args:
+        model: has the output projection.
+        readout_BTE: a readout for each position of the references.
+        batch: has the references.
+        label_smoothing: share of the target distribution that is uniform over the vocabulary.
+    Returns:
+        both sums [nats].
+    """
+    loss, nll = chunked_cross_entropy(
+        readout_BTE.flatten(0, 1),
+        model.projection_VE,
+        model.projection_bias_V,
+        batch.target_output_BT.flatten(),
+        batch.target_mask_BT.flatten(),
+        label_smoothing=label_smoothing,
+    )
+    return LossSums(loss, nll)
 
 
 def chunked_cross_entropy(
@@ -77,11 +92,7 @@ def chunked_cross_entropy(
     if torch.is_autocast_enabled(device):
         readout_NE = readout_NE.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):  # on a GPU it would have probabilities in fp32, whatever the logits are
-        result = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
-            readout_NE, projection_VE, bias_V, targets_N, mask_N, label_smoothing, chunk_elements
-        )
-    loss, nll = result
-    return loss, nll
+        return _chunked(readout_NE, projection_VE, bias_V, targets_N, mask_N, label_smoothing, chunk_elements)
 
 
 def nll_by(probs_NV: Tensor, targets_N1: Tensor, full: torch.dtype) -> Tensor:
@@ -162,3 +173,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             for gradient, need in zip(gradients, ctx.needs_input_grad[:3], strict=True)
         )
         return readout, matrix, bias, None, None, None, None
+
+
+_chunked: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float, int], tuple[Tensor, Tensor]]
+_chunked = _ChunkedCrossEntropy.apply

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nmtcli.data.batches import Batch
-from nmtcli.losses.cross_entropy import CHUNK_ELEMENTS, chunked_cross_entropy
+from nmtcli.losses.cross_entropy import CHUNK_ELEMENTS, cross_entropy_of
 from nmtcli.losses.protocol import LossSums
 from nmtcli.model.attention import Memory
 from nmtcli.model.decoder import State
@@ -73,15 +73,7 @@ class GreedySearchLoss:
             readout_BTE = decode_own_tokens(
                 model, memory, state, batch.target_input_BT, forced_BT, forbidden=self.forbidden
             )
-        loss, nll = chunked_cross_entropy(
-            readout_BTE.flatten(0, 1),
-            model.projection_VE,
-            model.projection_bias_V,
-            batch.target_output_BT.flatten(),
-            batch.target_mask_BT.flatten(),
-            label_smoothing=self.label_smoothing,
-        )
-        return LossSums(loss, nll)
+        return cross_entropy_of(model, readout_BTE, batch, self.label_smoothing)
 
 
 def teacher_forcing_at(update: int, *, lowest: float, decay: str, half: int) -> float:

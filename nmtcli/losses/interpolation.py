@@ -1,4 +1,4 @@
-"""Cross-entropy beside another loss."""
+"""The interpolation of cross-entropy and another loss."""
 
 from nmtcli.data.batches import Batch
 from nmtcli.losses.cross_entropy import CrossEntropy
@@ -7,16 +7,16 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class Interpolation:
-    """A * the mean of cross-entropy over a batch's tokens + (1 - A) * the mean of another loss over what that counts.
+    """A * cross-entropy per target token + (1 - A) * another loss per token or sentence, whichever `other` counts.
 
-    Over accumulated batches both are weighted by what the other loss counts.
+    Over accumulated batches both terms are weighted by `other.count`.
 
     Args:
-        cross_entropy: the one.
-        other: the other.
+        cross_entropy: has the weight A.
+        other: has the weight 1 - A.
         share: A.
     Source:
-        Edunov et al. 2018, section 3.3; Shen et al. 2016 and Wu et al. 2016 do likewise.
+        Edunov et al. 2018, section 3.3; also Shen et al. 2016 and Wu et al. 2016.
     """
 
     def __init__(self, cross_entropy: CrossEntropy, other: Loss, share: float) -> None:

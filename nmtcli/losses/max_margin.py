@@ -37,10 +37,10 @@ class MaxMargin:
 
 def margin(candidates: Candidates) -> Tensor:
     """margin_B of each sentence; of equal ones the first candidate is the best."""
-    scores_BN, rewards_BN, mask_BN = candidates
+    scores_BC, rewards_BC, mask_BC = candidates
     best_B1 = candidates.best()
-    is_best_BN = torch.zeros_like(mask_BN).scatter(1, best_B1, True)
-    favourite_B1 = scores_BN.masked_fill(is_best_BN, -torch.inf).argmax(dim=1, keepdim=True)
-    ahead_BN = rewards_BN - scores_BN.masked_fill(~mask_BN, 0.0)
-    difference_B = (ahead_BN.gather(1, best_B1) - ahead_BN.gather(1, favourite_B1)).squeeze(1)
+    is_best_BC = torch.zeros_like(mask_BC).scatter(1, best_B1, True)
+    favourite_B1 = scores_BC.masked_fill(is_best_BC, -torch.inf).argmax(dim=1, keepdim=True)
+    ahead_BC = rewards_BC - scores_BC.masked_fill(~mask_BC, 0.0)
+    difference_B = (ahead_BC.gather(1, best_B1) - ahead_BC.gather(1, favourite_B1)).squeeze(1)
     return difference_B.clamp(min=0.0).masked_fill(~candidates.differ(), 0.0)

@@ -38,6 +38,6 @@ class Risk:
 
 def expected_risk(candidates: Candidates, alpha: float) -> Tensor:
     """risk_B of each sentence."""
-    scores_BN, rewards_BN, mask_BN = candidates
-    sharpened_BN = (alpha * scores_BN.masked_fill(~mask_BN, 0.0)).masked_fill(~mask_BN, -torch.inf)
-    return (sharpened_BN.softmax(dim=1) * (1 - rewards_BN)).sum(dim=1)
+    scores_BC, rewards_BC, mask_BC = candidates
+    sharpened_BC = (alpha * scores_BC.masked_fill(~mask_BC, 0.0)).masked_fill(~mask_BC, -torch.inf)
+    return (sharpened_BC.softmax(dim=1) * (1 - rewards_BC)).sum(dim=1)

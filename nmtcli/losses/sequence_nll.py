@@ -32,6 +32,6 @@ class SequenceNLL:
 
 def nll_of_best(candidates: Candidates) -> Tensor:
     """nll_B of the candidate with the highest reward; of equal ones the first."""
-    scores_BN, best_B1 = candidates.scores_BN, candidates.best()
-    nll_B = scores_BN.logsumexp(dim=1) - scores_BN.gather(1, best_B1).squeeze(1)
+    scores_BC, best_B1 = candidates.scores_BC, candidates.best()
+    nll_B = scores_BC.logsumexp(dim=1) - scores_BC.gather(1, best_B1).squeeze(1)
     return nll_B.masked_fill(~candidates.differ(), 0.0)

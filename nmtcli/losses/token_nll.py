@@ -6,6 +6,7 @@ goes to the readout is made at once and scaled later, and for the matrix the rea
 of which there are many more.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,10 +45,7 @@ def token_nll(
     keep = len(readout_NE) * len(projection_VE) <= kept_elements
     rows = max(1, chunk_elements // len(projection_VE))
     with torch.autocast(device, enabled=False):  # see `chunked_cross_entropy`
-        nll_N: Tensor = _TokenNLL.apply(  # type: ignore[no-untyped-call]
-            readout_NE, projection_VE, bias_V, targets_N, rows, keep
-        )
-    return nll_N
+        return _token_nll(readout_NE, projection_VE, bias_V, targets_N, rows, keep)
 
 
 class _TokenNLL(torch.autograd.Function):
@@ -103,3 +101,6 @@ class _TokenNLL(torch.autograd.Function):
         grad_matrix_VE.index_add_(0, targets_N, weighted_NE, alpha=-1)
         grad_bias_V.index_add_(0, targets_N, grad_N, alpha=-1)
         return grad_readout_NE.to(dtype), grad_matrix_VE, grad_bias_V, None, None, None
+
+
+_token_nll: Callable[[Tensor, Tensor, Tensor, Tensor, int, bool], Tensor] = _TokenNLL.apply

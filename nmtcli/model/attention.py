@@ -35,56 +35,45 @@ class Memory(NamedTuple):
         return self.__class__(values_BSH, keys_BSD, mask_BS, summary_BH)
 
 
-def kept_in_place(values_N: Tensor, rows_M: Tensor) -> Tensor:
-    """`values_N[rows_M]`; on a CPU as the first rows of `values_N`, where only those that were elsewhere are written.
+def kept_in_place(values_N: Tensor, rows_R: Tensor) -> Tensor:
+    """`values_N[rows_R]`; on a CPU as the first rows of `values_N`, where only those that were elsewhere are written.
 
     >>> kept_in_place(torch.arange(5), torch.tensor([0, 4, 2])).tolist()
     [0, 4, 2]
     """
     if values_N.is_cuda:  # looking which these are would wait for it
-        return values_N[rows_M]
-    moved_D = (rows_M != torch.arange(len(rows_M))).nonzero().flatten()
-    values_N[moved_D] = values_N[rows_M[moved_D]]
-    return values_N[: len(rows_M)]
+        return values_N[rows_R]
+    moved_R = (rows_R != torch.arange(len(rows_R))).nonzero().flatten()
+    values_N[moved_R] = values_N[rows_R[moved_R]]
+    return values_N[: len(rows_R)]
 
 
 class Attention(nn.Module):
-    """Weights over the source for each query, and the sum of the values under them.
-
-        dot        q . m
-        general    q . W m
-        additive   v . tanh(U q + W m)
+    """Weights over the source for each query, and the sum of the values under them; scores are a subclass's.
 
     Args:
-        score: dot, general or additive.
         query_size: width of the decoder's layer.
-        value_size: width of the memory; dot needs both equal.
+        value_size: width of the memory.
         scaled: dot and general are over the square root of `query_size`. Without it a softmax over outputs of the size
             that a GRU's or a plain RNN's have looks at one position from the first update on, and learns slowly.
     Source:
-        dot and general: Luong et al. 2015, eq. 8; scaled: Vaswani et al. 2017, section 3.2.1; additive: Bahdanau et al.
-        2015, appendix A.1.2.
+        scaled: Vaswani et al. 2017, section 3.2.1.
     """
 
-    def __init__(self, score: str, query_size: int, value_size: int, *, scaled: bool) -> None:
+    def __init__(self, query_size: int, value_size: int, *, scaled: bool) -> None:
         super().__init__()
-        assert score != "dot" or query_size == value_size
-        self.score = score
         self.scale = query_size**-0.5 if scaled else 1.0
-        if score != "dot":
-            self.project_keys = nn.Linear(value_size, query_size, bias=False)
-        if score == "additive":
-            self.project_query = Linear(query_size, query_size)
-            self.combine = nn.Linear(query_size, 1, bias=False)
 
     def keys(self, values_BSH: Tensor) -> Tensor:
-        """keys_BSD of a memory."""
-        keys_BSD = values_BSH if self.score == "dot" else self.project_keys(values_BSH)
-        assert isinstance(keys_BSD, Tensor)
-        return keys_BSD if self.score == "additive" or self.scale == 1.0 else keys_BSD * self.scale
+        """keys_BSD of a memory, projected and scaled."""
+        raise NotImplementedError
+
+    def scores(self, query_BTD: Tensor, keys_BSD: Tensor) -> Tensor:
+        """scores_BTS of each query with each key: products, as dot and general have them."""
+        return query_BTD @ keys_BSD.transpose(1, 2)
 
     def forward(self, query_BTD: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Attends, for every query position at once.
+        """Attend, for every query position at once.
 
         Args:
             query_BTD: T target positions, or as many hypotheses of each sentence.
@@ -92,12 +81,77 @@ class Attention(nn.Module):
         Returns:
             context_BTH and weights_BTS; weights sum to 1 and are exactly 0 on padding.
         """
-        if self.score == "additive":
-            joined_BTSD = self.project_query(query_BTD).unsqueeze(2) + memory.keys_BSD.unsqueeze(1)
-            scores_BTS = self.combine(joined_BTSD.tanh()).squeeze(-1)
-        else:
-            scores_BTS = query_BTD @ memory.keys_BSD.transpose(1, 2)
+        scores_BTS = self.scores(query_BTD, memory.keys_BSD)
         searches_on_gpu = scores_BTS.is_cuda and not torch.is_grad_enabled()  # the kernel sums in fp32 in any case
         full = scores_BTS.dtype if searches_on_gpu else torch.promote_types(scores_BTS.dtype, torch.float32)
         weights_BTS = torch.where(memory.mask_BS.unsqueeze(1), scores_BTS, -torch.inf).softmax(dim=-1, dtype=full)
         return weights_BTS.to(memory.values_BSH.dtype) @ memory.values_BSH, weights_BTS
+
+    def _scaled(self, keys_BSD: Tensor) -> Tensor:
+        return keys_BSD if self.scale == 1.0 else keys_BSD * self.scale
+
+
+class DotAttention(Attention):
+    """Scores q . m; both widths must be equal.
+
+    Source:
+        Luong et al. 2015, eq. 8.
+    """
+
+    def __init__(self, query_size: int, value_size: int, *, scaled: bool) -> None:
+        super().__init__(query_size, value_size, scaled=scaled)
+        assert query_size == value_size
+
+    def keys(self, values_BSH: Tensor) -> Tensor:
+        """See `Attention.keys`: the values themselves, scaled."""
+        return self._scaled(values_BSH)
+
+
+class GeneralAttention(Attention):
+    """Scores q . W m.
+
+    Source:
+        Luong et al. 2015, eq. 8.
+    """
+
+    def __init__(self, query_size: int, value_size: int, *, scaled: bool) -> None:
+        super().__init__(query_size, value_size, scaled=scaled)
+        self.project_keys = nn.Linear(value_size, query_size, bias=False)
+
+    def keys(self, values_BSH: Tensor) -> Tensor:
+        """See `Attention.keys`: W m, scaled."""
+        return self._scaled(self.project_keys(values_BSH))
+
+
+class AdditiveAttention(Attention):
+    """Scores v . tanh(U q + W m); they are not scaled.
+
+    Source:
+        Bahdanau et al. 2015, appendix A.1.2.
+    """
+
+    def __init__(self, query_size: int, value_size: int, *, scaled: bool) -> None:
+        super().__init__(query_size, value_size, scaled=scaled)
+        self.project_keys = nn.Linear(value_size, query_size, bias=False)
+        self.project_query = Linear(query_size, query_size)
+        self.combine = nn.Linear(query_size, 1, bias=False)
+
+    def keys(self, values_BSH: Tensor) -> Tensor:
+        """See `Attention.keys`: W m."""
+        keys_BSD = self.project_keys(values_BSH)
+        assert isinstance(keys_BSD, Tensor)
+        return keys_BSD
+
+    def scores(self, query_BTD: Tensor, keys_BSD: Tensor) -> Tensor:
+        """See `Attention.scores`: v . tanh(U q + key)."""
+        joined_BTSD = self.project_query(query_BTD).unsqueeze(2) + keys_BSD.unsqueeze(1)
+        scores_BTS = self.combine(joined_BTSD.tanh()).squeeze(-1)
+        assert isinstance(scores_BTS, Tensor)
+        return scores_BTS
+
+
+ATTENTIONS: dict[str, type[DotAttention | GeneralAttention | AdditiveAttention]] = {
+    "general": GeneralAttention,
+    "dot": DotAttention,
+    "additive": AdditiveAttention,
+}

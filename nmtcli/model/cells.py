@@ -4,14 +4,14 @@ The written cells take one step. They are the oracle of the tests, and what deco
 torch's sequence kernels (oneDNN on a CPU, cuDNN on a GPU) over the same parameters.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, Self, cast, overload
 
 import torch
 from torch import Tensor, nn
 
-from nmtcli.model.linear import Matrix, linear, quantised
-
-GATES = {"lstm": 4, "gru": 3, "rnn": 1}  # blocks of H rows in the weight matrices
+from nmtcli.model.linear import Int8Matrix, Matrix, linear, quantised
 
 
 class CellState(NamedTuple):
@@ -27,15 +27,55 @@ class CellState(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The parameters of one cell, gates stacked as torch stacks them: i f g o (LSTM), r z n (GRU).
-
-    Where there is no `recurrent_GH`, `input_GE` is for input and state side by side.
-    """
+    """The parameters of one cell, gates stacked as torch stacks them: i f g o (LSTM), r z n (GRU)."""
 
     input_GE: Matrix
-    recurrent_GH: Matrix | None
+    recurrent_GH: Matrix
     input_bias_G: Tensor
     recurrent_bias_G: Tensor
+
+
+Step = Callable[[Tensor, CellState, Weights], CellState]  # input_NE, the state before, and the parameters
+
+
+class Int8Weights(Protocol):
+    """The parameters of one cell in int8, with the step that reads them."""
+
+    def step(self, input_NE: Tensor, state: CellState) -> CellState:
+        """One step of the cell, without gradient."""
+
+
+class JointInt8Weights(NamedTuple):
+    """The parameters of an LSTM whose input and state are multiplied side by side, in one product.
+
+    Attributes:
+        joint_GJ: W and U side by side; J = E + H.
+        bias_G: the sum of both biases.
+    """
+
+    joint_GJ: Int8Matrix
+    bias_G: Tensor
+
+    def step(self, input_NE: Tensor, state: CellState) -> CellState:
+        """See `Int8Weights`: `lstm_cell` from one product."""
+        joint_NJ = torch.cat([input_NE, state.hidden_NH], dim=1)
+        return _lstm_from_sums(linear(joint_NJ, self.joint_GJ, self.bias_G), state)[0]
+
+
+class SeparateInt8Weights(NamedTuple):
+    """The parameters of a cell that multiplies input and state apart.
+
+    Attributes:
+        cell_step: the written step.
+        weights: with both matrices in int8.
+    """
+
+    cell_step: Step
+    weights: Weights
+
+    def step(self, input_NE: Tensor, state: CellState) -> CellState:
+        """See `Int8Weights`: the written step over int8 matrices."""
+        return self.cell_step(input_NE, state, self.weights)
 
 
 class LSTMGates(NamedTuple):
@@ -74,7 +114,12 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
     Source:
         Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000.
     """
-    sums_NG = _affine(input_NE, state.hidden_NH, weights).to(state.cell_NH.dtype)
+    return _lstm_from_sums(_affine(input_NE, state.hidden_NH, weights), state)
+
+
+def _lstm_from_sums(sums_NG: Tensor, state: CellState) -> tuple[CellState, LSTMGates]:
+    """What follows the products of an LSTM step: `sums_NG` are the arguments of sigmoid and tanh."""
+    sums_NG = sums_NG.to(state.cell_NH.dtype)
     i_NH, f_NH, g_NH, o_NH = sums_NG.chunk(4, dim=-1)
     gates = LSTMGates(i_NH.sigmoid(), f_NH.sigmoid(), g_NH.tanh(), o_NH.sigmoid())
     cell_NH = gates.forget_NH * state.cell_NH + gates.input_NH * gates.candidate_NH
@@ -91,7 +136,6 @@ def fused_lstm_cell(
         input_NE, state, weights: as in `lstm_cell`.
         from_hidden_NG: U h, where it is known already.
     """
-    assert weights.recurrent_GH is not None
     if from_hidden_NG is None:
         from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH)
     full = state.cell_NH.dtype
@@ -115,7 +159,6 @@ def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cell
     Source:
         Cho et al. 2014.
     """
-    assert weights.recurrent_GH is not None
     from_input_NG = linear(input_NE, weights.input_GE, weights.input_bias_G)
     from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G)
     input_r_NH, input_z_NH, input_n_NH = from_input_NG.chunk(3, dim=-1)
@@ -141,28 +184,96 @@ def rnn_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
 
 
 def _affine(input_NE: Tensor, hidden_NH: Tensor, weights: Weights) -> Tensor:
-    if weights.recurrent_GH is None:
-        return linear(torch.cat([input_NE, hidden_NH], dim=1), weights.input_GE, weights.input_bias_G)
     return linear(input_NE, weights.input_GE, weights.input_bias_G) + linear(
         hidden_NH, weights.recurrent_GH, weights.recurrent_bias_G
     )
+
+
+def _lstm_step(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
+    return lstm_cell(input_NE, state, weights)[0]
+
+
+def _gru_step(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
+    return gru_cell(input_NE, state, weights)[0]
+
+
+def _start_forget_gate(input_bias_G: Tensor, forget_bias: float) -> None:
+    hidden = len(input_bias_G) // 4
+    input_bias_G[hidden : 2 * hidden] = forget_bias
+
+
+def _quantise_jointly(weights: Weights) -> JointInt8Weights:
+    """One product takes input and state together: the state, small as it is, loses little beside the input."""
+    assert isinstance(weights.input_GE, Tensor)
+    assert isinstance(weights.recurrent_GH, Tensor)
+    joint_GJ = quantised(torch.cat([weights.input_GE.detach(), weights.recurrent_GH.detach()], dim=1))
+    return JointInt8Weights(joint_GJ, weights.input_bias_G.detach() + weights.recurrent_bias_G.detach())
+
+
+class FusedStep(Protocol):
+    """A step on a GPU without gradient; see `fused_lstm_cell`."""
+
+    def __call__(
+        self, input_NE: Tensor, state: CellState, weights: Weights, from_hidden_NG: Tensor | None = None
+    ) -> CellState:
+        """As `Step`; `from_hidden_NG` is U h, where it is known already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A kind of recurrent cell: a row of `CELLS`.
+
+    Attributes:
+        gates: blocks of H rows in the weight matrices.
+        carries_cell: whether there is a cell state beside the hidden one.
+        kernel: torch's module over a whole sequence.
+        step: one written step.
+        fused_step: the step on a GPU without gradient; None: `step` there too.
+        start: sets what starts otherwise than by the common rule of init.py, given the input's biases and the option
+            `forget_bias`; None: nothing does.
+        quantise: the int8 form of the weights; None: both matrices in int8, each by itself.
+        int8_encodes_faster: whether an encoder runs faster in int8, where it loses the fused call over time.
+    """
+
+    gates: int
+    carries_cell: bool
+    kernel: type[nn.LSTM | nn.GRU | nn.RNN]
+    step: Step
+    fused_step: FusedStep | None = None
+    start: Callable[[Tensor, float], None] | None = None
+    quantise: Callable[[Weights], Int8Weights] | None = None
+    int8_encodes_faster: bool = True
+
+
+CELLS: dict[str, Cell] = {
+    "lstm": Cell(
+        gates=4,
+        carries_cell=True,
+        kernel=nn.LSTM,
+        step=_lstm_step,
+        fused_step=fused_lstm_cell,
+        start=_start_forget_gate,
+        quantise=_quantise_jointly,
+    ),
+    "gru": Cell(gates=3, carries_cell=False, kernel=nn.GRU, step=_gru_step),
+    "rnn": Cell(gates=1, carries_cell=False, kernel=nn.RNN, step=rnn_cell, int8_encodes_faster=False),
+}
 
 
 class RecurrentLayer(nn.Module):
     """One recurrent layer in one direction, with a fused call over time and a written step.
 
     Args:
-        cell: lstm, gru or rnn.
+        cell: a name in `CELLS`.
         input_size: E.
         hidden_size: H.
     """
 
     def __init__(self, cell: str, input_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.cell = cell
-        kernel = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[cell]
-        self.kernel = kernel(input_size, hidden_size, batch_first=True)
-        self.whole_numbers: Weights | None = None
+        self.cell = CELLS[cell]
+        self.kernel = self.cell.kernel(input_size, hidden_size, batch_first=True)
+        self.int8_weights: Int8Weights | None = None
 
     def forward(self, input_BTE: Tensor, state: CellState | None = None) -> Tensor:
         """All positions at once.
@@ -173,8 +284,9 @@ class RecurrentLayer(nn.Module):
         Returns:
             hidden_BTH, equal to T calls of `step` to rounding.
         """
-        if self.whole_numbers is not None:
-            state = state or zero_state(input_BTE.new_empty(len(input_BTE), self.kernel.hidden_size), self.cell)
+        if self.int8_weights is not None:
+            if state is None:
+                state = zero_state(input_BTE.new_empty(len(input_BTE), self.kernel.hidden_size), self.cell)
             outputs = []
             for input_BE in input_BTE.unbind(dim=1):
                 state = self.step(input_BE, state)
@@ -192,7 +304,7 @@ class RecurrentLayer(nn.Module):
         if state is None:
             return None
         hidden_1BH, cell_1BH = (values.to(input_BTE.dtype).contiguous().unsqueeze(0) for values in state)
-        return (hidden_1BH, cell_1BH) if self.cell == "lstm" else hidden_1BH
+        return (hidden_1BH, cell_1BH) if self.cell.carries_cell else hidden_1BH
 
     def _forward_flat(self, input_BTE: Tensor, state: CellState | None, dtype: torch.dtype) -> Tensor:
         """`forward` in a precision that torch's module does not know how to bring to cuDNN.
@@ -213,35 +325,50 @@ class RecurrentLayer(nn.Module):
 
     def step(self, input_NE: Tensor, state: CellState, from_hidden_NG: Tensor | None = None) -> CellState:
         """One position, gate by gate; see `fused_lstm_cell` for the last argument."""
-        weights = self.whole_numbers or self.weights()
-        if self.cell == "lstm" and input_NE.is_cuda and not torch.is_grad_enabled():
-            return fused_lstm_cell(input_NE, state, weights, from_hidden_NG)
-        if self.cell == "rnn":
-            return rnn_cell(input_NE, state, weights)
-        return (lstm_cell if self.cell == "lstm" else gru_cell)(input_NE, state, weights)[0]
+        if self.int8_weights is not None:
+            return self.int8_weights.step(input_NE, state)
+        fused_step = self.cell.fused_step
+        if fused_step is not None and input_NE.is_cuda and not torch.is_grad_enabled():
+            return fused_step(input_NE, state, self.weights(), from_hidden_NG)
+        return self.cell.step(input_NE, state, self.weights())
 
     def quantise(self) -> None:
-        """From now on in whole numbers.
-
-        In an LSTM one product takes input and state together: the state, small as it is, loses little beside the input.
-        """
+        """Use int8 weights from now on; on a CPU only."""
         weights = self.weights()
-        matrices = self.kernel.weight_ih_l0.detach(), self.kernel.weight_hh_l0.detach()
-        if self.cell == "lstm":
-            bias_G = weights.input_bias_G.detach() + weights.recurrent_bias_G.detach()
-            joint = quantised(torch.cat(matrices, dim=1))
-            self.whole_numbers = Weights(joint, None, bias_G, torch.zeros_like(bias_G))
+        if self.cell.quantise is not None:
+            self.int8_weights = self.cell.quantise(weights)
         else:
-            input_GE, recurrent_GH = (quantised(matrix) for matrix in matrices)
-            self.whole_numbers = weights._replace(input_GE=input_GE, recurrent_GH=recurrent_GH)
+            input_GE, recurrent_GH, *_ = self.kernel.all_weights[0]
+            weights = weights._replace(input_GE=quantised(input_GE), recurrent_GH=quantised(recurrent_GH))
+            self.int8_weights = SeparateInt8Weights(self.cell.step, weights)
 
     def weights(self) -> Weights:
         """The parameters, as the written cells take them."""
-        kernel = self.kernel
-        return Weights(kernel.weight_ih_l0, kernel.weight_hh_l0, kernel.bias_ih_l0, kernel.bias_hh_l0)
+        (parameters,) = self.kernel.all_weights
+        return Weights(*parameters)
 
 
-def zero_state(like_NH: Tensor, cell: str) -> CellState:
+class RecurrentLayers(nn.ModuleList):
+    """A stack of recurrent layers: torch's list of modules, typed."""
+
+    def __init__(self, layers: Iterable[RecurrentLayer]) -> None:
+        super().__init__(layers)
+
+    @overload
+    def __getitem__(self, idx: slice) -> Self: ...
+
+    @overload
+    def __getitem__(self, idx: int) -> RecurrentLayer: ...
+
+    def __getitem__(self, idx: int | slice) -> RecurrentLayer | Self:
+        """One layer, or a stack of some."""
+        return cast("RecurrentLayer | Self", super().__getitem__(idx))
+
+    def __iter__(self) -> Iterator[RecurrentLayer]:
+        return cast("Iterator[RecurrentLayer]", super().__iter__())
+
+
+def zero_state(like_NH: Tensor, cell: Cell) -> CellState:
     """A state of zeros with the shape, type and device of a hidden state."""
-    width = like_NH.shape[-1] if cell == "lstm" else 0
+    width = like_NH.shape[-1] if cell.carries_cell else 0
     return CellState(torch.zeros_like(like_NH), like_NH.new_zeros(*like_NH.shape[:-1], width))

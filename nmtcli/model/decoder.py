@@ -14,19 +14,32 @@ layer runs over the whole target in one fused call. So it is but in `bahdanau`, 
 Decoding uses the same weights one step at a time in all of them. The readout has the embeddings' width.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from nmtcli.config import ModelConfig
-from nmtcli.model.attention import Attention, Memory
-from nmtcli.model.cells import CellState, RecurrentLayer
+from nmtcli.model.attention import ATTENTIONS, Memory
+from nmtcli.model.cells import CELLS, CellState, RecurrentLayer, RecurrentLayers
 from nmtcli.model.dropout import Drop, Dropout
 from nmtcli.model.linear import Linear
 
-Run = Callable[[int, Tensor], Tensor]  # from the number of a layer and its input to its output
+
+class Run(Protocol):
+    """Runs one layer of a decoder. A wiring runs each layer once, in any order."""
+
+    def __call__(self, number: int, input_BTE: Tensor, state: CellState | None = None, /) -> Tensor:
+        """Run a layer over its input.
+
+        Args:
+            number: of the layer, from 0; its state after the step is kept under this number.
+            input_BTE: T target positions, or the last tokens of as many hypotheses.
+            state: of the layer before the first position, of B rows, or a row for each hypothesis; None: the state that
+                the decoder was given.
+        Returns:
+            output_BTH.
+        """
 
 
 class State(NamedTuple):
@@ -77,17 +90,17 @@ class Decoder(nn.Module):
         beside_top: int = 0,
     ) -> None:
         super().__init__()
-        self.cell = config.cell
+        self.cell = CELLS[config.cell]
         hidden, layers = config.hidden_size, config.decoder_layers
         sizes = [input_size + beside_first] + [hidden + beside_upper] * (layers - 1)
-        self.layers = nn.ModuleList(RecurrentLayer(config.cell, size, hidden) for size in sizes)
+        self.layers = RecurrentLayers(RecurrentLayer(config.cell, size, hidden) for size in sizes)
         self.attention = None
         if config.attention != "none":
-            self.attention = Attention(config.attention, hidden, memory_size, scaled=config.scale_attention)
+            self.attention = ATTENTIONS[config.attention](hidden, memory_size, scaled=config.scale_attention)
         self.readout = Linear(hidden + beside_top, input_size)
         self.bridge = None
         if config.decoder_init != "zero":
-            self.bridge = nn.Linear(memory_size, layers * hidden * (2 if config.cell == "lstm" else 1))
+            self.bridge = nn.Linear(memory_size, layers * hidden * (2 if self.cell.carries_cell else 1))
         self.recurrent_LHG: Tensor | None = None
         self.residual = config.residual
         self.dropout = dropout
@@ -107,7 +120,7 @@ class Decoder(nn.Module):
             parts_LBH = self.bridge(summary_BH).unflatten(-1, (-1, self.hidden_size)).transpose(0, 1)
         searches_on_gpu = parts_LBH.is_cuda and not torch.is_grad_enabled()
         full = parts_LBH.dtype if searches_on_gpu else torch.promote_types(parts_LBH.dtype, torch.float32)
-        cell_LBH = parts_LBH[layers:] if self.cell == "lstm" else parts_LBH[:layers, :, :0]
+        cell_LBH = parts_LBH[layers:] if self.cell.carries_cell else parts_LBH[:layers, :, :0]
         return State(parts_LBH[:layers].tanh(), cell_LBH.to(full), parts_LBH.new_zeros(batch, self.fed_size))
 
     def forward(self, embedded_BTE: Tensor, memory: Memory, state: State) -> tuple[Tensor, Tensor]:
@@ -118,14 +131,27 @@ class Decoder(nn.Module):
         """
         drop = self.dropout.over_a_sentence(self.training)
         if not self.steps_in_training:
-            run: Run = lambda number, input_BTE: self.layers[number](input_BTE, state.layer(number))  # noqa: E731
-            return self.wire(embedded_BTE, memory, state, run, drop)
+            return self._over_time(embedded_BTE, memory, state, drop)
         readouts, weights = [], []
         for embedded_B1E in torch.split(embedded_BTE, 1, dim=1):
             readout_B1E, weights_B1S, state = self.step(embedded_B1E, memory, state, drop)
             readouts.append(readout_B1E)
             weights.append(weights_B1S)
         return torch.cat(readouts, dim=1), torch.cat(weights, dim=1)
+
+    def _over_time(self, embedded_BTE: Tensor, memory: Memory, state: State, drop: Drop) -> tuple[Tensor, Tensor]:
+        """The whole target in one fused call a layer."""
+        ran: list[int] = []
+
+        def run(number: int, input_BTE: Tensor, before: CellState | None = None, /) -> Tensor:
+            ran.append(number)
+            output_BTH = self.layers[number](input_BTE, state.layer(number) if before is None else before)
+            assert isinstance(output_BTH, Tensor)
+            return output_BTH
+
+        read = self.wire(embedded_BTE, memory, state, run, drop)
+        self._check_each_ran_once(ran)
+        return read
 
     def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
         """From embeddings to readout_BTE and weights_BTS: what tells one decoder from another.
@@ -148,27 +174,38 @@ class Decoder(nn.Module):
         Returns:
             readout_BKE, weights_BKS, and the next state.
         """
-        after: list[CellState] = []
+        ran: list[int] = []
+        after: dict[int, CellState] = {}
         from_hidden_LNG = None if self.recurrent_LHG is None else torch.bmm(state.hidden_LNH, self.recurrent_LHG)
 
-        def run(number: int, input_BKE: Tensor) -> Tensor:
-            from_hidden_NG = None if from_hidden_LNG is None else from_hidden_LNG[number]
-            input_NE = input_BKE.flatten(0, 1)
-            after.append(self.layers[number].step(input_NE, state.layer(number), from_hidden_NG))  # type: ignore[operator]
-            return after[-1].hidden_NH.view(*input_BKE.shape[:2], -1)
+        def run(number: int, input_BKE: Tensor, before: CellState | None = None, /) -> Tensor:
+            ran.append(number)
+            from_hidden_NG = None
+            if before is None:
+                before = state.layer(number)
+                from_hidden_NG = None if from_hidden_LNG is None else from_hidden_LNG[number]
+            after[number] = self.layers[number].step(input_BKE.flatten(0, 1), before, from_hidden_NG)
+            return after[number].hidden_NH.view(*input_BKE.shape[:2], -1)
 
         readout_BKE, weights_BKS = self.wire(embedded_BKE, memory, state, run, drop)
-        hidden_LNH = torch.stack([one.hidden_NH for one in after])
-        cell_LNH = torch.stack([one.cell_NH for one in after])
+        self._check_each_ran_once(ran)
+        hidden_LNH = torch.stack([after[number].hidden_NH for number in range(len(after))])
+        cell_LNH = torch.stack([after[number].cell_NH for number in range(len(after))])
         fed_NE = readout_BKE.flatten(0, 1)[:, : self.fed_size].to(state.fed_NE.dtype)
         return readout_BKE, weights_BKS, State(hidden_LNH, cell_LNH, fed_NE)
 
     def join_layers(self) -> None:
-        """From now on a step on a GPU multiplies the states of all LSTM layers at once, while the weights stay as they
-        are: alone, products of so few rows leave most of it idle."""
-        if self.cell == "lstm":
-            matrices = [layer.weights().recurrent_GH.detach().T for layer in self.layers]  # type: ignore[operator]
+        """Multiply the states of all layers at once in each step on a GPU from now on, for cells with a fused step.
+
+        The weights must not change afterwards. One layer's product has too few rows to keep a GPU busy.
+        """
+        if self.cell.fused_step is not None:
+            matrices = [layer.kernel.all_weights[0][1].detach().T for layer in self.layers]
             self.recurrent_LHG = torch.stack(matrices).contiguous()
+
+    def _check_each_ran_once(self, ran: list[int]) -> None:
+        if sorted(ran) != list(range(len(self.layers))):
+            raise RuntimeError(f"`wire` must run each of {len(self.layers)} layers once, but it ran {ran}")
 
     def _upwards(self, layer_BTH: Tensor, run: Run, drop: Drop, *beside: Tensor) -> Tensor:
         """The layers above the first, each over the one below and what is beside it, with residuals if asked for."""

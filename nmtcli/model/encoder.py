@@ -9,7 +9,7 @@ reads the source reversed is one that has the backward direction only.
 import torch
 from torch import Tensor, nn
 
-from nmtcli.model.cells import RecurrentLayer
+from nmtcli.model.cells import RecurrentLayer, RecurrentLayers
 from nmtcli.model.dropout import Dropout
 
 
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
     """Stacked recurrent layers over the source.
 
     Args:
-        cell: lstm, gru or rnn.
+        cell: a name in `CELLS`.
         layers: L.
         input_size: width of the embeddings.
         hidden_size: H, both directions together.
@@ -69,8 +69,8 @@ class Encoder(nn.Module):
         width = hidden_size // 2 if bidirectional else hidden_size
         sizes = [input_size] + [hidden_size] * (layers - 1)
         from_left, from_right = not reverse_source, bidirectional or reverse_source
-        self.forward_layers = nn.ModuleList(RecurrentLayer(cell, size, width) for size in sizes if from_left)
-        self.backward_layers = nn.ModuleList(RecurrentLayer(cell, size, width) for size in sizes if from_right)
+        self.forward_layers = RecurrentLayers(RecurrentLayer(cell, size, width) for size in sizes if from_left)
+        self.backward_layers = RecurrentLayers(RecurrentLayer(cell, size, width) for size in sizes if from_right)
         self.layers = layers
         self.residual = residual
         self.dropout = dropout

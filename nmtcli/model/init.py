@@ -7,11 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nmtcli.model.cells import GATES, RecurrentLayer
+from nmtcli.model.cells import RecurrentLayer
 
 
 def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float) -> None:
-    """Sets every parameter of a model, from torch's random numbers: matrices by rule, biases 0 but the forget gate's.
+    """Set every parameter of a model, from torch's random numbers.
+
+    Matrices start by the rule `init`, and vectors by their names: 0 for `bias...` and `..._bias_V`, 1 for `weight` (the
+    gain of a normalisation layer). A cell may then set biases of its own (`Cell.start`).
 
     Args:
         model: its matrices are embeddings, linear maps and recurrent layers, one block a gate.
@@ -20,12 +23,14 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
             ones have variance 1; `orthogonal`: recurrent matrices orthogonal, each gate for itself, the rest as xavier.
         scale: of uniform, normal and truncated-normal.
         forget_bias: of the LSTM's forget gate.
+    Raises:
+        ValueError: a vector or scalar whose name tells neither a bias nor a gain.
     Source:
         uniform +-0.08: Sutskever et al. 2014; xavier: Glorot and Bengio 2010; orthogonal: Saxe et al. 2014; forget
         bias: Jozefowicz et al. 2015.
     """
     blocks = {
-        id(parameter): GATES[module.cell]
+        id(parameter): module.cell.gates
         for module in model.modules()
         if isinstance(module, RecurrentLayer)
         for parameter in module.parameters()
@@ -34,7 +39,7 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.dim() < 2:
-                parameter.zero_()
+                parameter.fill_(_vector_start(name))
                 continue
             for block in parameter.chunk(blocks.get(id(parameter), 1)):
                 if init == "uniform":
@@ -51,9 +56,22 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
                 else:
                     nn.init.xavier_uniform_(block)
         for module in model.modules():
-            if isinstance(module, RecurrentLayer) and module.cell == "lstm":
-                hidden = module.kernel.hidden_size
-                module.weights().input_bias_G[hidden : 2 * hidden] = forget_bias
+            if isinstance(module, RecurrentLayer) and module.cell.start is not None:
+                module.cell.start(module.weights().input_bias_G, forget_bias)
+
+
+def _vector_start(name: str) -> float:
+    """The first value of a parameter with less than two dimensions.
+
+    >>> [_vector_start(name) for name in ("decoder.readout.bias", "decoder.norm.weight")]
+    [0.0, 1.0]
+    """
+    own_name = name.rpartition(".")[2]
+    if "bias" in own_name.split("_"):
+        return 0.0
+    if own_name == "weight":
+        return 1.0
+    raise ValueError(f"the parameter `{name}` is neither a `bias` nor a `weight`: init.py has no rule for it")
 
 
 class Undrawn(TorchFunctionMode):

@@ -60,9 +60,9 @@ def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Te
     values_NE = input_NE.detach().flatten(0, -2).float()
     scales_N1 = _scales(values_NE)
     rows = len(values_NE)
-    padded_ME = torch.empty(compiled_rows(rows), values_NE.shape[1], dtype=torch.uint8)  # the others hold anything
-    padded_ME[:rows] = (values_NE / scales_N1).add_(ZERO + 0.5)  # rounds: what is beyond the point is cut off
-    output_NV = _product(padded_ME, matrix)[:rows]
+    padded_RE = torch.empty(compiled_rows(rows), values_NE.shape[1], dtype=torch.uint8)  # padding rows hold anything
+    padded_RE[:rows] = (values_NE / scales_N1).add_(ZERO + 0.5)  # rounds: what is beyond the point is cut off
+    output_NV = _product(padded_RE, matrix)[:rows]
     output_NV = (
         output_NV.mul_(scales_N1)
         if bias_V is None
@@ -112,14 +112,14 @@ def _scales(values_NE: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """torch's, which can multiply in whole numbers."""
+    """torch's linear map, which can multiply by int8 weights."""
 
-    whole_numbers: Int8Matrix | None = None
+    int8_weights: Int8Matrix | None = None
 
     def quantise(self) -> None:
-        """From now on in whole numbers."""
-        self.whole_numbers = quantised(self.weight)
+        """Multiply by int8 weights from now on."""
+        self.int8_weights = quantised(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
         """See `linear`."""
-        return linear(input, self.whole_numbers or self.weight, self.bias)
+        return linear(input, self.int8_weights or self.weight, self.bias)

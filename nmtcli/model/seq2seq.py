@@ -57,7 +57,7 @@ class Seq2Seq(nn.Module):
         self.target_embedding = nn.Embedding(target_size, embedding) if tie != "all" else None
         self.projection = nn.Linear(embedding, target_size, bias=False) if tie == "none" else None
         self.projection_bias_V = nn.Parameter(torch.empty(target_size))
-        self.whole_numbers: Int8Matrix | None = None  # the projection, after `quantise`
+        self.int8_weights: Int8Matrix | None = None  # the projection, after `quantise`
         self.dropout = Dropout(config.dropout, config.variational_dropout)
         self.encoder = Encoder(
             config.cell,
@@ -74,11 +74,6 @@ class Seq2Seq(nn.Module):
         self.word_dropout = config.word_dropout
         self.embedding_scale = embedding**0.5 if config.scale_embeddings else 1.0
         initialise(self, init=config.init, scale=config.init_scale, forget_bias=config.forget_bias)
-
-    @property
-    def has_attention(self) -> bool:
-        """False where the source is one fixed vector: attention weights are zeros then."""
-        return self.decoder.attention is not None
 
     @property
     def target_embedding_VE(self) -> Tensor:
@@ -154,12 +149,12 @@ class Seq2Seq(nn.Module):
 
     def projection_to(self, ids_U: Tensor) -> Projection:
         """The output projection to these target ids only."""
-        matrix = self.whole_numbers.rows(ids_U) if self.whole_numbers else self.projection_VE[ids_U]
+        matrix = self.int8_weights.rows(ids_U) if self.int8_weights else self.projection_VE[ids_U]
         return Projection(matrix, self.projection_bias_V[ids_U])
 
     def logits(self, readout_BTE: Tensor, projection: Projection | None = None) -> Tensor:
         """logits_BTV, in fp32 or better; by another projection, of its outputs."""
-        matrix, bias_V = projection or Projection(self.whole_numbers or self.projection_VE, self.projection_bias_V)
+        matrix, bias_V = projection or Projection(self.int8_weights or self.projection_VE, self.projection_bias_V)
         if readout_BTE.dtype != torch.bfloat16 and not torch.is_autocast_enabled(readout_BTE.device.type):
             return linear(readout_BTE, matrix, bias_V)
         logits_BTV = linear(readout_BTE, matrix)
@@ -167,18 +162,18 @@ class Seq2Seq(nn.Module):
         return logits_BTV.to(full) + bias_V.to(full)
 
     def quantise(self) -> None:
-        """From now on every product with a large matrix is in whole numbers of 8 bits; on a CPU only.
+        """Multiply by int8 weights from now on; on a CPU only.
 
-        But the keys, the decoder's first state and the vector of additive scores; and an encoder of plain RNNs, which
-        is no slower as it is.
+        The keys, the decoder's first state and the vector of additive scores stay as they are; so does an encoder of
+        cells that run no faster in int8.
         """
         for module in self.decoder.modules():
             if isinstance(module, RecurrentLayer | Linear):
                 module.quantise()
         for module in self.encoder.modules():
-            if isinstance(module, RecurrentLayer) and module.cell != "rnn":
+            if isinstance(module, RecurrentLayer) and module.cell.int8_encodes_faster:
                 module.quantise()
-        self.whole_numbers = quantised(self.projection_VE)
+        self.int8_weights = quantised(self.projection_VE)
 
     def join_layers(self) -> None:
         """See `Decoder.join_layers`."""

@@ -7,7 +7,8 @@ import torch
 from machine import Product, product_seconds
 
 from nmtcli.data.batches import Batch
-from nmtcli.model.cells import GATES, RecurrentLayer
+from nmtcli.model.attention import DotAttention
+from nmtcli.model.cells import RecurrentLayer
 from nmtcli.model.seq2seq import Seq2Seq
 
 BACKWARD = 2  # products on the way back for each on the way there: for the input and for the weights
@@ -51,7 +52,7 @@ def forward_parts(model: Seq2Seq, batch: Batch) -> Iterator[Part]:
         yield from _of_layer("decoder", layer, target, sentences)
     attention = model.decoder.attention
     assert attention is not None
-    if attention.score != "dot":
+    if not isinstance(attention, DotAttention):
         keys = attention.project_keys
         yield Part("keys", Product(source, keys.in_features, keys.out_features))
     assert model.decoder.bridge is not None
@@ -65,9 +66,8 @@ def forward_parts(model: Seq2Seq, batch: Batch) -> Iterator[Part]:
     yield Part("projection", Product(target, *reversed(model.projection_VE.shape)))
 
 
-def _of_layer(name: str, layer: torch.nn.Module, tokens: int, sentences: int) -> Iterator[Part]:
-    assert isinstance(layer, RecurrentLayer)
-    outputs = GATES[layer.cell] * layer.kernel.hidden_size
+def _of_layer(name: str, layer: RecurrentLayer, tokens: int, sentences: int) -> Iterator[Part]:
+    outputs = layer.cell.gates * layer.kernel.hidden_size
     yield Part(f"{name}, inputs", Product(tokens, layer.kernel.input_size, outputs))
     yield Part(f"{name}, states", Product(tokens, layer.kernel.hidden_size, outputs), sentences)
 

@@ -211,8 +211,8 @@ def lstm_gates(model: Seq2Seq, source_BS: Tensor) -> tuple[LSTMGates, Tensor]:
     model.encode(source_BS, torch.ones_like(source_BS, dtype=torch.bool))
     hook.remove()
     read_BSE = gather_positions(embedded[0], reversal(lengths_B, source_BS.shape[1]))
-    layer: Any = model.encoder.backward_layers[0]
-    state = zero_state(read_BSE.new_zeros(1, layer.kernel.hidden_size), "lstm")
+    layer = model.encoder.backward_layers[0]
+    state = zero_state(read_BSE.new_zeros(1, layer.kernel.hidden_size), layer.cell)
     steps, outputs = [], []
     for position in range(read_BSE.shape[1]):
         state, gates = lstm_cell(read_BSE[:, position], state, layer.weights())

@@ -53,8 +53,8 @@ def searcher(opened: DataDirectory, **options: object) -> CandidateSearch:
 
 
 def by_hand(scores: list[list[float]], rewards: list[list[float]]) -> Candidates:
-    scores_BN = torch.tensor(scores, dtype=torch.float64, requires_grad=True)
-    return Candidates(scores_BN, torch.tensor(rewards, dtype=torch.float64), scores_BN.detach().isfinite())
+    scores_BC = torch.tensor(scores, dtype=torch.float64, requires_grad=True)
+    return Candidates(scores_BC, torch.tensor(rewards, dtype=torch.float64), scores_BC.detach().isfinite())
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 3.0])
@@ -68,12 +68,12 @@ def test_risk_is_the_expectation_over_the_candidates(alpha: float) -> None:
         expected.append(sum(weight * (1 - reward) for weight, reward in pairs) / sum(weights))
     risk_B = expected_risk(candidates, alpha)
     assert risk_B.tolist() == pytest.approx(expected)
-    (gradient_BN,) = torch.autograd.grad(risk_B.sum(), candidates.scores_BN)
+    (gradient_BC,) = torch.autograd.grad(risk_B.sum(), candidates.scores_BC)
     # d risk / d s(u) = alpha Q(u) (1 - reward(u) - risk)
-    weights_BN = torch.where(candidates.mask_BN, (alpha * candidates.scores_BN.detach().clamp(min=-99)).exp(), 0.0)
-    probabilities_BN = weights_BN / weights_BN.sum(dim=1, keepdim=True)
-    by_formula = alpha * probabilities_BN * (1 - candidates.rewards_BN - risk_B.detach().unsqueeze(1))
-    torch.testing.assert_close(gradient_BN, by_formula.masked_fill(~candidates.mask_BN, 0.0))
+    weights_BC = torch.where(candidates.mask_BC, (alpha * candidates.scores_BC.detach().clamp(min=-99)).exp(), 0.0)
+    probabilities_BC = weights_BC / weights_BC.sum(dim=1, keepdim=True)
+    by_formula = alpha * probabilities_BC * (1 - candidates.rewards_BC - risk_B.detach().unsqueeze(1))
+    torch.testing.assert_close(gradient_BC, by_formula.masked_fill(~candidates.mask_BC, 0.0))
 
 
 def test_the_nll_of_the_best_is_that_of_a_softmax_over_the_candidates() -> None:
@@ -100,8 +100,8 @@ def test_the_margin_is_between_the_best_and_the_models_favourite() -> None:
     )
     margin_B = margin(candidates)
     assert margin_B.tolist() == pytest.approx([(0.9 - 0.1) - (-1.0) + (-0.2), 0.0, 0.0])
-    (gradient_BN,) = torch.autograd.grad(margin_B.sum(), candidates.scores_BN)
-    assert gradient_BN.tolist() == [[0.0, -1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
+    (gradient_BC,) = torch.autograd.grad(margin_B.sum(), candidates.scores_BC)
+    assert gradient_BC.tolist() == [[0.0, -1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]
 
 
 # scores
@@ -154,12 +154,12 @@ def test_the_candidates_of_a_beam_are_its_hypotheses_each_once(
         assert len(set(map(tuple, some))) == len(some)
         assert all(ids[-1] == EOS for ids in some)
     candidates = search(learnt.eval(), batch)
-    assert candidates.mask_BN.sum(dim=1).tolist() == [len(some) for some in found]
+    assert candidates.mask_BC.sum(dim=1).tolist() == [len(some) for some in found]
     texts = [opened.target_subword.decode(ids) for ids in found[2]]
     reference = opened.target_subword.decode(opened.train[2][1])
-    assert candidates.rewards_BN[2, : len(texts)].tolist() == pytest.approx(Reward("bleu", "en")(texts, reference))
-    assert candidates.scores_BN.requires_grad
-    assert torch.equal(candidates.scores_BN.isfinite(), candidates.mask_BN)
+    assert candidates.rewards_BC[2, : len(texts)].tolist() == pytest.approx(Reward("bleu", "en")(texts, reference))
+    assert candidates.scores_BC.requires_grad
+    assert torch.equal(candidates.scores_BC.isfinite(), candidates.mask_BC)
 
 
 def test_the_reference_is_a_candidate_where_asked_for(learnt: Seq2Seq, opened: DataDirectory, batch: Batch) -> None:
@@ -167,7 +167,7 @@ def test_the_reference_is_a_candidate_where_asked_for(learnt: Seq2Seq, opened: D
     for number, (without, with_it) in enumerate(zip(plain, more, strict=True)):
         reference = opened.train[number][1].tolist()
         assert with_it == without + [reference] * (reference not in without)
-    assert searcher(opened, with_reference=True)(learnt, batch).rewards_BN.max(dim=1).values.tolist() == [1.0] * 6
+    assert searcher(opened, with_reference=True)(learnt, batch).rewards_BC.max(dim=1).values.tolist() == [1.0] * 6
 
 
 def test_samples_follow_torchs_random_numbers(learnt: Seq2Seq, opened: DataDirectory, batch: Batch) -> None:
@@ -256,8 +256,8 @@ def test_every_candidate_that_there_is_can_be_enumerated(opened: DataDirectory, 
     every = [[*ids, EOS] for length in (0, 1, 2) for ids in itertools.product((4, 5, 6), repeat=length)]
     scores_N = mean_log_probabilities(model, batch, [every])
     rewards = [sentence_bleu(ids, PAIRS[0][1]) for ids in every]
-    mask_BN = torch.ones(1, len(every), dtype=torch.bool)
-    candidates = Candidates(scores_N.unsqueeze(0), torch.tensor([rewards], dtype=torch.float64), mask_BN)
+    mask_BC = torch.ones(1, len(every), dtype=torch.bool)
+    candidates = Candidates(scores_N.unsqueeze(0), torch.tensor([rewards], dtype=torch.float64), mask_BC)
     weights = []
     for ids in every:
         (total,) = log_probabilities(model, [(PAIRS[0][0], ids)], batch_tokens=100, device=torch.device("cpu"))

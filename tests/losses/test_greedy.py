@@ -11,12 +11,13 @@ from nmtcli.data.batches import Batch
 from nmtcli.data.subword import BOS
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.losses.greedy import GreedySearchLoss, decode_in_passes, decode_own_tokens, teacher_forcing_at
+from nmtcli.model.cells import CELLS
 from nmtcli.model.seq2seq import Seq2Seq
 from tests.model.test_seq2seq import PAIRS, tiny
 
 SHAPES: list[dict[str, object]] = [
     {"cell": cell, "arch": arch, "attention": attention, "input_feeding": arch == "luong"}
-    for cell in ("lstm", "gru", "rnn")
+    for cell in CELLS
     for arch, attention in (("gnmt", "general"), ("luong", "general"), ("bahdanau", "additive"), ("cho", "none"))
 ]
 

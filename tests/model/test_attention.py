@@ -1,16 +1,20 @@
 """Attention equals a double loop over target and source positions."""
 
+import dataclasses
+
 import pytest
 import torch
 
-from nmtcli.model.attention import Attention, Memory
+from nmtcli.config import ModelConfig
+from nmtcli.knobs import knob_of
+from nmtcli.model.attention import ATTENTIONS, Memory
 
 
-@pytest.mark.parametrize("score", ["dot", "general", "additive"])
+@pytest.mark.parametrize("score", ATTENTIONS)
 @pytest.mark.parametrize("scaled", [True, False])
 def test_attention_equals_a_double_loop(score: str, scaled: bool) -> None:
     torch.manual_seed(4)
-    attention = Attention(score, 6, 6, scaled=scaled).double()
+    attention = ATTENTIONS[score](6, 6, scaled=scaled).double()
     scale = 6**-0.5 if scaled and score != "additive" else 1.0
     values_BSH = torch.randn(2, 5, 6, dtype=torch.float64)
     query_BTD = torch.randn(2, 3, 6, dtype=torch.float64)
@@ -39,7 +43,7 @@ def test_attention_equals_a_double_loop(score: str, scaled: bool) -> None:
 
 
 def test_weights_on_padding_are_exactly_zero_and_the_others_sum_to_one() -> None:
-    attention = Attention("general", 4, 4, scaled=True)
+    attention = ATTENTIONS["general"](4, 4, scaled=True)
     values_BSH = torch.randn(1, 4, 4) * 50
     mask_BS = torch.tensor([[True, True, False, False]])
     memory = Memory(values_BSH, attention.keys(values_BSH), mask_BS, values_BSH[:, 0])
@@ -59,3 +63,8 @@ def test_what_is_kept_in_place_is_what_is_selected(rows: list[int], alike: bool)
     kept = memory.keep(rows_B)
     assert all(torch.equal(one, other) for one, other in zip(kept, selected, strict=True))
     assert not rows or kept.values_BSH.data_ptr() == pointer
+
+
+def test_the_option_offers_each_score_of_the_table_and_none() -> None:
+    (field,) = (field for field in dataclasses.fields(ModelConfig) if field.name == "attention")
+    assert knob_of(field).choices == (*ATTENTIONS, "none")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from nmtcli.model.cells import CellState
+from nmtcli.model.cells import CELLS, CellState
 from nmtcli.model.dropout import Dropout
 from nmtcli.model.encoder import Encoder, reversal
 
@@ -49,7 +49,7 @@ def read_one(encoder: Encoder, embedded_SE: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(layer), torch.cat(last)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("reads", ["both", "forwards", "reversed"])
 @pytest.mark.parametrize(("layers", "residual"), [(1, True), (3, True), (2, False)])
 def test_padded_batch_equals_a_loop_over_sentences_in_value_and_gradient(

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from nmtcli.config import ModelConfig
-from nmtcli.model.cells import RecurrentLayer
-from nmtcli.model.init import start_from_vectors
+from nmtcli.model.cells import CELLS, RecurrentLayer
+from nmtcli.model.init import initialise, start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
 
 
@@ -69,7 +70,7 @@ def test_embeddings_are_read_as_they_are_where_asked_for() -> None:
         torch.testing.assert_close(seen[0][0], model.source_embedding.weight[[7, 3]] * factor)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_biases_are_zero_but_the_forget_gates(cell: str) -> None:
     model = start(cell=cell, forget_bias=1.5)
     for layer in model.modules():
@@ -102,3 +103,21 @@ def test_vectors_of_zeros_stay_zeros() -> None:
     matrix_VE = start().source_embedding.weight
     start_from_vectors(matrix_VE, torch.tensor([7]), torch.zeros(1, 24))
     assert matrix_VE.detach()[7].eq(0).all()
+
+
+def test_the_gain_of_a_normalisation_layer_starts_at_one_and_its_bias_at_zero() -> None:
+    module = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6))
+    for parameter in module.parameters():
+        nn.init.constant_(parameter, 7.0)
+    initialise(module, init="xavier", scale=0.1, forget_bias=1.0)
+    linear, norm = module
+    assert linear.bias.eq(0).all()
+    assert norm.weight.eq(1).all()
+    assert norm.bias.eq(0).all()
+
+
+def test_a_vector_that_is_neither_a_bias_nor_a_gain_is_refused() -> None:
+    module = nn.Module()
+    module.temperature = nn.Parameter(torch.ones(1))
+    with pytest.raises(ValueError, match="`temperature`"):
+        initialise(module, init="xavier", scale=0.1, forget_bias=1.0)

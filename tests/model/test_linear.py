@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from nmtcli.config import ModelConfig
+from nmtcli.model.attention import AdditiveAttention
+from nmtcli.model.cells import CELLS
 from nmtcli.model.linear import Int8Matrix, Linear, linear, quantised, sums_are_exact
 from nmtcli.model.seq2seq import Seq2Seq
 
@@ -82,7 +84,7 @@ def test_a_layer_is_torchs_until_it_is_quantised() -> None:
     assert set(layer.state_dict()) == {"weight", "bias"}
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize(
     ("arch", "attention"), [("gnmt", "general"), ("luong", "dot"), ("bahdanau", "additive"), ("cho", "none")]
 )
@@ -101,15 +103,15 @@ def test_a_quantised_model_steps_nearly_as_before(cell: str, arch: str, attentio
         after_BKV, _, state_after = model.step(memory, state, tokens_BK)
     decoder, scores = model.decoder, model.decoder.attention
     products = [model, *decoder.layers, decoder.readout]
-    products += [scores.project_query] if scores is not None and scores.score == "additive" else []
-    assert all(one.whole_numbers is not None for one in products)
+    products += [scores.project_query] if isinstance(scores, AdditiveAttention) else []
+    assert all(one.int8_weights is not None for one in products)
     assert not torch.equal(after_BKV, before_BKV)
     assert (after_BKV - before_BKV).norm() < 0.05 * before_BKV.norm()
     assert not torch.equal(state_after.hidden_LNH, state_before.hidden_LNH)
     torch.testing.assert_close(state_after.hidden_LNH, state_before.hidden_LNH, atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+@pytest.mark.parametrize("cell", CELLS)
 def test_a_quantised_encoder_reads_nearly_as_before_and_a_sentence_alone_as_among_others(cell: str) -> None:
     torch.manual_seed(5)
     config = ModelConfig(cell=cell, hidden_size=64, embedding_size=64)

@@ -8,6 +8,7 @@ import torch
 from nmtcli.config import ModelConfig
 from nmtcli.data.batches import Batch
 from nmtcli.errors import ConfigError
+from nmtcli.model.cells import CELLS
 from nmtcli.model.seq2seq import Seq2Seq
 
 PAIRS = [([5, 6, 7, 8, 3], [9, 10, 3]), ([4, 3], [11, 12, 13, 14, 15, 3]), ([9, 9, 3], [3])]
@@ -30,9 +31,7 @@ ENCODERS = [{}, {"bidirectional": False}, {"bidirectional": False, "reverse_sour
 SHAPES = [
     {"arch": arch, "cell": cell, "encoder_layers": below, "decoder_layers": above, "attention": attention, **encoder}
     for arch, attentions in ARCHS.items()
-    for (cell, (below, above), attention, encoder) in itertools.product(
-        ["lstm", "gru", "rnn"], [(1, 1), (2, 3)], attentions, ENCODERS
-    )
+    for (cell, (below, above), attention, encoder) in itertools.product(CELLS, [(1, 1), (2, 3)], attentions, ENCODERS)
 ]
 SHAPES += [{**shape, "input_feeding": True} for shape in SHAPES if shape["arch"] == "luong"]
 SHAPES += [{"arch": arch, "decoder_init": "mean"} for arch in ("gnmt", "luong", "bahdanau")]

@@ -21,7 +21,6 @@ from nmtcli.model.seq2seq import Seq2Seq
 FOLDER = Path(__file__).parents[2] / "recipes" / "lstm-vs-rnn"
 RUN = (FOLDER / "run.sh").read_text(encoding="utf-8")
 RECIPE = tomllib.loads((FOLDER / "recipe.toml").read_text(encoding="utf-8"))
-CELLS = ("rnn", "gru", "lstm")
 
 
 def load_report() -> Any:
@@ -35,6 +34,7 @@ def load_report() -> Any:
 
 
 report: Any = load_report()
+CELLS = tuple(report.CELLS)
 
 
 def widths() -> dict[str, int]:
