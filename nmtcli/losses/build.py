@@ -30,13 +30,11 @@ def build_loss(
     cross_entropy = CrossEntropy(config.label_smoothing)
     if config.loss == "cross-entropy":
         return cross_entropy
-    other = _search_loss(config, model_config, source, target, target_lang)
+    other = _search_loss(config, model_config, target, target_lang)
     return Interpolation(cross_entropy, other, config.loss_mix) if config.loss_mix else other
 
 
-def _search_loss(
-    config: TrainConfig, model_config: ModelConfig, source: Subword, target: Subword, target_lang: str
-) -> Loss:
+def _search_loss(config: TrainConfig, model_config: ModelConfig, target: Subword, target_lang: str) -> Loss:
     if config.loss == "greedy":
         return GreedySearchLoss(
             config.label_smoothing,
@@ -62,7 +60,6 @@ def _search_loss(
         count=config.candidates,
         by=config.candidates_by,
         with_reference=config.with_reference,
-        source=source,
         target=target,
         reward=Reward(config.reward, target_lang),
     )

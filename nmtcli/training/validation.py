@@ -16,7 +16,9 @@ from nmtcli.errors import DataError
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import Score, bleu, chrf
-from nmtcli.search.translator import Translator
+from nmtcli.search.host import Scoring, SearchRules
+from nmtcli.search.model_searcher import ModelSearcher
+from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.training.distributed import World
 
 
@@ -62,7 +64,7 @@ class Validator:
         source, target: subword models.
         target_lang: decides BLEU's tokenizer.
         search: how to translate.
-        by_logits: see `search.translator.Translator`.
+        by_logits: see `search.model_searcher.choose_scoring`.
         batch_tokens: of the loss [tokens/batch].
         samples: translations to show; the same sentences each time.
         device: where the models are.
@@ -108,9 +110,11 @@ class Validator:
         model.eval()
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []), self._autocast():
             loss = self._loss(model)
-            translator = Translator(
-                [model], *self._subwords, self._search, device=self._device, by_logits=self._by_logits
-            )
+            scoring = Scoring.LOGIT if self._by_logits else Scoring.LOG_PROBABILITY
+            rules = SearchRules.from_config(self._search, scoring=scoring)
+            text = SubwordPair(*self._subwords)
+            searcher = ModelSearcher([model], rules, text.target.forbidden_ids, device=self._device)
+            translator = LineTranslator(searcher, text, self._search)
             world = self._world
             own = [translation.text for translation in translator.translate(self._sources[world.rank :: world.size])]
         model.train(was_training)
