@@ -10,7 +10,9 @@ import torch
 from nmtcli.config import LOSS_OPTIONS, LOSSES, LOSSES_OF_LOGITS, SearchConfig
 from nmtcli.data.batches import Batch
 from nmtcli.knobs import option_name
-from nmtcli.search.translator import Translator
+from nmtcli.search.host import Scoring, SearchRules
+from nmtcli.search.model_searcher import ModelSearcher
+from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.training.checkpoint import ModelDirectory
 from tests.commands.test_train import assert_same_run
 from tests.conftest import TINY, Nmt, log_of
@@ -176,9 +178,10 @@ def test_a_hypothesis_is_scored_by_the_logit_of_its_last_token(by_logits: Path, 
         scores = [float(row[3]) for row in rows if row[0] == str(number)]
         assert scores == sorted(scores, reverse=True)
         assert [row[2] for row in rows] == [row[3] for row in rows]
-        translator = Translator(
-            [model], source, target, SearchConfig(beam=4), device=torch.device("cpu"), wanted=3, by_logits=True
-        )
+        config = SearchConfig(beam=4)
+        rules = SearchRules.from_config(config, wanted=3, scoring=Scoring.LOGIT)
+        searcher = ModelSearcher([model], rules, target.forbidden_ids, device=torch.device("cpu"))
+        translator = LineTranslator(searcher, SubwordPair(source, target), config)
         for candidate, score in zip(translator.translate([line])[0].candidates, scores, strict=True):
             batch = Batch.of([(source.encode(line), candidate.hypothesis.ids)])
             with torch.no_grad():
