@@ -65,11 +65,11 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
     _check_attention(directories, search_config, config)
     maker = SearcherMaker(
         config,
-        _rules(directories, search_config, config, device),
-        text.target.forbidden_ids,
         device=device,
         precision=choose_precision(config.precision, device),
         threads=config.threads,
+        rules=_rules(directories, search_config, config, device),
+        forbidden_ids=text.target.forbidden_ids,
     )
     replaced: list[int] = []
     number = 0
@@ -99,11 +99,11 @@ class SearcherMaker:
     """Reads the models and makes a searcher of them. It pickles, so that a worker process can do so."""
 
     config: TranslateConfig
-    rules: SearchRules
-    forbidden_ids: Sequence[int]
     device: torch.device
     precision: str
     threads: int
+    rules: SearchRules
+    forbidden_ids: Sequence[int]
 
     def __call__(self) -> Searcher:
         """A searcher in this process, which runs on the device and the threads from now on."""

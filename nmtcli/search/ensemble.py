@@ -148,14 +148,14 @@ class Ensemble:
         for start in range(0, hypotheses, rows):
             some = [readout_NE[start : start + rows] for readout_NE in readouts]
             if allowed is None:
-                chunks.append(self._among_all(some, count))
+                chunks.append(self._from_vocabulary(some, count))
             else:
                 others_B1U = allowed.others_B1U[start // beam : (start + rows) // beam]
-                chunks.append(self._among_few(some, allowed._replace(others_B1U=others_B1U), count))
+                chunks.append(self._from_shortlist(some, allowed._replace(others_B1U=others_B1U), count))
         return Choices(*(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)))
 
-    def _among_all(self, readouts: list[Tensor], count: int | None) -> Choices:
-        """The choices of a chunk among the whole vocabulary."""
+    def _from_vocabulary(self, readouts: list[Tensor], count: int | None) -> Choices:
+        """The choices of some hypotheses among the whole vocabulary."""
         logits = [_logits(model, readout_NE) for model, readout_NE in zip(self._models, readouts, strict=True)]
         scores_NV, are_logits = self._scores(logits)
         eos_N1 = _eos(scores_NV, EOS)
@@ -166,8 +166,8 @@ class Ensemble:
             best_NC, eos_N1 = _normalised(scores_NV, forbidden_NF, best_NC, eos_N1)
         return Choices(best_NC, ids_NC, eos_N1.squeeze(1))
 
-    def _among_few(self, readouts: list[Tensor], allowed: Allowed, count: int | None) -> Choices:
-        """The choices of a chunk among a shortlist."""
+    def _from_shortlist(self, readouts: list[Tensor], allowed: Allowed, count: int | None) -> Choices:
+        """The choices of some hypotheses among a shortlist; `allowed` is of their sentences."""
         parts = zip(self._models, readouts, allowed.projections, strict=True)
         logits = [_logits(model, readout_NE, projection) for model, readout_NE, projection in parts]
         looks_later = self._by_logits and count is not None and logits[0].device.type == "cpu"

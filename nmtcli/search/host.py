@@ -120,6 +120,10 @@ class SearchRules:
     with_attention: bool = False
     sampling: Sampling | None = None
 
+    def __post_init__(self) -> None:
+        if self.scoring is Scoring.UNSCORED and (self.beam > 1 or self.sampling):
+            raise ValueError("UNSCORED is for greedy search: only scores can rank several hypotheses")
+
     @classmethod
     def from_config(
         cls,

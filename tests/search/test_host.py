@@ -5,7 +5,16 @@ import sys
 
 import pytest
 
-from nmtcli.search.host import Hypothesis, SearchBatch, rounded_up, run_search, unfinished
+from nmtcli.search.host import (
+    Hypothesis,
+    Sampling,
+    Scoring,
+    SearchBatch,
+    SearchRules,
+    rounded_up,
+    run_search,
+    unfinished,
+)
 from nmtcli.search.searchers import BatchSizes
 
 
@@ -75,6 +84,14 @@ def test_a_batch_without_sentences_takes_no_step() -> None:
 def test_few_rows_move() -> None:
     assert unfinished([True, False, False, True, False]) == [4, 1, 2]
     assert unfinished([True, True]) == []
+
+
+def test_only_greedy_search_goes_without_scores() -> None:
+    assert SearchRules(beam=1, scoring=Scoring.UNSCORED).scoring is Scoring.UNSCORED
+    with pytest.raises(ValueError, match="greedy"):
+        SearchRules(beam=2, scoring=Scoring.UNSCORED)
+    with pytest.raises(ValueError, match="greedy"):
+        SearchRules(beam=1, scoring=Scoring.UNSCORED, sampling=Sampling())
 
 
 @pytest.mark.parametrize("sentences", range(1, 40))
