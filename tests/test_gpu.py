@@ -11,9 +11,11 @@ from nmtcli.data.batches import Batch
 from nmtcli.losses.cross_entropy import CrossEntropy, chunked_cross_entropy
 from nmtcli.model.cells import CELLS, CellState, RecurrentLayer, fused_lstm_cell, lstm_cell
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.search.beam import Hypothesis, Runner
 from nmtcli.search.graphs import Graphs
-from nmtcli.search.translator import Translator
+from nmtcli.search.host import Hypothesis, SearchRules
+from nmtcli.search.model_searcher import ModelSearcher
+from nmtcli.search.rules import Runner
+from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.store.reader import StoredModel
 from nmtcli.store.weights import read_tensors
 from tests.conftest import TINY, Nmt, log_of
@@ -119,17 +121,20 @@ def test_graphs_find_what_single_steps_find(options: dict[str, object], trained:
     directory = StoredModel.open(trained)
     model = directory.read_model().eval().to(gpu)
     config = SearchConfig(batch_tokens=300, **options)  # type: ignore[arg-type]
-    translator = Translator([model], *directory.subwords(), config, device=gpu)
+    text = SubwordPair(*directory.subwords())
     found: list[list[tuple[list[int], float]]] = []
     graphs = Graphs()
     for runner in (Runner(), graphs, graphs, graphs):  # the second time on a shape is captured
-        translator._runner = runner
+        searcher = ModelSearcher(
+            [model], SearchRules.from_config(config), text.target.forbidden_ids, device=gpu, runner=runner
+        )
+        translator = LineTranslator(searcher, text, config)
         candidates = [
             candidate.hypothesis for translation in translator.translate(LINES) for candidate in translation.candidates
         ]
         found.append([summary(one) for one in candidates])
-    assert graphs._steps._graphs
-    assert graphs._starts._graphs
+    assert len(graphs.captured_steps) > 0
+    assert len(graphs.captured_starts) > 0
     for other in found[1:]:
         assert [ids for ids, _ in other] == [ids for ids, _ in found[0]]
         assert [score for _, score in other] == pytest.approx([score for _, score in found[0]], abs=1e-4)

@@ -12,7 +12,9 @@ from nmtcli.data.batches import Batch
 from nmtcli.knobs import option_name
 from nmtcli.losses import build
 from nmtcli.model.cells import CELLS
-from nmtcli.search.translator import Translator
+from nmtcli.search.host import Scoring, SearchRules
+from nmtcli.search.model_searcher import ModelSearcher
+from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.store.reader import StoredModel
 from tests.commands.test_train import assert_same_run
 from tests.conftest import TINY, Nmt, log_of
@@ -180,9 +182,10 @@ def test_a_hypothesis_is_scored_by_the_logit_of_its_last_token(by_logits: Path, 
         scores = [float(row[3]) for row in rows if row[0] == str(number)]
         assert scores == sorted(scores, reverse=True)
         assert [row[2] for row in rows] == [row[3] for row in rows]
-        translator = Translator(
-            [model], source, target, SearchConfig(beam=4), device=torch.device("cpu"), wanted=3, by_logits=True
-        )
+        config = SearchConfig(beam=4)
+        rules = SearchRules.from_config(config, wanted=3, scoring=Scoring.LOGIT)
+        searcher = ModelSearcher([model], rules, target.forbidden_ids, device=torch.device("cpu"))
+        translator = LineTranslator(searcher, SubwordPair(source, target), config)
         for candidate, score in zip(translator.translate([line])[0].candidates, scores, strict=True):
             batch = Batch.of([(source.encode(line), candidate.hypothesis.ids)])
             with torch.no_grad():

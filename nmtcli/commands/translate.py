@@ -14,15 +14,13 @@ Output, by option:
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import islice
-from typing import Any, BinaryIO, TextIO
+from typing import BinaryIO, TextIO
 
 import torch
-from torch import Tensor
 
 from nmtcli.commands.machine import (
     PRECISION_TYPES,
@@ -35,14 +33,16 @@ from nmtcli.commands.machine import (
 )
 from nmtcli.config import SearchConfig, TranslateConfig
 from nmtcli.console import Console
-from nmtcli.data.parallel import workers
-from nmtcli.data.subword import EOS, Subword
+from nmtcli.data.shortlist import Shortlist
+from nmtcli.data.subword import EOS
 from nmtcli.data.text import decode_stream
 from nmtcli.errors import ConfigError, DataError, DirectoryError, WorldError
 from nmtcli.knobs import option_name
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.search.beam import Hypothesis
-from nmtcli.search.translator import SearchBatch, SearchBatches, Translation, Translator
+from nmtcli.search.host import SearchRules
+from nmtcli.search.model_searcher import ModelSearcher, batch_sizes, choose_scoring
+from nmtcli.search.searchers import Searcher, worker_searcher
+from nmtcli.search.translator import LineTranslator, SubwordPair, Translation
 from nmtcli.store.reader import StoredModel
 
 LINES_FOR_WORKERS = 1000  # in the buffer: workers take seconds to start, in which one process translates some hundred
@@ -61,23 +61,23 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
     if config.gpus > 1:
         _check_gpus(config.gpus, device)
     directories = [StoredModel.open(path) for path in config.model]
-    source, target = _same_subwords(directories)
+    text = _same_subwords(directories)
     _check_attention(directories, search_config, config)
-    search = _Search(
-        search_config,
+    maker = SearcherMaker(
         config,
         device=device,
         precision=choose_precision(config.precision, device),
-        by_logits=_by_logits(directories, search_config),
         threads=config.threads,
-        subwords=(source, target),
+        rules=_rules(directories, search_config, config, device),
+        forbidden_ids=text.target.forbidden_ids,
     )
     replaced: list[int] = []
     number = 0
-    with ExitStack() as stack, torch.inference_mode():
+    with ExitStack() as stack:
         lines = (line for name in config.files or ("-",) for line in _lines(name, replaced.append))
         chunk = list(islice(lines, config.buffer_lines))
-        translator = stack.enter_context(_translator(search, first_lines=len(chunk)))
+        searcher = stack.enter_context(_searcher(maker, first_lines=len(chunk)))
+        translator = LineTranslator(searcher, text, search_config)
         alignments = stack.enter_context(_alignment_file(config.alignments))
         while chunk:
             for translation in translator.translate(chunk, first_line=number):
@@ -86,7 +86,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
                     console.warn(f"line {number + 1:,} is longer than {limit:,} tokens: its end was cut")
                 sys.stdout.buffer.write(_output(translation, number, config.nbest).encode())
                 if alignments is not None:
-                    alignments.write(_alignment(translation, source, target, config.alignment_format) + "\n")
+                    alignments.write(_alignment(translation, text, config.alignment_format) + "\n")
                 number += 1
             sys.stdout.buffer.flush()
             chunk = list(islice(lines, config.buffer_lines))
@@ -95,57 +95,36 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
 
 
 @dataclass(frozen=True)
-class _Search:
-    """Searches batches, with models that it reads when the first one comes: so it can be sent to another process."""
+class SearcherMaker:
+    """Reads the models and makes a searcher of them. It pickles, so that a worker process can do so."""
 
-    search_config: SearchConfig
     config: TranslateConfig
     device: torch.device
     precision: str
-    by_logits: bool
     threads: int
-    subwords: tuple[Subword, Subword]
+    rules: SearchRules
+    forbidden_ids: Sequence[int]
 
-    def __call__(self, batch: SearchBatch) -> list[list[Hypothesis]]:
-        """The hypotheses of each sentence."""
-        found = self.translator.search_batch(batch)
-        self._memory.after_batch()
-        return found
-
-    def read(self) -> None:
-        """Reads the models now."""
-        _ = self.translator
-
-    @cached_property
-    def translator(self) -> Translator:
-        """What searches in this process."""
+    def __call__(self) -> Searcher:
+        """A searcher in this process, which runs on the device and the threads from now on."""
         set_threads(self.threads)
-        choose_device(str(self.device))  # a worker's own GPU
-        return self.translator_with([self._read_model(path) for path in self.config.model])
-
-    def translator_with(
-        self, models: list[Seq2Seq], search: SearchBatches | None = None, searchers: int = 1
-    ) -> Translator:
-        """Of these models; or of none, where `search` has them."""
-        return Translator(
+        choose_device(str(self.device))
+        models, shortlist = self.read()
+        return ModelSearcher(
             models,
-            *self.subwords,
-            self.search_config,
+            self.rules,
+            self.forbidden_ids,
             device=self.device,
-            wanted=max(self.config.nbest, 1),
-            by_logits=self.by_logits,
-            with_attention=bool(self.config.alignments),
-            with_scores=bool(self.config.nbest),
-            shortlist=StoredModel.open(self.config.model[0]).read_shortlist()
-            if models and self.config.shortlist
-            else None,
-            search=search,
-            searchers=searchers,
+            shortlist=shortlist,
+            after_batch=FreedMemory().after_batch,
         )
 
-    @cached_property
-    def _memory(self) -> FreedMemory:
-        return FreedMemory()
+    @torch.inference_mode()
+    def read(self) -> tuple[list[Seq2Seq], Shortlist | None]:
+        """The models on the device, and the shortlist if one is asked for."""
+        models = [self._read_model(path) for path in self.config.model]
+        shortlist = StoredModel.open(self.config.model[0]).read_shortlist() if self.config.shortlist else None
+        return models, shortlist
 
     def _read_model(self, path: str) -> Seq2Seq:
         model = StoredModel.open(path).read_model(self.config.checkpoint, verify=self.config.verify).eval()
@@ -157,64 +136,42 @@ class _Search:
         return model
 
 
-@dataclass(frozen=True)
-class _SearchElsewhere:
-    """What a worker does. Attention travels as an array: tensors would travel as open files."""
-
-    search: _Search
-
-    def __call__(self, batch: SearchBatch) -> list[list[Hypothesis]]:
-        """The hypotheses of each sentence."""
-        return _with_attention(self.search(batch), Tensor.numpy)
-
-
 @contextmanager
-def _translator(search: _Search, first_lines: int) -> Iterator[Translator]:
-    """With models here; or in workers, one for each GPU, or of few threads where that is faster: many small operations
-    share badly.
+def _searcher(maker: SearcherMaker, first_lines: int) -> Iterator[Searcher]:
+    """A searcher in this process; or workers, one for each GPU, or several of few threads where that is faster, since
+    many small operations share badly.
 
-    The models are read here in any case, so that what is wrong with them is said whatever the lines are.
+    The models are read here in any case, so that a damaged one is reported once, whatever the lines are.
     """
-    config = search.config
+    config = maker.config
     count = config.workers
-    if search.device.type == "cuda":
+    if maker.device.type == "cuda":
         count = config.gpus
     elif not count:
         worthwhile = not config.threads and first_lines >= LINES_FOR_WORKERS
         count = min(cores(), first_lines // LINES_OF_A_WORKER) if worthwhile else 1
-    (search if count == 1 else replace(search, device=torch.device("cpu"))).read()
     if count == 1:
-        yield search.translator_with([], lambda batches: map(search, batches))
+        yield maker()
         return
-    devices = [search.device] * count
-    if search.device.type == "cuda":
+    replace(maker, device=torch.device("cpu")).read()
+    devices = [maker.device] * count
+    if maker.device.type == "cuda":
         devices = [torch.device("cuda", number) for number in range(count)]
     threads = config.threads or max(1, cores() // count)
-    elsewhere = [_SearchElsewhere(replace(search, device=device, threads=threads)) for device in devices]  # no models
-    with workers(elsewhere) as answers:
-        yield search.translator_with(
-            [],
-            lambda batches: (_with_attention(found, torch.from_numpy) for found in answers(batches)),
-            searchers=count,
-        )
+    makers = [replace(maker, device=device, threads=threads) for device in devices]
+    with worker_searcher(makers, batch_sizes(maker.rules, maker.device)) as searcher:
+        yield searcher
 
 
 def _check_gpus(count: int, device: torch.device) -> None:
-    """Sees to it that there are so many GPUs, and that none was named."""
+    """Check that the machine has `count` GPUs, and that the device names none of them."""
     if device.type != "cuda" or device.index is not None:
         raise ConfigError(f"--gpus {count} is for --device cuda, but that is {device}", "Leave one out")
     if count > torch.cuda.device_count():
         raise ConfigError(f"--gpus {count}: this machine has {torch.cuda.device_count()} GPUs", "Use fewer")
 
 
-def _with_attention(found: list[list[Hypothesis]], convert: Callable[[Any], Any]) -> list[list[Hypothesis]]:
-    return [
-        [one if one.attention_TS is None else one._replace(attention_TS=convert(one.attention_TS)) for one in some]
-        for some in found
-    ]
-
-
-def _same_subwords(directories: list[StoredModel]) -> tuple[Subword, Subword]:
+def _same_subwords(directories: list[StoredModel]) -> SubwordPair:
     first = directories[0].subwords()
     for directory in directories[1:]:
         if directory.record.direction != directories[0].record.direction:
@@ -230,17 +187,32 @@ def _same_subwords(directories: list[StoredModel]) -> tuple[Subword, Subword]:
                     f"{directories[0].path} ({ours.sha256[:12]})",
                     "An ensemble needs models trained on the same data directory",
                 )
-    return first
+    return SubwordPair(*first)
 
 
 def _check_attention(directories: list[StoredModel], search_config: SearchConfig, config: TranslateConfig) -> None:
-    """What needs attention is refused for models that have none."""
+    """Refuse options that need attention for models without it."""
     for directory in directories:
         if directory.record.model.attention == "none" and (config.alignments or search_config.coverage_penalty):
             option = "--alignments" if config.alignments else "--coverage-penalty"
             raise ConfigError(
                 f"{option} needs attention, but {directory.path} reads the source as one vector", "Leave it out"
             )
+
+
+def _rules(
+    directories: list[StoredModel], search_config: SearchConfig, config: TranslateConfig, device: torch.device
+) -> SearchRules:
+    scoring = choose_scoring(
+        search_config,
+        device,
+        models=len(directories),
+        by_logits=_by_logits(directories, search_config),
+        with_scores=bool(config.nbest),
+    )
+    return SearchRules.from_config(
+        search_config, wanted=max(config.nbest, 1), scoring=scoring, with_attention=bool(config.alignments)
+    )
 
 
 def _by_logits(directories: list[StoredModel], config: SearchConfig) -> bool:
@@ -296,7 +268,7 @@ def _output(translation: Translation, number: int, nbest: int) -> str:
     )
 
 
-def _alignment(translation: Translation, source: Subword, target: Subword, form: str) -> str:
+def _alignment(translation: Translation, text: SubwordPair, form: str) -> str:
     if not translation.candidates:
         return "" if form == "pharaoh" else json.dumps({"source": [], "target": [], "weights": []})
     best = translation.candidates[0].hypothesis
@@ -304,11 +276,11 @@ def _alignment(translation: Translation, source: Subword, target: Subword, form:
     if form == "json":
         return json.dumps(
             {
-                "source": source.pieces(translation.source_ids),
-                "target": target.pieces(best.ids),
-                "weights": [[round(weight, 4) for weight in row] for row in best.attention_TS.float().tolist()],
+                "source": text.source.pieces(translation.source_ids),
+                "target": text.target.pieces(best.ids),
+                "weights": [[round(weight, 4) for weight in row] for row in best.attention_TS.tolist()],
             },
             ensure_ascii=False,
         )
-    strongest = best.attention_TS[:, :-1].argmax(dim=1).tolist()
+    strongest = best.attention_TS[:, :-1].argmax(axis=1).tolist()
     return " ".join(f"{s}-{t}" for t, s in enumerate(strongest) if best.ids[t] != EOS)

@@ -23,28 +23,25 @@ class Setting(NamedTuple):
 
     Attributes:
         config, model_config: the run's options.
-        source, target: subword models.
+        target: the subword model of the target.
         target_lang: decides how a reward cuts text into tokens.
     """
 
     config: TrainConfig
     model_config: ModelConfig
-    source: Subword
     target: Subword
     target_lang: str
 
 
-def build_loss(
-    config: TrainConfig, model_config: ModelConfig, *, source: Subword, target: Subword, target_lang: str
-) -> Loss:
+def build_loss(config: TrainConfig, model_config: ModelConfig, *, target: Subword, target_lang: str) -> Loss:
     """Build the loss that a run trains on.
 
     Args:
-        config, model_config, source, target, target_lang: see `Setting`.
+        config, model_config, target, target_lang: see `Setting`.
     Raises:
         ConfigError: options that do not go together.
     """
-    setting = Setting(config, model_config, source, target, target_lang)
+    setting = Setting(config, model_config, target, target_lang)
     loss = LOSSES[config.loss](setting)
     return Interpolation(_cross_entropy(setting), loss, config.loss_mix) if config.loss_mix else loss
 
@@ -98,7 +95,6 @@ def _candidate_search(setting: Setting) -> CandidateSearch:
         count=config.candidates,
         by=config.candidates_by,
         with_reference=config.with_reference,
-        source=setting.source,
         target=setting.target,
         reward=Reward(config.reward, setting.target_lang),
     )

@@ -15,10 +15,12 @@ from nmtcli.data.subword import UNK, Subword
 from nmtcli.losses.token_nll import token_nll
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.sentence import Reward
-from nmtcli.search.translator import Translator
+from nmtcli.search.host import SearchRules
+from nmtcli.search.model_searcher import ModelSearcher
+from nmtcli.search.translator import search_sentences
 
 UNKNOWN = "⁇"  # as a word of a reference, so that leaving it out is no merit
-LONGEST = 1.5  # a candidate at most, in lengths of its source, plus search.translator.EXTRA_LENGTH [tokens]
+LONGEST = 1.5  # a candidate at most, in lengths of its source, plus search.host.EXTRA_LENGTH [tokens]
 
 
 class Candidates(NamedTuple):
@@ -51,26 +53,24 @@ class CandidateSearch:
         count: hypotheses of beam search, or samples, of each sentence.
         by: `beam` or `samples`.
         with_reference: the reference is a candidate too, unless it has an unknown piece.
-        source, target: subword models.
+        target: subword model.
         reward: what a candidate is worth.
     """
 
-    def __init__(
-        self, *, count: int, by: str, with_reference: bool, source: Subword, target: Subword, reward: Reward
-    ) -> None:
+    def __init__(self, *, count: int, by: str, with_reference: bool, target: Subword, reward: Reward) -> None:
         search: dict[str, Any] = {"beam": count} if by == "beam" else {"beam": 1, "sample": True}
         self._config = SearchConfig(max_length=LONGEST, batch_tokens=1 << 14, **search)
         self._count = count
         self._with_reference = with_reference
-        self._source, self._target = source, target
+        self._target = target
         self._reward = reward
 
     def __call__(self, model: Seq2Seq, batch: Batch) -> Candidates:
         """The candidates of a batch; scores have a gradient."""
-        found = self._find(model, batch)
+        found = self.find(model, batch)
         scores_N = mean_log_probabilities(model, batch, found)  # a GPU does this while the host rewards
         rewards = [
-            self._reward(self._texts(candidates), *self._texts([reference]))
+            self._reward(self.texts(candidates), *self.texts([reference]))
             for candidates, reference in zip(found, _ids(batch.target_output_BT, batch.target_mask_BT), strict=True)
         ]
         mask_BC = _padded([[True] * len(candidates) for candidates in found], False, batch.source_BS.device)
@@ -78,21 +78,21 @@ class CandidateSearch:
         scores_BC = scores_BC.masked_scatter(mask_BC, scores_N)
         return Candidates(scores_BC, _padded(rewards, 0.0, mask_BC.device), mask_BC)
 
-    def _texts(self, sentences: list[list[int]]) -> list[str]:
+    def texts(self, sentences: list[list[int]]) -> list[str]:
+        """Detokenised text, in which unknown words stay visible."""
         return [self._target.decode(ids, UNKNOWN) for ids in sentences]
 
-    def _find(self, model: Seq2Seq, batch: Batch) -> list[list[list[int]]]:
+    def find(self, model: Seq2Seq, batch: Batch) -> list[list[list[int]]]:
         """The ids of each sentence's candidates, each once, those of search first."""
         sources = _ids(batch.source_BS, batch.source_mask_BS)
         with model.searching():
-            translator = Translator(
-                [model], self._source, self._target, self._config, device=batch.source_BS.device, wanted=self._count
-            )
+            rules = SearchRules.from_config(self._config, wanted=self._count)
+            searcher = ModelSearcher([model], rules, self._target.forbidden_ids, device=batch.source_BS.device)
             numbers = torch.randint(1 << 62, (len(sources),)).tolist() if self._config.sample else [0] * len(sources)
-            hypotheses = translator.search_all(sources, numbers)
+            hypotheses = search_sentences(searcher, sources, numbers, self._config)
         found = [[one.ids for one in some] for some in hypotheses]
         for some, reference in zip(found, _ids(batch.target_output_BT, batch.target_mask_BT), strict=True):
-            if not some or (self._with_reference and UNK not in reference):  # which no search may say
+            if not some or (self._with_reference and UNK not in reference):  # UNK is disallowed in a search
                 some.append(reference)
         return [[list(ids) for ids in dict.fromkeys(map(tuple, some))] for some in found]
 

@@ -18,23 +18,24 @@ from nmtcli.data.subword import EOS
 from nmtcli.model.attention import Memory, kept_in_place
 from nmtcli.model.decoder import State
 from nmtcli.model.seq2seq import Projection, Seq2Seq
-from nmtcli.search.beam import Choices
+from nmtcli.search.host import Scoring
+from nmtcli.search.rules import Choices
 
 CHUNK_ELEMENTS = 1 << 20  # logits at a time on a CPU: 4 MiB in fp32
 TOP_BLOCK = 64  # of `top`
-UNIT = 512  # tokens that may be said, or none of a few, are a multiple of this
+UNIT = 512  # a shortlist is padded to a multiple of this, so that few matrix sizes occur
 FEW_ROWS = 1024  # that have more to wait for kernels on a GPU than for bytes
 LEAST = -80.0  # exp of what is less is 0 beside 1, and takes ten to a hundred times as long
 
 
 class Allowed(NamedTuple):
-    """What the sentences of a batch may say.
+    """The tokens that the sentences of a batch may get.
 
     Attributes:
-        ids_U: what any of them may.
-        others_B1U: True for what it may not: a sentence does not profit from its neighbours.
-        eos: where EOS is among them.
-        projections: of each model, to these.
+        ids_U: the shortlist: tokens that any sentence may get.
+        others_B1U: True for those that the sentence may not get: it does not profit from its neighbours.
+        eos: place of EOS in the shortlist.
+        projections: of each model, to the shortlist.
     """
 
     ids_U: Tensor
@@ -48,8 +49,8 @@ class EnsembleState(NamedTuple):
 
     Attributes:
         memories, states: of each model.
-        allowed: what may be said; None: everything that is not forbidden.
-        rows_B1: which of the B * K rows is the first of each sentence.
+        allowed: the shortlist; None: everything that is not forbidden is allowed.
+        rows_B1: the first of the K rows of each sentence.
     """
 
     memories: tuple[Memory, ...]
@@ -58,7 +59,7 @@ class EnsembleState(NamedTuple):
     rows_B1: Tensor
 
     def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> "EnsembleState":
-        """See `search.beam.SearchState`. What does not change from step to step is kept in place."""
+        """See `search.rules.DecoderState`. What does not change from step to step is kept in place."""
         memories, states, allowed, rows_B1 = self
         if sentences_B is not None:
             memories = tuple(memory.keep(sentences_B) for memory in memories)
@@ -77,28 +78,28 @@ def _first_rows(like_BK: Tensor) -> Tensor:
 
 
 class Ensemble:
-    """The step function of models; of several, a probability, or a logit, is the mean of theirs.
+    """A model, or the mean of several: their probabilities, or logits, are averaged.
 
     Args:
         models: in eval mode, all on one device, with the same vocabularies.
-        forbidden: ids that are never said; their probability is not given to others.
-        by_logits: scores are logits rather than log-probabilities.
+        forbidden: ids that are disallowed; their probability is not given to others.
+        scoring: LOG_PROBABILITY; otherwise scores are logits, which need no sum over the vocabulary.
         shortlist: each sentence chooses among the likely translations of its pieces; probabilities are among these.
     """
 
     def __init__(
-        self, models: Sequence[Seq2Seq], forbidden: Tensor, *, by_logits: bool, shortlist: Shortlist | None = None
+        self, models: Sequence[Seq2Seq], forbidden: Tensor, *, scoring: Scoring, shortlist: Shortlist | None = None
     ) -> None:
         self._models = models
         self._forbidden = forbidden
-        self._by_logits = by_logits
+        self._by_logits = scoring is not Scoring.LOG_PROBABILITY
         self._shortlist = shortlist and tuple(torch.from_numpy(ids).to(forbidden.device) for ids in shortlist)
 
-    def start(self, source_BS: Tensor, mask_BS: Tensor, rows: int) -> EnsembleState:
-        """Before the first step, with so many hypotheses for each sentence."""
+    def start(self, source_BS: Tensor, mask_BS: Tensor, hypotheses: int) -> EnsembleState:
+        """See `search.rules.AutoregressiveModel`."""
         memories, states = zip(*(model.encode(source_BS, mask_BS) for model in self._models), strict=True)
-        rows_N = torch.arange(len(source_BS), device=source_BS.device).repeat_interleave(rows)
-        rows_B1 = _first_rows(rows_N.view(-1, rows))
+        rows_N = torch.arange(len(source_BS), device=source_BS.device).repeat_interleave(hypotheses)
+        rows_B1 = _first_rows(rows_N.view(-1, hypotheses))
         return EnsembleState(
             memories, tuple(state.select(rows_N) for state in states), self._allowed(source_BS), rows_B1
         )
@@ -113,7 +114,7 @@ class Ensemble:
         for ids in (likely_BN.flatten(), frequent_F, self._forbidden):
             is_in_V[ids] = True
         is_in_V[EOS] = True
-        # and so many others, which nobody may say, that few sizes occur: oneDNN compiles a product for each
+        # and others that no sentence may get, up to a multiple of UNIT: oneDNN compiles a product for each size
         is_in_V[(~is_in_V).nonzero().flatten()[: -int(is_in_V.sum()) % UNIT]] = True
         ids_U = is_in_V.nonzero().flatten()
         place_V = is_in_V.cumsum(0) - 1  # among them
@@ -126,7 +127,7 @@ class Ensemble:
         return Allowed(ids_U, others_BU.unsqueeze(1), int(place_V[EOS]), projections)
 
     def step(self, tokens_BK: Tensor, state: EnsembleState, count: int | None) -> tuple[Choices, Tensor, EnsembleState]:
-        """See `search.beam.StepFunction`."""
+        """See `search.rules.AutoregressiveModel`."""
         steps = [
             model.advance(memory, one, tokens_BK)
             for model, memory, one in zip(self._models, state.memories, state.states, strict=True)
@@ -137,58 +138,56 @@ class Ensemble:
         return Choices(*(values.view(*tokens_BK.shape, *values.shape[1:]) for values in choices)), weights_BKS, state
 
     def _choices(self, readouts: list[Tensor], allowed: Allowed | None, count: int | None) -> Choices:
-        """Of N hypotheses, by their readouts: log_probs_NC, ids_NC and eos_N."""
-        device, hypotheses = readouts[0].device, len(readouts[0])
-        vocabulary = len(self._models[0].projection_VE if allowed is None else allowed.ids_U)
-        eos = EOS if allowed is None else allowed.eos
-        looks_later = device.type == "cpu" and self._by_logits
-        rows = hypotheses
+        """Of N hypotheses, by their readouts: log_probs_NC, ids_NC and eos_N; a few hypotheses at a time on a CPU."""
+        hypotheses = rows = len(readouts[0])
         beam = 1 if allowed is None else hypotheses // len(allowed.others_B1U)
-        if device.type == "cpu" and count is not None:
+        if readouts[0].device.type == "cpu" and count is not None:
+            vocabulary = len(self._models[0].projection_VE if allowed is None else allowed.ids_U)
             rows = max(1, CHUNK_ELEMENTS // vocabulary // beam) * beam
         chunks = []
         for start in range(0, hypotheses, rows):
-            chunk = slice(start, start + rows)
-            logits = [
-                _logits(model, readout_NE[chunk], projection)
-                for model, readout_NE, projection in zip(
-                    self._models,
-                    readouts,
-                    [None] * len(readouts) if allowed is None else allowed.projections,
-                    strict=True,
-                )
-            ]
-            others_B1U = None
-            if allowed is not None:
-                others_B1U = allowed.others_B1U[start // beam : (start + rows) // beam]
-                if not (looks_later and count is not None):
-                    for logits_NU in logits:
-                        logits_NU.view(-1, beam, vocabulary).masked_fill_(others_B1U, -torch.inf)
-            scores_NU, are_logits = self._scores(logits)
-            eos_N1 = scores_NU[:, eos : eos + 1]
-            if device.type == "cpu":
-                eos_N1 = eos_N1.clone()  # the scores are written over, and need not stay in memory
-            forbidden_NF = scores_NU[:, :0]
+            some = [readout_NE[start : start + rows] for readout_NE in readouts]
             if allowed is None:
-                if are_logits:
-                    forbidden_NF = scores_NU[:, self._forbidden]
-                scores_NU.index_fill_(1, self._forbidden, -torch.inf)
-            if count is None:
-                places_NC = torch.arange(vocabulary, device=device).expand_as(scores_NU)
-                best_NC = scores_NU.clone()
-            elif looks_later and others_B1U is not None:
-                best_NC, places_NC = top_without(others_B1U, scores_NU, min(count, vocabulary))
+                chunks.append(self._from_vocabulary(some, count))
             else:
-                best_NC, places_NC = top(scores_NU, min(count, vocabulary))
-            ids_NC = places_NC if allowed is None else allowed.ids_U[places_NC]
-            if are_logits:
-                normaliser_N1 = _log_sum_exp(scores_NU, forbidden_NF, best_NC.amax(dim=1, keepdim=True))
-                best_NC, eos_N1 = best_NC - normaliser_N1, eos_N1 - normaliser_N1
-            chunks.append((best_NC, ids_NC, eos_N1.squeeze(1)))
+                others_B1U = allowed.others_B1U[start // beam : (start + rows) // beam]
+                chunks.append(self._from_shortlist(some, allowed._replace(others_B1U=others_B1U), count))
         return Choices(*(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)))
 
+    def _from_vocabulary(self, readouts: list[Tensor], count: int | None) -> Choices:
+        """The choices of some hypotheses among the whole vocabulary."""
+        logits = [_logits(model, readout_NE) for model, readout_NE in zip(self._models, readouts, strict=True)]
+        scores_NV, are_logits = self._scores(logits)
+        eos_N1 = _eos(scores_NV, EOS)
+        forbidden_NF = scores_NV[:, self._forbidden] if are_logits else scores_NV[:, :0]
+        scores_NV.index_fill_(1, self._forbidden, -torch.inf)
+        best_NC, ids_NC = _everything(scores_NV) if count is None else top(scores_NV, min(count, scores_NV.shape[1]))
+        if are_logits:
+            best_NC, eos_N1 = _normalised(scores_NV, forbidden_NF, best_NC, eos_N1)
+        return Choices(best_NC, ids_NC, eos_N1.squeeze(1))
+
+    def _from_shortlist(self, readouts: list[Tensor], allowed: Allowed, count: int | None) -> Choices:
+        """The choices of some hypotheses among a shortlist; `allowed` is of their sentences."""
+        parts = zip(self._models, readouts, allowed.projections, strict=True)
+        logits = [_logits(model, readout_NE, projection) for model, readout_NE, projection in parts]
+        looks_later = self._by_logits and count is not None and logits[0].device.type == "cpu"
+        if not looks_later:
+            for logits_NU in logits:
+                _disallow(logits_NU, allowed.others_B1U)
+        scores_NU, are_logits = self._scores(logits)
+        eos_N1 = _eos(scores_NU, allowed.eos)
+        if count is None:
+            best_NC, places_NC = _everything(scores_NU)
+        elif looks_later:
+            best_NC, places_NC = top_without(allowed.others_B1U, scores_NU, min(count, scores_NU.shape[1]))
+        else:
+            best_NC, places_NC = top(scores_NU, min(count, scores_NU.shape[1]))
+        if are_logits:
+            best_NC, eos_N1 = _normalised(scores_NU, scores_NU[:, :0], best_NC, eos_N1)
+        return Choices(best_NC, allowed.ids_U[places_NC], eos_N1.squeeze(1))
+
     def _scores(self, logits: list[Tensor]) -> tuple[Tensor, bool]:
-        """scores_NU of every token, to write in, and whether they are logits that are to become log-probabilities."""
+        """scores_NU of every token, to write in, and whether they are logits that are yet to be normalised."""
         full = torch.promote_types(logits[0].dtype, torch.float32)
         if self._by_logits:
             mean_NU = logits[0].to(full) if len(logits) == 1 else torch.stack(logits).mean(dim=0, dtype=full)
@@ -202,7 +201,29 @@ class Ensemble:
         return mean_NU, False
 
 
-def _log_sum_exp(values_NU: Tensor, others_NF: Tensor, largest_N1: Tensor) -> Tensor:
+def _eos(scores_NU: Tensor, place: int) -> Tensor:
+    """eos_N1, the scores of EOS; on a CPU a copy, as scores are written over, and need not stay in memory."""
+    eos_N1 = scores_NU[:, place : place + 1]
+    return eos_N1.clone() if scores_NU.device.type == "cpu" else eos_N1
+
+
+def _everything(scores_NU: Tensor) -> tuple[Tensor, Tensor]:
+    """A copy of all scores, and their places."""
+    return scores_NU.clone(), torch.arange(scores_NU.shape[1], device=scores_NU.device).expand_as(scores_NU)
+
+
+def _disallow(logits_NU: Tensor, others_B1U: Tensor) -> None:
+    """Set others to minus infinity, each sentence's in its N / B rows."""
+    logits_NU.view(len(others_B1U), -1, logits_NU.shape[1]).masked_fill_(others_B1U, -torch.inf)
+
+
+def _normalised(logits_NU: Tensor, forbidden_NF: Tensor, best_NC: Tensor, eos_N1: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-probabilities of the best and of EOS. `logits_NU` is written over."""
+    normaliser_N1 = log_sum_exp(logits_NU, forbidden_NF, best_NC.amax(dim=1, keepdim=True))
+    return best_NC - normaliser_N1, eos_N1 - normaliser_N1
+
+
+def log_sum_exp(values_NU: Tensor, others_NF: Tensor, largest_N1: Tensor) -> Tensor:
     """log of the sum of exp over both, in half the time of torch's, which looks for the largest and writes copies.
 
     Args:
@@ -215,7 +236,7 @@ def _log_sum_exp(values_NU: Tensor, others_NF: Tensor, largest_N1: Tensor) -> Te
     return largest_N1 + (sums_N1 + (others_NF - largest_N1).exp().sum(dim=1, keepdim=True)).log()
 
 
-def _logits(model: Seq2Seq, readout_NE: Tensor, projection: Projection | None) -> Tensor:
+def _logits(model: Seq2Seq, readout_NE: Tensor, projection: Projection | None = None) -> Tensor:
     """`model.logits`; on a GPU in bf16 as the product comes, since what reads it there computes in fp32."""
     if readout_NE.is_cuda and readout_NE.dtype == torch.bfloat16:
         return F.linear(readout_NE, *(projection or (model.projection_VE, model.projection_bias_V)))

@@ -1,8 +1,8 @@
 """Steps of a search on a GPU, each replayed as one CUDA graph: a small step costs no more than its kernels.
 
 A graph has fixed tensors, so a search is padded to shapes that come again: rows, source and target lengths are rounded
-up, by a fifth on average. What is done stays until half of the rows can go. A shape that comes for the first time runs
-without a graph; then it is captured.
+up, by a fifth on average. Finished sentences stay until there can be fewer rows. A shape that comes for the first time
+runs without a graph; when it comes again, it is captured.
 """
 
 from collections import OrderedDict
@@ -12,19 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nmtcli.search.beam import Progress, Runner, S
+from nmtcli.search.host import rounded_up
+from nmtcli.search.rules import BeamState, Runner, S
 
 KEPT = 32  # graphs: the least recently used go
-
-
-def rounded_up(number: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on.
-
-    >>> [rounded_up(number) for number in (1, 5, 17, 100)]
-    [1, 6, 24, 128]
-    """
-    power = 1 << (number - 1).bit_length()
-    return power * 3 // 4 if power >= 4 and number <= power * 3 // 4 else power
 
 
 def tensors_of(tree: object) -> Iterator[Tensor]:
@@ -54,22 +45,26 @@ def copied(tree: Any) -> Any:
 
 
 class Graphs(Runner):
-    """Goes on by several steps at once."""
+    """Takes several steps at once.
+
+    Args:
+        captures_starts: the shapes of a first state depend on those of the source alone, so that it can be captured.
+
+    Attributes:
+        captured_starts, captured_steps: graphs of the first states, and of `steps` steps each.
+    """
 
     steps = 8
     is_fixed = True
 
-    def __init__(self) -> None:
-        self._starts = _Kept()
-        self._steps = _Kept()
+    def __init__(self, *, captures_starts: bool = True) -> None:
+        self.captured_starts = CapturedCalls()
+        self.captured_steps = CapturedCalls()
+        self._captures_starts = captures_starts
 
     def rows(self, sentences: int) -> int:
         """See `Runner`."""
         return rounded_up(sentences)
-
-    def full(self, sentences: int) -> int:
-        """See `Runner`."""
-        return max(number for number in range(1, sentences + 1) if rounded_up(number) == number)
 
     def width(self, source: int) -> int:
         """See `Runner`."""
@@ -81,36 +76,51 @@ class Graphs(Runner):
 
     def begin(self, start: Callable[[Tensor, Tensor], S], source_BS: Tensor, mask_BS: Tensor) -> S:
         """See `Runner`."""
+        if not self._captures_starts:
+            return start(source_BS, mask_BS)
 
         def begun(inputs: tuple[Tensor, Tensor]) -> S:
             return start(*inputs)
 
-        state: S = self._starts.call(begun, (source_BS, mask_BS))
+        state: S = self.captured_starts.call(begun, (source_BS, mask_BS))
         return state
 
-    def run(self, step: Callable[[Progress[S]], Progress[S]], progress: Progress[S]) -> Progress[S]:
+    def run(self, step: Callable[[BeamState[S]], BeamState[S]], state: BeamState[S]) -> BeamState[S]:
         """See `Runner`."""
 
-        def some_steps(before: Progress[S]) -> Progress[S]:
+        def take_steps(before: BeamState[S]) -> BeamState[S]:
             for _ in range(self.steps):
                 before = step(before)
             return before
 
-        after: Progress[S] = self._steps.call(some_steps, progress, in_place=True)
+        after: BeamState[S] = self.captured_steps.call(take_steps, state, in_place=True)
         return after
 
 
-class _Kept:
-    """Captured calls of one function, by the shapes of what it is given. They share the memory that they work in."""
+class CapturedCalls:
+    """CUDA graphs of one function, one for each shape of its inputs. They share the memory that they work in.
+
+    A shape that comes for the first time runs without a graph; when it comes again, it is captured. `len` is the number
+    of graphs.
+    """
 
     def __init__(self) -> None:
         self._seen: set[object] = set()
-        self._graphs: OrderedDict[object, _Graph] = OrderedDict()
-        self._last: _Graph | None = None
+        self._graphs: OrderedDict[object, CapturedCall] = OrderedDict()
+        self._last: CapturedCall | None = None
         self._pool: Any = None
 
+    def __len__(self) -> int:
+        return len(self._graphs)
+
     def call(self, function: Callable[[Any], Any], inputs: Any, *, in_place: bool = False) -> Any:
-        """What the function gives; it stands until the next call."""
+        """The function's outputs, which are valid until the next call.
+
+        Args:
+            function: from a tree of tensors to another; always the same but for tensors that have the same values.
+            inputs: a tensor, or a tuple of tuples of tensors and of what else the call depends on.
+            in_place: outputs have the shapes of inputs and are given back as inputs.
+        """
         if in_place and self._last and self._last.outputs is inputs:  # the same shapes: the GPU waits less
             return self._last.replay(inputs)
         key = shape_of(inputs)
@@ -119,7 +129,7 @@ class _Kept:
                 self._seen.add(key)
                 return function(inputs)
             self._pool = self._pool or torch.cuda.graph_pool_handle()
-            self._graphs[key] = _Graph(function, inputs, self._pool, in_place=in_place)
+            self._graphs[key] = CapturedCall(function, inputs, self._pool, in_place=in_place)
             if len(self._graphs) > KEPT:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
@@ -127,14 +137,14 @@ class _Kept:
         return self._last.replay(inputs)
 
 
-class _Graph:
-    """A function captured on inputs of its own.
+class CapturedCall:
+    """The CUDA graph of a function, captured on inputs of its own.
 
     Args:
         function: from tensors to tensors; it is kept, and with it the weights that the graph reads.
         inputs: of the shapes to come.
         pool: of the memory to work in.
-        in_place: what comes out goes back to where the inputs are, so that it can go in again.
+        in_place: outputs are written back to where the inputs are, so that they can go in again.
     """
 
     def __init__(self, function: Callable[[Any], Any], inputs: Any, pool: Any, *, in_place: bool) -> None:
@@ -148,7 +158,7 @@ class _Graph:
                 self.outputs = self._inputs
 
     def replay(self, inputs: Any) -> Any:
-        """What comes out; it is overwritten by the next call."""
+        """The outputs, which the next call overwrites."""
         _copy(inputs, self._inputs)
         self._graph.replay()
         return self.outputs

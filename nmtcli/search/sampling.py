@@ -1,9 +1,14 @@
 """One token after the other without looking back: the most probable one (greedy search), or one that is drawn."""
 
+from typing import Generic, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nmtcli.search.beam import Hypothesis, S, StepFunction, length_penalty, not_done
+from nmtcli.search.host import Hypothesis, Scoring, SearchBatch, SearchRules, length_penalty
+from nmtcli.search.rules import AutoregressiveModel, Choices, Runner, S, encode_batch
 
 
 def truncate(log_probs_BKV: Tensor, *, top_k: int, top_p: float, temperature: float) -> Tensor:
@@ -50,78 +55,155 @@ def draw(probabilities_BKV: Tensor, uniform_BK: Tensor) -> Tensor:
     return torch.minimum(place_BK1, last_BK1).squeeze(-1)
 
 
-def step_by_step(
-    step: StepFunction[S],
-    state: S,
-    *,
-    source_mask_BS: Tensor,
-    max_lengths_B: Tensor,
-    bos: int,
-    eos: int,
-    alpha: float = 0.0,
-    uniform_BKT: Tensor | None = None,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    temperature: float = 1.0,
-    accumulates: bool = True,
-    with_attention: bool = False,
-) -> list[list[Hypothesis]]:
-    """Greedy search, or K samples of each sentence. Sentences that are done leave the batch.
+class StepwiseState(NamedTuple):
+    """Greedy search or sampling of B sentences, K hypotheses each, after some steps.
+
+    Attributes:
+        tokens_BK: the last tokens.
+        scores_BK: of the hypotheses; final once they are finished.
+        lengths_BK: of finished hypotheses, EOS counted [tokens]; 0 for the others.
+        own_BK: the number of each hypothesis: it goes on from itself.
+        max_lengths_B: see `SearchBatch`.
+        source_mask_BS: True on real source tokens.
+        uniform_BKT: the random numbers that decide each token; None: greedy search.
+    """
+
+    tokens_BK: Tensor
+    scores_BK: Tensor
+    lengths_BK: Tensor
+    own_BK: Tensor
+    max_lengths_B: Tensor
+    source_mask_BS: Tensor
+    uniform_BKT: Tensor | None
+
+
+class StepwiseProgram(Generic[S]):
+    """Greedy search, or K samples of each sentence, as a `search.host.SearchProgram`, for one search.
+
+    Log-probabilities of samples are the model's, before any truncation.
 
     Args:
-        step, state, source_mask_BS, max_lengths_B, bos, eos, alpha, accumulates, with_attention: as in
-            `beam_search`.
-        uniform_BKT: the random numbers in [0, 1) that decide each token of each sample; None: greedy, K = 1.
-        top_k, top_p, temperature: see `truncate`.
-    Returns:
-        for each sentence K hypotheses; log-probabilities are the model's, before any truncation.
+        model: what proposes tokens.
+        rules: of the search; without `sampling`, the beam is 1.
+        device: where the model is.
+        runner: how to compute the first state.
     """
-    device = source_mask_BS.device
-    B, K = len(max_lengths_B), 1 if uniform_BKT is None else uniform_BKT.shape[1]
-    results: list[list[Hypothesis]] = [[] for _ in range(B)]
-    sentence_B = torch.arange(B, device=device)
-    tokens_BK = torch.full((B, K), bos, device=device)
-    said: list[Tensor] = []
-    attention: list[Tensor] = []
-    scores_BK = torch.zeros((B, K), device=device)
-    lengths_BK = torch.zeros((B, K), dtype=torch.long, device=device)
-    same_BK = torch.arange(K, device=device).expand(B, K)
-    while len(sentence_B):
-        choices, weights_BKS, state = step(tokens_BK, state, 1 if uniform_BKT is None else None)
-        if uniform_BKT is None:
-            tokens_BK, of_token_BK = choices.ids_BKC[..., 0], choices.log_probs_BKC[..., 0]
-        else:
-            probabilities_BKV = truncate(choices.log_probs_BKC, top_k=top_k, top_p=top_p, temperature=temperature)
-            place_BK1 = draw(probabilities_BKV, uniform_BKT[:, :, len(said)]).unsqueeze(-1)
-            tokens_BK = choices.ids_BKC.gather(-1, place_BK1).squeeze(-1)
-            of_token_BK = choices.log_probs_BKC.gather(-1, place_BK1).squeeze(-1)
-        live_BK = lengths_BK == 0
-        last_B1 = (max_lengths_B == len(said) + 1).unsqueeze(1)
+
+    _state: StepwiseState
+    _model_state: S
+    _tokens: list[Tensor]  # tokens_BK of each step
+    _attention: list[Tensor]  # weights_BKS of each step, if asked for
+
+    def __init__(
+        self, model: AutoregressiveModel[S], rules: SearchRules, *, device: torch.device, runner: Runner | None = None
+    ) -> None:
+        self._model = model
+        self._rules = rules
+        self._device = device
+        self._runner = runner or Runner()
+
+    def start(self, batch: SearchBatch) -> None:
+        """See `search.host.SearchProgram`."""
+        rules, device = self._rules, self._device
+        K = rules.beam
+        mask_BS, self._model_state = encode_batch(self._model, batch, K, runner=self._runner, device=device)
+        B, uniform_BKT = len(mask_BS), None
+        if rules.sampling:
+            uniform_BKT = torch.from_numpy(rules.sampling.uniform(batch.line_numbers, K, max(batch.max_lengths)))
+        self._tokens, self._attention = [], []
+        self._state = StepwiseState(
+            tokens_BK=torch.full((B, K), rules.bos, device=device),
+            scores_BK=torch.zeros((B, K), device=device),
+            lengths_BK=torch.zeros((B, K), dtype=torch.long, device=device),
+            own_BK=torch.arange(K, device=device).expand(B, K),
+            max_lengths_B=torch.tensor(batch.max_lengths).to(device),
+            source_mask_BS=mask_BS,
+            uniform_BKT=None if uniform_BKT is None else uniform_BKT.to(device),
+        )
+
+    def advance(self) -> None:
+        """See `search.host.SearchProgram`."""
+        state, eos, steps = self._state, self._rules.eos, len(self._tokens)
+        count = None if self._rules.sampling else 1
+        choices, weights_BKS, self._model_state = self._model.step(state.tokens_BK, self._model_state, count)
+        tokens_BK, of_token_BK = self._chosen(choices, state.uniform_BKT)
+        live_BK = state.lengths_BK == 0
+        last_B1 = (state.max_lengths_B == steps + 1).unsqueeze(1)
         tokens_BK = tokens_BK.masked_fill(last_B1, eos)
         of_token_BK = torch.where(last_B1, choices.eos_BK, of_token_BK)
-        scores_BK = torch.where(live_BK, scores_BK + of_token_BK if accumulates else of_token_BK, scores_BK)
-        said.append(tokens_BK)
-        if with_attention:
-            attention.append(weights_BKS)
-        lengths_BK = torch.where(live_BK & (tokens_BK == eos), len(said), lengths_BK)
-        done_B = (lengths_BK > 0).all(dim=1)
-        if not done_B.any():
-            continue
-        said_BKT = torch.stack(said, dim=2)
-        attention_BKTS = torch.stack(attention, dim=2) if with_attention else None
-        for row in done_B.nonzero().flatten().tolist():
+        if self._rules.scoring is Scoring.LOG_PROBABILITY:
+            of_token_BK = state.scores_BK + of_token_BK
+        self._tokens.append(tokens_BK)
+        if self._rules.with_attention:
+            self._attention.append(weights_BKS)
+        self._state = state._replace(
+            tokens_BK=tokens_BK,
+            scores_BK=torch.where(live_BK, of_token_BK, state.scores_BK),
+            lengths_BK=torch.where(live_BK & (tokens_BK == eos), steps + 1, state.lengths_BK),
+        )
+
+    def _chosen(self, choices: Choices, uniform_BKT: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The next tokens, tokens_BK, and their log-probabilities or logits."""
+        sampling = self._rules.sampling
+        if sampling is None or uniform_BKT is None:
+            return choices.ids_BKC[..., 0], choices.log_probs_BKC[..., 0]
+        probabilities_BKV = truncate(
+            choices.log_probs_BKC, top_k=sampling.top_k, top_p=sampling.top_p, temperature=sampling.temperature
+        )
+        place_BK1 = draw(probabilities_BKV, uniform_BKT[:, :, len(self._tokens)]).unsqueeze(-1)
+        tokens_BK1, log_probs_BK1 = (
+            values.gather(-1, place_BK1) for values in (choices.ids_BKC, choices.log_probs_BKC)
+        )
+        return tokens_BK1.squeeze(-1), log_probs_BK1.squeeze(-1)
+
+    def done(self) -> list[bool]:
+        """See `search.host.SearchProgram`."""
+        done: list[bool] = (self._state.lengths_BK > 0).all(dim=1).tolist()
+        return done
+
+    def rows_for(self, sentences: int) -> int:
+        """See `search.host.SearchProgram`: there is no padding row."""
+        return sentences
+
+    def keep(self, rows: list[int]) -> None:
+        """See `search.host.SearchProgram`."""
+        rows_B = torch.tensor(rows, dtype=torch.long, device=self._device)
+        state, uniform_BKT = self._state, self._state.uniform_BKT
+        self._model_state = self._model_state.select(rows_B, state.own_BK[rows_B])
+        self._tokens = [tokens_BK[rows_B] for tokens_BK in self._tokens]
+        self._attention = [weights_BKS[rows_B] for weights_BKS in self._attention]
+        self._state = StepwiseState(
+            tokens_BK=state.tokens_BK[rows_B],
+            scores_BK=state.scores_BK[rows_B],
+            lengths_BK=state.lengths_BK[rows_B],
+            own_BK=state.own_BK[rows_B],
+            max_lengths_B=state.max_lengths_B[rows_B],
+            source_mask_BS=state.source_mask_BS[rows_B],
+            uniform_BKT=None if uniform_BKT is None else uniform_BKT[rows_B],
+        )
+
+    def results(self, rows: list[int]) -> list[list[Hypothesis]]:
+        """See `search.host.SearchProgram`; here in the order of the samples."""
+        state, rules = self._state, self._rules
+        rows_B = torch.tensor(rows, dtype=torch.long, device=self._device)
+        tokens_BKT = torch.stack(self._tokens, dim=2)[rows_B].tolist()
+        attention_BKTS = torch.stack(self._attention, dim=2)[rows_B] if self._attention else None
+        mask_BS = state.source_mask_BS[rows_B]
+        of_rows = zip(tokens_BKT, state.lengths_BK[rows_B].tolist(), state.scores_BK[rows_B].tolist(), strict=True)
+        found = []
+        for row, (tokens, lengths, scores) in enumerate(of_rows):
             hypotheses = []
-            for k, length in enumerate(lengths_BK[row].tolist()):
-                score = float(scores_BK[row, k])
-                ids = said_BKT[row, k, :length].tolist()
-                kept = attention_BKTS[row, k, :length][:, source_mask_BS[row]] if attention_BKTS is not None else None
-                hypotheses.append(Hypothesis(ids, score, score / length_penalty(length, alpha), kept))
-            results[int(sentence_B[row])] = hypotheses
-        rows_B = torch.tensor(not_done(done_B.tolist()), dtype=torch.long, device=device)
-        state = state.select(rows_B, same_BK[rows_B])
-        said = [values[rows_B] for values in said]
-        attention = [values[rows_B] for values in attention]
-        tokens_BK, scores_BK, lengths_BK, same_BK = (v[rows_B] for v in (tokens_BK, scores_BK, lengths_BK, same_BK))
-        sentence_B, max_lengths_B, source_mask_BS = (v[rows_B] for v in (sentence_B, max_lengths_B, source_mask_BS))
-        uniform_BKT = uniform_BKT[rows_B] if uniform_BKT is not None else None
-    return results
+            for k, (ids, length, score) in enumerate(zip(tokens, lengths, scores, strict=True)):
+                attention_TS = None
+                if attention_BKTS is not None:
+                    attention_TS = _as_array(attention_BKTS[row, k, :length][:, mask_BS[row]])
+                rank = score / length_penalty(length, rules.alpha)
+                hypotheses.append(Hypothesis(ids[:length], score, rank, attention_TS))
+            found.append(hypotheses)
+        return found
+
+
+def _as_array(values: Tensor) -> npt.NDArray[np.floating]:
+    """The values for the host, which has no bf16."""
+    array: npt.NDArray[np.floating] = values.to(torch.promote_types(values.dtype, torch.float32)).cpu().numpy()
+    return array

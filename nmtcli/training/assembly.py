@@ -22,6 +22,7 @@ from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.losses.build import build_loss
 from nmtcli.losses.protocol import Loss
 from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.search.translator import SubwordPair
 from nmtcli.store.reader import CONFIG, STATE, StoredModel
 from nmtcli.store.record import ModelRecord
 from nmtcli.training.checkpoint import DiskWriter, NoWriter, RunState, RunWriter, load_last
@@ -146,7 +147,6 @@ def assembled(
     loss = loss or build_loss(
         config,
         start.stored.record.model,
-        source=data.source_subword,
         target=data.target_subword,
         target_lang=data.target_lang,
     )
@@ -190,7 +190,7 @@ def assembled(
         batches=batches,
         validate=Validator(
             data.valid,
-            (data.source_subword, data.target_subword),
+            SubwordPair(data.source_subword, data.target_subword),
             stored.record,
             config,
             batch_tokens=batch_tokens,

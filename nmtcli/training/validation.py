@@ -9,13 +9,14 @@ import torch
 
 from nmtcli.config import SearchConfig, TrainConfig
 from nmtcli.data.batches import Batch, batches_by_length
-from nmtcli.data.subword import Subword
 from nmtcli.data.text import is_blank
 from nmtcli.errors import DataError
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import Score, bleu, chrf
-from nmtcli.search.translator import Translator
+from nmtcli.search.host import Scoring, SearchRules
+from nmtcli.search.model_searcher import ModelSearcher
+from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.store.record import ModelRecord
 from nmtcli.training.distributed import World
 from nmtcli.training.machine import Machine
@@ -60,7 +61,7 @@ class Validator:
 
     Args:
         pairs: raw validation text; pairs with a blank side have no part in the loss.
-        subwords: of source and target.
+        text: the subword models.
         record: of the model: its target language, which decides BLEU's tokenizer, and how its scores are to be read.
         config: validation_beam, and how many translations are shown, the same sentences each time.
         batch_tokens: of the loss [tokens/batch].
@@ -71,7 +72,7 @@ class Validator:
     def __init__(
         self,
         pairs: Sequence[tuple[str, str]],
-        subwords: tuple[Subword, Subword],
+        text: SubwordPair,
         record: ModelRecord,
         config: TrainConfig,
         *,
@@ -81,16 +82,17 @@ class Validator:
     ) -> None:
         self._sources = [source for source, _ in pairs]
         self._references = [target for _, target in pairs]
-        self._subwords = subwords
+        self._text = text
         self._target_lang = record.target_lang or ""
         self._search = SearchConfig(beam=config.validation_beam)
-        self._by_logits = record.searches_by_logits
+        scoring = Scoring.LOGIT if record.searches_by_logits else Scoring.LOG_PROBABILITY
+        self._rules = SearchRules.from_config(self._search, scoring=scoring)
         self._machine = machine
         self._world = world
         whole = [pair for pair in pairs if not (is_blank(pair[0]) or is_blank(pair[1]))]
         if not whole:
             raise DataError("no validation pair has text on both sides", "Preprocess with another --valid")
-        sources, targets = (side.encode_many([pair[n] for pair in whole]) for n, side in enumerate(subwords))
+        sources, targets = (side.encode_many([pair[n] for pair in whole]) for n, side in enumerate(text))
         ids = list(zip(sources, targets, strict=True))
         self._batches = [Batch.of([ids[n] for n in numbers]) for numbers in batches_by_length(ids, batch_tokens)]
         self._shown = sorted(random.Random(1).sample(range(len(pairs)), min(config.show, len(pairs))))
@@ -102,7 +104,8 @@ class Validator:
         device, world = self._machine.device, self._world
         with torch.random.fork_rng([device] if device.type == "cuda" else []), self._machine.autocast():
             loss = self._loss(model)
-            translator = Translator([model], *self._subwords, self._search, device=device, by_logits=self._by_logits)
+            searcher = ModelSearcher([model], self._rules, self._text.target.forbidden_ids, device=device)
+            translator = LineTranslator(searcher, self._text, self._search)
             own = [translation.text for translation in translator.translate(self._sources[world.rank :: world.size])]
         model.train(was_training)
         shares = world.gather(own)

@@ -42,7 +42,8 @@ from nmtcli.config import ModelConfig, SearchConfig, TrainConfig
 from nmtcli.data.batches import Batch
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.losses.cross_entropy import chunked_cross_entropy
-from nmtcli.search.translator import SearchBatch, Translator
+from nmtcli.search.host import SearchBatch, SearchRules
+from nmtcli.search.model_searcher import ModelSearcher
 from nmtcli.store.reader import StoredModel
 from nmtcli.training.assembly import Parts, assembled, begun
 from nmtcli.training.distributed import World
@@ -216,16 +217,17 @@ def measure_sizes(options: argparse.Namespace, system: str) -> dict[str, float]:
     if precision == "int8":
         model.quantise()
     source, target = directory.subwords()
-    translator = Translator([model], source, target, SearchConfig(beam=int(beam)), device=device)
+    config = SearchConfig(beam=int(beam))
+    searcher = ModelSearcher([model], SearchRules.from_config(config), target.forbidden_ids, device=device)
     sources = sorted(source.encode_many(input_lines(options)), key=len)
     middle = sources[max(0, len(sources) - int(size)) // 2 :][: int(size)]
-    batch = SearchBatch(middle, [0] * len(middle))
-    translator.search_batch(batch)
+    batch = SearchBatch.of(middle, [0] * len(middle), config.max_length)
+    searcher.search(batch)
     times: list[float] = []
     while len(times) < 3 or sum(times) < 1:
         synchronize(device)
         began = time.perf_counter()
-        found = translator.search_batch(batch)
+        found = searcher.search(batch)
         times.append(time.perf_counter() - began)
     tokens = sum(len(hypotheses[0].ids) for hypotheses in found)
     return {"sentences": len(middle) / median(times), "tokens": tokens / median(times), "seconds": median(times)}

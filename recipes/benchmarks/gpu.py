@@ -21,7 +21,6 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
 
 import torch
 from machine import copy_rate, print_tables
@@ -31,10 +30,11 @@ from reference import GNMT
 from nmtcli.commands.machine import choose_device, machine_of
 from nmtcli.config import ModelConfig, SearchConfig, TrainConfig
 from nmtcli.data.batches import Batch
-from nmtcli.data.subword import EOS, Subword
+from nmtcli.data.subword import BOS, EOS, PAD
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.search.translator import EXTRA_LENGTH, SearchBatch, Translator
+from nmtcli.search.host import EXTRA_LENGTH, SearchBatch, SearchRules
+from nmtcli.search.model_searcher import ModelSearcher
 from nmtcli.training.distributed import Ranks, World
 from nmtcli.training.updater import Updater
 
@@ -44,12 +44,6 @@ MEAN_LENGTH = 27
 BATCH_TOKENS = 65_536
 BEAM = 5
 RATE = 1e-4  # of learning
-
-
-class NoSubword:
-    """Stands where only the ids that must not be said are asked for."""
-
-    forbidden_ids = (0, 2)
 
 
 def random_ids(generator: random.Random, length: int) -> list[int]:
@@ -147,8 +141,8 @@ def translation_table(options: argparse.Namespace, device: torch.device) -> Iter
     model = model.eval().to(device, torch.bfloat16)
     model.join_layers()
     reference = GNMT(VOCABULARY, 1024, layers=4, dropout=0.2).eval().to(device, torch.bfloat16)
-    subword = cast("Subword", NoSubword())
-    translator = Translator([model], subword, subword, SearchConfig(beam=BEAM, max_length=1.0), device=device)
+    config = SearchConfig(beam=BEAM, max_length=1.0)
+    searcher = ModelSearcher([model], SearchRules.from_config(config), (PAD, BOS), device=device)
     generator = random.Random(2)
     yield "| sentences | | source + target tokens/s | target tokens/s | ms a batch | over the reference |"
     yield "|---|---|---|---|---|---|"
@@ -156,9 +150,9 @@ def translation_table(options: argparse.Namespace, device: torch.device) -> Iter
         lengths = [MEAN_LENGTH] * size if size == 1 else sorted(generator.randint(20, 34) for _ in range(size))
         sources = [random_ids(generator, length) for length in lengths]
         limits = [length + EXTRA_LENGTH for length in lengths]
-        batch = SearchBatch(sources, [0] * size)
+        batch = SearchBatch.of(sources, [0] * size, config.max_length)
         systems: dict[str, Callable[[], list[int]]] = {
-            "ours": lambda batch=batch: [len(some[0].ids) for some in translator.search_batch(batch)],  # type: ignore[misc]
+            "ours": lambda batch=batch: [len(some[0].ids) for some in searcher.search(batch)],  # type: ignore[misc]
             "reference": lambda sources=sources, limits=limits: [  # type: ignore[misc]
                 len(ids) for ids in reference.translate(sources, limits, beam=BEAM)
             ],

@@ -22,7 +22,7 @@ from nmtcli.data.batches import Batch, padded
 from nmtcli.data.subword import BOS, EOS, PAD
 from nmtcli.model.seq2seq import Seq2Seq
 
-EXTRA_LENGTH = 10  # of every output beyond its multiple of the source [tokens], as in search/translator.py
+EXTRA_LENGTH = 10  # of every output beyond its multiple of the source [tokens], as in search/host.py
 
 
 class InputFeedingModel(nn.Module):

@@ -40,7 +40,9 @@ from nmtcli.model.cells import LSTMGates, lstm_cell, zero_state
 from nmtcli.model.encoder import gather_positions, reversal
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.metrics import tokenizer_for
-from nmtcli.search.translator import Translator
+from nmtcli.search.host import SearchRules
+from nmtcli.search.model_searcher import ModelSearcher
+from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.store.reader import StoredModel
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -309,16 +311,11 @@ def draw_attention(corpus: Corpus, path: Path) -> None:
     """Where the LSTM looks for each piece that it says."""
     run, line = example(corpus)
     source, target = run.model.subwords()
-    translator = Translator(
-        [run.model.read_model().eval()],
-        source,
-        target,
-        SearchConfig(beam=5),
-        device=torch.device("cpu"),
-        with_attention=True,
-    )
-    with torch.inference_mode():
-        translation = translator.translate([line])[0]
+    config = SearchConfig(beam=5)
+    rules = SearchRules.from_config(config, with_attention=True)
+    model = run.model.read_model().eval()
+    searcher = ModelSearcher([model], rules, target.forbidden_ids, device=torch.device("cpu"))
+    translation = LineTranslator(searcher, SubwordPair(source, target), config).translate([line])[0]
     best = translation.candidates[0].hypothesis
     assert best.attention_TS is not None
     figure, axes = plt.subplots(figsize=(7, 6.5))

@@ -9,11 +9,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psutil
 import pytest
@@ -27,7 +27,10 @@ from nmtcli.config import SearchConfig
 from nmtcli.data.subword import BOS, EOS, PAD
 from nmtcli.data.text import is_blank
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.search.translator import SearchBatch, Translator
+from nmtcli.search.host import SearchRules
+from nmtcli.search.model_searcher import ModelSearcher
+from nmtcli.search.searchers import BatchSizes, Searcher, WorkerSearcher
+from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.store.reader import StoredModel
 from nmtcli.store.weights import tensors_bytes
 from tests.conftest import TINY, Nmt, Result, log_of
@@ -316,7 +319,10 @@ def test_log_probabilities_are_those_of_forced_decoding(
     directory = StoredModel.open(trained)
     models = [directory.read_model(name).eval() for name in checkpoints]
     config = SearchConfig(beam=4, batch_tokens=300)
-    translator = Translator(models, *directory.subwords(), config, device=CPU, wanted=4)
+    subwords = SubwordPair(*directory.subwords())
+    rules = SearchRules.from_config(config, wanted=4)
+    searcher = ModelSearcher(models, rules, subwords.target.forbidden_ids, device=CPU)
+    translator = LineTranslator(searcher, subwords, config)
     checked = 0
     for translation in translator.translate(text.decode().split("\n")[:20]):
         for candidate in translation.candidates:
@@ -565,11 +571,11 @@ def test_many_lines_are_shared_among_the_cores(
     started: list[int] = []
 
     @contextmanager
-    def here(searches: list[Callable[[SearchBatch], Any]]) -> Iterator[Callable[[Iterable[SearchBatch]], Any]]:
-        started.append(len(searches))
-        yield lambda batches: map(searches[0], batches)
+    def here(makers: Sequence[Callable[[], Searcher]], sizes: BatchSizes) -> Iterator[Searcher]:
+        started.append(len(makers))
+        yield WorkerSearcher(makers[0]().search_all, replace(sizes, at_once=len(makers)))
 
-    monkeypatch.setattr(translate_command, "workers", here)
+    monkeypatch.setattr(translate_command, "worker_searcher", here)
     monkeypatch.setattr(translate_command, "cores", lambda: 2)
     result = nmt("translate", "--model", trained, "--beam", "1", "--device", "cpu", stdin=b"1\n" * lines)
     assert result.code == 0, result.err
@@ -599,16 +605,19 @@ def test_each_gpu_has_a_process(trained: Path, nmt: Nmt, monkeypatch: pytest.Mon
     devices: list[str] = []
 
     @contextmanager
-    def here(searches: list[Any]) -> Iterator[Callable[[Iterable[SearchBatch]], Any]]:
-        devices.extend(str(one.search.device) for one in searches)
-        on_cpu = [replace(one, search=replace(one.search, device=torch.device("cpu"))) for one in searches]
-        yield lambda batches: (on_cpu[number % 2](batch) for number, batch in enumerate(batches))
+    def here(makers: Sequence[translate_command.SearcherMaker], sizes: BatchSizes) -> Iterator[Searcher]:
+        devices.extend(str(maker.device) for maker in makers)
+        searchers = [replace(maker, device=CPU)() for maker in makers]
+        yield WorkerSearcher(
+            lambda batches: (searchers[number % 2].search(batch) for number, batch in enumerate(batches)),
+            replace(sizes, at_once=len(makers)),
+        )
 
     monkeypatch.setattr(
         translate_command, "choose_device", lambda name: torch.device("cpu" if name == "cpu" else "cuda")
     )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(translate_command, "workers", here)
+    monkeypatch.setattr(translate_command, "worker_searcher", here)
     options = ["--model", trained, "--beam", "1", "--precision", "fp32", "--batch-tokens", "40"]
     lines = b"3 1 4\n1 5 9 2 6 5\n\n2 7 1 8\n" * 3
     shared = nmt("translate", *options, "--device", "cuda", "--gpus", "2", stdin=lines)

@@ -46,7 +46,7 @@ def batch(opened: DataDirectory) -> Batch:
 
 def searcher(opened: DataDirectory, **options: object) -> CandidateSearch:
     chosen = {"count": 4, "by": "beam", "with_reference": False, "reward": Reward("bleu", "en"), **options}
-    return CandidateSearch(source=opened.source_subword, target=opened.target_subword, **chosen)  # type: ignore[arg-type]
+    return CandidateSearch(target=opened.target_subword, **chosen)  # type: ignore[arg-type]
 
 
 # formulas
@@ -147,7 +147,7 @@ def test_the_candidates_of_a_beam_are_its_hypotheses_each_once(
     learnt: Seq2Seq, opened: DataDirectory, batch: Batch
 ) -> None:
     search = searcher(opened)
-    found = search._find(learnt.train(), batch)
+    found = search.find(learnt.train(), batch)
     assert learnt.training
     for some in found:
         assert 1 <= len(some) <= 4
@@ -163,7 +163,7 @@ def test_the_candidates_of_a_beam_are_its_hypotheses_each_once(
 
 
 def test_the_reference_is_a_candidate_where_asked_for(learnt: Seq2Seq, opened: DataDirectory, batch: Batch) -> None:
-    plain, more = (searcher(opened, with_reference=way)._find(learnt, batch) for way in (False, True))
+    plain, more = (searcher(opened, with_reference=way).find(learnt, batch) for way in (False, True))
     for number, (without, with_it) in enumerate(zip(plain, more, strict=True)):
         reference = opened.train[number][1].tolist()
         assert with_it == without + [reference] * (reference not in without)
@@ -173,9 +173,9 @@ def test_the_reference_is_a_candidate_where_asked_for(learnt: Seq2Seq, opened: D
 def test_samples_follow_torchs_random_numbers(learnt: Seq2Seq, opened: DataDirectory, batch: Batch) -> None:
     search = searcher(opened, by="samples", count=8)
     torch.manual_seed(1)
-    first, second = search._find(learnt, batch), search._find(learnt, batch)
+    first, second = search.find(learnt, batch), search.find(learnt, batch)
     torch.manual_seed(1)
-    assert search._find(learnt, batch) == first
+    assert search.find(learnt, batch) == first
     assert first != second
     assert all(len(set(map(tuple, some))) == len(some) <= 8 for some in first)
 
@@ -240,12 +240,12 @@ def test_leaving_out_an_unknown_word_of_the_reference_is_no_merit(other_data: Pa
     search = searcher(opened, with_reference=True)
     known = opened.train[0][1].tolist()
     reference = [known[0], 1, *known[1:]]
-    texts = search._texts([known, reference])
+    texts = search.texts([known, reference])
     assert texts[1].replace("⁇", "").split() == texts[0].split()
     assert Reward("bleu", "en")(texts[:1], texts[1])[0] < 1
     sizes = {"source_size": opened.source_subword.size, "target_size": opened.target_subword.size}
     model = Seq2Seq(ModelConfig(hidden_size=8, embedding_size=8), **sizes, joint=False)
-    found = search._find(model, Batch.of([(opened.train[0][0], reference), opened.train[0]]))
+    found = search.find(model, Batch.of([(opened.train[0][0], reference), opened.train[0]]))
     assert reference not in found[0]
     assert known in found[1]
 

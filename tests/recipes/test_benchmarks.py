@@ -16,7 +16,9 @@ from nmtcli.data.batches import Batch, TrainingBatches
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.subword import EOS
 from nmtcli.model.seq2seq import Seq2Seq
-from nmtcli.search.translator import Translator
+from nmtcli.search.host import SearchRules
+from nmtcli.search.model_searcher import ModelSearcher
+from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.store.reader import StoredModel
 
 BENCHMARKS = Path(__file__).parents[2] / "recipes/benchmarks"
@@ -40,7 +42,9 @@ def test_the_classic_search_says_what_ours_says(beam: int, pages: Any, trained: 
     source, target = directory.subwords()
     lines = (corpus / "test.num").read_text(encoding="utf-8").splitlines()
     config = SearchConfig(beam=beam)
-    ours = Translator([model], source, target, config, device=torch.device("cpu")).translate(lines)
+    rules = SearchRules.from_config(config)
+    searcher = ModelSearcher([model], rules, target.forbidden_ids, device=torch.device("cpu"))
+    ours = LineTranslator(searcher, SubwordPair(source, target), config).translate(lines)
     classic = pages.reference.ClassicTranslator(
         model,
         target.forbidden_ids,

@@ -4,16 +4,19 @@ import itertools
 import math
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from nmtcli.search.beam import Choices, Hypothesis, beam_search, coverage_penalty, length_penalty
 from nmtcli.search.graphs import Graphs
-from nmtcli.search.sampling import step_by_step
+from nmtcli.search.host import Hypothesis, Scoring, SearchBatch, SearchRules, length_penalty, run_search
+from nmtcli.search.rules import BeamProgram, Choices, Runner, coverage_penalty
+from nmtcli.search.sampling import StepwiseProgram
 
 BOS, EOS, V = 0, 1, 4
 S = 3
+CPU = torch.device("cpu")
 
 
 class Prefixes(NamedTuple):
@@ -38,18 +41,23 @@ def distribution(sentence: int, prefix: tuple[int, ...]) -> tuple[Tensor, Tensor
     return log_probs_V, torch.rand(S, generator=generator, dtype=torch.float64).softmax(0)
 
 
-class Step:
-    """The toy model's step function."""
+class Toy:
+    """The toy model. The source of a sentence is its number, S times."""
 
-    def __init__(self, forbidden: list[int]) -> None:
+    def __init__(self, forbidden: list[int], *, is_nan: bool = False) -> None:
         self.forbidden = forbidden
+        self.factor = math.nan if is_nan else 1.0
 
-    def __call__(self, tokens_BK: Tensor, state: Prefixes, count: int | None) -> tuple[Choices, Tensor, Prefixes]:
+    def start(self, source_BS: Tensor, mask_BS: Tensor, hypotheses: int) -> Prefixes:
+        sentence_BK = source_BS[:, :1].expand(-1, hypotheses)
+        return Prefixes(sentence_BK, torch.empty(len(source_BS), hypotheses, 0, dtype=torch.long))
+
+    def step(self, tokens_BK: Tensor, state: Prefixes, count: int | None) -> tuple[Choices, Tensor, Prefixes]:
         log_probs_BKV, weights_BKS, state = everything(tokens_BK, state)
         eos_BK = log_probs_BKV[..., EOS].clone()
         log_probs_BKV[..., self.forbidden] = -torch.inf
         best_BKC, ids_BKC = log_probs_BKV.topk(min(count or V, V))
-        return Choices(best_BKC, ids_BKC, eos_BK), weights_BKS, state
+        return Choices(best_BKC * self.factor, ids_BKC, eos_BK * self.factor), weights_BKS, state
 
 
 def everything(tokens_BK: Tensor, state: Prefixes) -> tuple[Tensor, Tensor, Prefixes]:
@@ -63,9 +71,8 @@ def everything(tokens_BK: Tensor, state: Prefixes) -> tuple[Tensor, Tensor, Pref
     return log_probs_BKV, weights_BKS, state._replace(prefix_BKT=prefix_BKT)
 
 
-def start(sentences: list[int], beam: int) -> Prefixes:
-    sentence_BK = torch.tensor(sentences).unsqueeze(1).expand(-1, beam)
-    return Prefixes(sentence_BK, torch.empty(len(sentences), beam, 0, dtype=torch.long))
+def batch_of(sentences: list[int], longest: list[int]) -> SearchBatch:
+    return SearchBatch([[sentence] * S for sentence in sentences], [0] * len(sentences), longest)
 
 
 def enumerate_all(sentence: int, longest: int, alpha: float, beta: float, forbidden: set[int]) -> list[Hypothesis]:
@@ -86,18 +93,17 @@ def enumerate_all(sentence: int, longest: int, alpha: float, beta: float, forbid
 
 
 def search(
-    sentences: list[int], beam: int, longest: list[int], forbidden: tuple[int, ...] = (BOS,), **options: Any
+    sentences: list[int],
+    beam: int,
+    longest: list[int],
+    *,
+    forbidden: tuple[int, ...] = (BOS,),
+    runner: Runner | None = None,
+    **options: Any,
 ) -> list[list[Hypothesis]]:
-    return beam_search(
-        Step([*forbidden]),
-        start(sentences, beam),
-        source_mask_BS=torch.ones(len(sentences), S, dtype=torch.bool),
-        max_lengths_B=torch.tensor(longest),
-        beam=beam,
-        bos=BOS,
-        eos=EOS,
-        **options,
-    )
+    rules = SearchRules(beam=beam, bos=BOS, eos=EOS, **options)
+    program = BeamProgram(Toy([*forbidden]), rules, device=CPU, runner=runner)
+    return run_search(program, batch_of(sentences, longest))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0, 2.0])
@@ -114,7 +120,7 @@ def test_a_beam_that_holds_every_prefix_is_exhaustive_search(alpha: float, beta:
             assert one.score == pytest.approx(other.score, abs=1e-5)
 
 
-def test_forbidden_ids_are_never_said_and_their_probability_goes_to_nobody() -> None:
+def test_forbidden_ids_are_disallowed_and_their_probability_goes_to_nobody() -> None:
     for sentence in range(8):
         expected = enumerate_all(sentence, 4, 0.6, 0.0, {BOS, 3})
         (found,) = search([sentence], 64, [4], alpha=0.6, forbidden=(BOS, 3))
@@ -123,7 +129,7 @@ def test_forbidden_ids_are_never_said_and_their_probability_goes_to_nobody() -> 
 
 
 def naive_beam_search(
-    sentence: int, beam: int, longest: int, alpha: float, *, accumulates: bool = True
+    sentence: int, beam: int, longest: int, alpha: float, *, scoring: Scoring = Scoring.LOG_PROBABILITY
 ) -> list[Hypothesis]:
     """The rules of beam search for one sentence with lists: what the tensor program must do."""
     live: list[tuple[float, list[int]]] = [(0.0, [])]
@@ -133,7 +139,7 @@ def naive_beam_search(
         for total, ids in live:
             log_probs = distribution(sentence, (BOS, *ids))[0].tolist()
             tokens = [EOS] if length == longest else [token for token in range(V) if token != BOS]
-            before = total if accumulates else 0.0
+            before = total if scoring is Scoring.LOG_PROBABILITY else 0.0
             grown += [(before + log_probs[token], [*ids, token]) for token in tokens]
         grown.sort(key=lambda one: -one[0])
         finished += [
@@ -145,7 +151,8 @@ def naive_beam_search(
         live = [one for one in grown if one[1][-1] != EOS][:beam]
         if len(finished) >= beam or not live:
             break
-        if accumulates and finished and finished[0].score >= live[0][0] / length_penalty(longest, alpha):
+        reachable = live[0][0] / length_penalty(longest, alpha)
+        if scoring is Scoring.LOG_PROBABILITY and finished and finished[0].score >= reachable:
             break
     return finished[:beam]
 
@@ -153,9 +160,9 @@ def naive_beam_search(
 @pytest.mark.parametrize("beam", [1, 2, 3, 5])
 def test_scores_of_whole_hypotheses_are_not_summed_and_may_rise(beam: int) -> None:
     sentences, longest = list(range(20)), [3 + number % 5 for number in range(20)]
-    found = search(sentences, beam, longest, accumulates=False)
+    found = search(sentences, beam, longest, scoring=Scoring.LOGIT)
     for sentence, limit, hypotheses in zip(sentences, longest, found, strict=True):
-        expected = naive_beam_search(sentence, beam, limit, 0.0, accumulates=False)
+        expected = naive_beam_search(sentence, beam, limit, 0.0, scoring=Scoring.LOGIT)
         assert [one.ids for one in hypotheses] == [one.ids for one in expected]
         for one in hypotheses:
             last = float(distribution(sentence, (BOS, *one.ids[:-1]))[0][EOS])
@@ -163,23 +170,16 @@ def test_scores_of_whole_hypotheses_are_not_summed_and_may_rise(beam: int) -> No
 
 
 def test_greedy_search_by_such_scores_ends_with_the_last_one() -> None:
-    (found,) = zip(*search_greedily(range(10), accumulates=False), strict=True)
+    (found,) = zip(*search_greedily(list(range(10)), [6] * 10, scoring=Scoring.LOGIT), strict=True)
     for sentence, one in enumerate(found):
         assert one.score == pytest.approx(float(distribution(sentence, (BOS, *one.ids[:-1]))[0][EOS]), abs=1e-5)
-    (summed,) = zip(*search_greedily(range(10), accumulates=True), strict=True)
+    (summed,) = zip(*search_greedily(list(range(10)), [6] * 10), strict=True)
     assert [one.ids for one in summed] == [one.ids for one in found]
 
 
-def search_greedily(sentences: range, *, accumulates: bool) -> list[list[Hypothesis]]:
-    return step_by_step(
-        Step([BOS]),
-        start(list(sentences), 1),
-        source_mask_BS=torch.ones(len(sentences), S, dtype=torch.bool),
-        max_lengths_B=torch.full((len(sentences),), 6),
-        bos=BOS,
-        eos=EOS,
-        accumulates=accumulates,
-    )
+def search_greedily(sentences: list[int], longest: list[int], **options: Any) -> list[list[Hypothesis]]:
+    rules = SearchRules(beam=1, bos=BOS, eos=EOS, **options)
+    return run_search(StepwiseProgram(Toy([BOS]), rules, device=CPU), batch_of(sentences, longest))
 
 
 @pytest.mark.parametrize("beam", [1, 2, 3, 5])
@@ -195,7 +195,7 @@ def test_a_batch_of_sentences_equals_naive_beam_search_of_each(beam: int, alpha:
 
 
 @pytest.mark.parametrize("beam", [1, 3])
-@pytest.mark.parametrize("options", [{"alpha": 1.0}, {"beta": 0.3, "with_attention": True}, {"accumulates": False}])
+@pytest.mark.parametrize("options", [{"alpha": 1.0}, {"beta": 0.3, "with_attention": True}, {"scoring": Scoring.LOGIT}])
 def test_fixed_shapes_find_the_same(beam: int, options: dict[str, Any]) -> None:
     """Where rows are padded, and sentences that are done stay for some steps."""
     sentences, longest = list(range(20)), [3 + 7 * number % 11 for number in range(20)]
@@ -205,60 +205,42 @@ def test_fixed_shapes_find_the_same(beam: int, options: dict[str, Any]) -> None:
             assert one.ids == other.ids
             assert one.score == pytest.approx(other.score, abs=1e-6)
             if options.get("with_attention"):
-                torch.testing.assert_close(one.attention_TS, other.attention_TS)
+                np.testing.assert_allclose(one.attention_TS, other.attention_TS, rtol=1e-5)
 
 
 @pytest.mark.parametrize("runner", [Graphs(), None])
 def test_a_search_ends_where_scores_are_no_numbers(runner: Graphs | None) -> None:
-    def step(tokens_BK: Tensor, state: Prefixes, count: int | None) -> tuple[Choices, Tensor, Prefixes]:
-        (log_probs_BKC, ids_BKC, eos_BK), weights_BKS, state = Step([BOS])(tokens_BK, state, count)
-        return Choices(log_probs_BKC * torch.nan, ids_BKC, eos_BK * torch.nan), weights_BKS, state
-
-    found = beam_search(
-        step,
-        start([0, 1], 3),
-        source_mask_BS=torch.ones(2, S, dtype=torch.bool),
-        max_lengths_B=torch.tensor([2, 5]),
-        beam=3,
-        bos=BOS,
-        eos=EOS,
-        runner=runner,
-    )
-    assert found == [[], []]
+    rules = SearchRules(beam=3, bos=BOS, eos=EOS)
+    program = BeamProgram(Toy([BOS], is_nan=True), rules, device=CPU, runner=runner)
+    assert run_search(program, batch_of([0, 1], [2, 5])) == [[], []]
 
 
 def test_beam_one_equals_greedy_search() -> None:
     sentences, longest = list(range(30)), [2 + number % 6 for number in range(30)]
     by_beam = search(sentences, 1, longest, alpha=0.7, with_attention=True)
-    greedy = step_by_step(
-        Step([BOS]),
-        start(sentences, 1),
-        source_mask_BS=torch.ones(30, S, dtype=torch.bool),
-        max_lengths_B=torch.tensor(longest),
-        bos=BOS,
-        eos=EOS,
-        alpha=0.7,
-        with_attention=True,
-    )
+    greedy = search_greedily(sentences, longest, alpha=0.7, with_attention=True)
     for (one,), (other,) in zip(by_beam, greedy, strict=True):
         assert one.ids == other.ids
         assert one.log_probability == pytest.approx(other.log_probability, abs=1e-5)
         assert one.score == pytest.approx(other.score, abs=1e-5)
-        torch.testing.assert_close(one.attention_TS, other.attention_TS, check_dtype=False)
+        np.testing.assert_allclose(one.attention_TS, other.attention_TS, rtol=1e-5)
 
 
 def test_attention_is_that_of_the_hypothesis_and_not_of_its_neighbours() -> None:
     for (best, *_), sentence in zip(search(list(range(6)), 3, [5] * 6, with_attention=True), range(6), strict=True):
         expected_TS = torch.stack([distribution(sentence, (BOS, *best.ids[:t]))[1] for t in range(len(best.ids))])
-        torch.testing.assert_close(best.attention_TS, expected_TS, check_dtype=False)
+        np.testing.assert_allclose(best.attention_TS, expected_TS.numpy(), rtol=1e-5)
 
 
 def test_length_limit_is_each_sentences_own() -> None:
-    found = search([1, 1, 1], 2, [1, 3, 6])
-    assert [
-        max(len(one.ids) for one in hypotheses) <= limit for hypotheses, limit in zip(found, [1, 3, 6], strict=True)
-    ]
-    assert found[0][0].ids == [EOS]
+    sentences, limits = list(range(20)), [1 + number % 4 for number in range(20)]
+    limited, unlimited = search(sentences, 2, limits), search(sentences, 2, [20] * 20)
+    for some, limit in zip(limited, limits, strict=True):
+        assert some
+        assert max(len(one.ids) for one in some) <= limit
+    assert {tuple(one.ids) for some in limited[::4] for one in some} == {(EOS,)}
+    longer = [len(some[0].ids) > limit for some, limit in zip(unlimited, limits, strict=True)]
+    assert sum(longer) > 5  # the limits have an effect
 
 
 def test_coverage_penalty_does_not_count_padding() -> None:

@@ -9,11 +9,12 @@ from nmtcli.config import ModelConfig
 from nmtcli.data.shortlist import Shortlist
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.search import ensemble
-from nmtcli.search.ensemble import BLOCK, Ensemble, top, top_without
-from nmtcli.search.sampling import step_by_step
+from nmtcli.search.ensemble import TOP_BLOCK, Ensemble, top, top_without
+from nmtcli.search.host import Sampling, Scoring, SearchBatch, SearchRules, run_search
+from nmtcli.search.sampling import StepwiseProgram
 
 
-@pytest.mark.parametrize("width", [7, 4 * BLOCK, 9 * BLOCK + 5, 40 * BLOCK + 1])
+@pytest.mark.parametrize("width", [7, 4 * TOP_BLOCK, 9 * TOP_BLOCK + 5, 40 * TOP_BLOCK + 1])
 @pytest.mark.parametrize("count", [1, 2, 10])
 def test_top_is_topk(width: int, count: int) -> None:
     torch.manual_seed(width)
@@ -29,7 +30,7 @@ def test_top_is_topk(width: int, count: int) -> None:
 
 
 def test_top_of_a_row_without_enough_finite_values_are_minus_infinity() -> None:
-    values_NV = torch.full((1, 20 * BLOCK), -torch.inf)
+    values_NV = torch.full((1, 20 * TOP_BLOCK), -torch.inf)
     values_NV[0, 70] = 1.0
     best_NC, ids_NC = top(values_NV, 3)
     assert best_NC[0].tolist() == [1.0, -torch.inf, -torch.inf]
@@ -40,9 +41,9 @@ def test_top_of_a_row_without_enough_finite_values_are_minus_infinity() -> None:
 @pytest.mark.parametrize("count", [1, 4])
 def test_the_top_without_others_is_that_of_others_at_minus_infinity(share: float, count: int) -> None:
     generator = torch.Generator().manual_seed(1)
-    others_B1V = torch.rand(3, 1, 9 * BLOCK, generator=generator) < share
+    others_B1V = torch.rand(3, 1, 9 * TOP_BLOCK, generator=generator) < share
     others_B1V[:, :, :count] = False
-    values_NV = torch.randperm(3 * 4 * 9 * BLOCK, generator=generator).view(12, -1).float()
+    values_NV = torch.randperm(3 * 4 * 9 * TOP_BLOCK, generator=generator).view(12, -1).float()
     expected_BKV = values_NV.view(3, 4, -1).masked_fill(others_B1V, -torch.inf)
     best_NC, ids_NC = top_without(others_B1V, values_NV, count)
     expected_NC, places_NC = expected_BKV.flatten(0, 1).topk(count)
@@ -68,18 +69,18 @@ def expected(members: list[Seq2Seq], source_BS: Tensor, tokens_BK: Tensor, *, by
     return mean_BKV if by_logits else mean_BKV.log()
 
 
-@pytest.mark.parametrize("by_logits", [False, True])
+@pytest.mark.parametrize("scoring", [Scoring.LOG_PROBABILITY, Scoring.LOGIT])
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize("elements", [1, 2000, 1 << 20])
 def test_choices_are_the_likeliest_of_all(
-    by_logits: bool, members: int, elements: int, monkeypatch: pytest.MonkeyPatch
+    scoring: Scoring, members: int, elements: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ensemble, "CHUNK_ELEMENTS", elements)
     some, forbidden = models(members), [0, 2, 17]
     source_BS, tokens_BK = torch.randint(4, 60, (3, 5)), torch.randint(4, 900, (3, 4))
     with torch.no_grad():
-        expected_BKV = expected(some, source_BS, tokens_BK, by_logits=by_logits)
-        one = Ensemble(some, torch.tensor(forbidden), by_logits=by_logits)
+        expected_BKV = expected(some, source_BS, tokens_BK, by_logits=scoring is Scoring.LOGIT)
+        one = Ensemble(some, torch.tensor(forbidden), scoring=scoring)
         start = one.start(source_BS, torch.ones_like(source_BS, dtype=torch.bool), 4)
         choices, weights_BKS, _ = one.step(tokens_BK, start, 8)
         whole, _, _ = one.step(tokens_BK, start, None)
@@ -108,7 +109,7 @@ def test_a_shortlist_leaves_each_sentence_what_its_pieces_allow(members: int) ->
     allowed = [[3, 100, 101, 200, 201, 800], [3, 102, 200, 201]]
     with torch.no_grad():
         expected_BKV = expected(some, source_BS, tokens_BK, by_logits=True) if members == 1 else None
-        one = Ensemble(some, torch.tensor(forbidden), by_logits=False, shortlist=shortlist)
+        one = Ensemble(some, torch.tensor(forbidden), scoring=Scoring.LOG_PROBABILITY, shortlist=shortlist)
         mask_BS = torch.ones_like(source_BS, dtype=torch.bool)
         choices, _, _ = one.step(tokens_BK, one.start(source_BS, mask_BS, 3), 7)
         for b, ids in enumerate(allowed):
@@ -131,22 +132,15 @@ def test_a_shortlist_leaves_each_sentence_what_its_pieces_allow(members: int) ->
 def test_samples_are_of_what_a_shortlist_allows() -> None:
     some = models(1)
     shortlist = shortlist_of({5: [100, 800], 6: [101]}, [200])
-    source_BS = torch.tensor([[5, 6, 3]])
-    mask_BS = torch.ones_like(source_BS, dtype=torch.bool)
-    one = Ensemble(some, torch.tensor([0, 2]), by_logits=False, shortlist=shortlist)
+    one = Ensemble(some, torch.tensor([0, 2]), scoring=Scoring.LOG_PROBABILITY, shortlist=shortlist)
+    rules = SearchRules(beam=20, bos=2, eos=3, sampling=Sampling(seed=1))
     with torch.no_grad():
-        (samples,) = step_by_step(
-            one.step,
-            one.start(source_BS, mask_BS, 20),
-            source_mask_BS=mask_BS,
-            max_lengths_B=torch.tensor([5]),
-            bos=2,
-            eos=3,
-            uniform_BKT=torch.rand(1, 20, 5, generator=torch.Generator().manual_seed(1)),
-        )
-    said = {token for sample in samples for token in sample.ids}
-    assert said <= {3, 100, 101, 200, 800}
-    assert len(said) > 2
+        program = StepwiseProgram(one, rules, device=torch.device("cpu"))
+        (samples,) = run_search(program, SearchBatch([[5, 6, 3]], [0], [5]))
+    assert len(samples) == 20
+    emitted = {token for sample in samples for token in sample.ids}
+    assert emitted <= {3, 100, 101, 200, 800}
+    assert len(emitted) > 2
     assert all(sample.ids[-1] == 3 for sample in samples)
 
 
@@ -155,8 +149,10 @@ def test_a_shortlist_of_everything_changes_nothing() -> None:
     source_BS, tokens_BK = torch.tensor([[5, 6, 3]]), torch.randint(4, 900, (1, 4))
     mask_BS = torch.ones_like(source_BS, dtype=torch.bool)
     with torch.no_grad():
-        plain = Ensemble(some, torch.tensor(forbidden), by_logits=True)
-        listed = Ensemble(some, torch.tensor(forbidden), by_logits=True, shortlist=shortlist_of({}, [*range(900)]))
+        plain = Ensemble(some, torch.tensor(forbidden), scoring=Scoring.LOGIT)
+        listed = Ensemble(
+            some, torch.tensor(forbidden), scoring=Scoring.LOGIT, shortlist=shortlist_of({}, [*range(900)])
+        )
         for count in (5, None):
             one, _, _ = plain.step(tokens_BK, plain.start(source_BS, mask_BS, 4), count)
             other, _, state = listed.step(tokens_BK, listed.start(source_BS, mask_BS, 4), count)

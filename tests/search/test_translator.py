@@ -3,7 +3,9 @@
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,8 +14,10 @@ from nmtcli.config import SearchConfig
 from nmtcli.data.subword import Subword
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.forced import log_probabilities
-from nmtcli.search.beam import Hypothesis
-from nmtcli.search.translator import EXTRA_LENGTH, SearchBatch, Translation, Translator
+from nmtcli.search.host import EXTRA_LENGTH, SearchBatch, SearchRules
+from nmtcli.search.model_searcher import ModelSearcher, choose_scoring
+from nmtcli.search.searchers import Found, WorkerSearcher
+from nmtcli.search.translator import LineTranslator, SubwordPair, Translation
 from nmtcli.store.reader import StoredModel
 
 LINES = ["3 1 4", "", "1 5 9 2 6 5", " \t ", "2 7", "1", "8 2 8 1 8 2 8", "x"]
@@ -33,11 +37,22 @@ def parts(directory: StoredModel) -> Parts:
     return directory.read_model().eval(), *directory.subwords()
 
 
+def searcher_of(
+    models: list[Seq2Seq], target: Subword, config: SearchConfig, *, wanted: int = 1, with_scores: bool = True
+) -> ModelSearcher:
+    scoring = choose_scoring(config, CPU, models=len(models), by_logits=False, with_scores=with_scores)
+    rules = SearchRules.from_config(config, wanted=wanted, scoring=scoring)
+    return ModelSearcher(models, rules, target.forbidden_ids, device=CPU)
+
+
+def translator_of(models: list[Seq2Seq], parts: Parts, config: SearchConfig, **options: Any) -> LineTranslator:
+    _, source, target = parts
+    return LineTranslator(searcher_of(models, target, config, **options), SubwordPair(source, target), config)
+
+
 def translate(parts: Parts, lines: list[str], **options: object) -> list[Translation]:
     wanted = int(str(options.pop("wanted", 1)))
-    config = SearchConfig(**options)
-    model, source, target = parts
-    return Translator([model], source, target, config, device=CPU, wanted=wanted).translate(lines)
+    return translator_of([parts[0]], parts, SearchConfig(**options), wanted=wanted).translate(lines)
 
 
 @pytest.mark.parametrize(
@@ -82,12 +97,11 @@ def test_greedy_search_finds_its_way_without_scores(parts: Parts, monkeypatch: p
     def sums(*_: object) -> None:
         raise AssertionError("a sum over all tokens")
 
-    monkeypatch.setattr("nmtcli.search.ensemble._log_sum_exp", sums)
-    model, source, target = parts
-    translator = Translator([model], source, target, SearchConfig(beam=1), device=CPU, with_scores=False)
+    monkeypatch.setattr("nmtcli.search.ensemble.log_sum_exp", sums)
+    translator = translator_of([parts[0]], parts, SearchConfig(beam=1), with_scores=False)
     assert [one.text for one in translator.translate(LINES)] == expected
     for beam, with_scores in ((1, True), (2, False)):
-        translator = Translator([model], source, target, SearchConfig(beam=beam), device=CPU, with_scores=with_scores)
+        translator = translator_of([parts[0]], parts, SearchConfig(beam=beam), with_scores=with_scores)
         with pytest.raises(AssertionError, match="all tokens"):
             translator.translate(LINES)
 
@@ -98,18 +112,21 @@ def test_searchers_get_as_many_batches_each_of_about_the_same_size(
 ) -> None:
     sizes: list[int] = []
 
-    def search(batches: Iterable[SearchBatch]) -> Iterator[list[list[Hypothesis]]]:
+    def search(batches: Iterable[SearchBatch]) -> Iterator[Found]:
         for batch in batches:
             assert max(map(len, batch.sources)) * len(batch.sources) <= batch_tokens
             sizes.append(sum(map(len, batch.sources)))
-            yield translator.search_batch(batch)
+            yield searcher.search(batch)
 
     lines = [" ".join("3 1 4 1 5 9 2 6"[: 2 * length].split()) for length in range(1, 9)] * 6
     _, source, target = parts
     config = SearchConfig(beam=1, batch_tokens=batch_tokens)
-    translator = Translator([parts[0]], source, target, config, device=CPU)
-    apart = Translator([], source, target, config, device=CPU, search=search, searchers=searchers)
-    assert [one.text for one in apart.translate(lines)] == [one.text for one in translator.translate(lines)]
+    searcher = searcher_of([parts[0]], target, config)
+    apart = WorkerSearcher(search, replace(searcher.sizes, at_once=searchers))
+    ours, theirs = (
+        LineTranslator(one, SubwordPair(source, target), config).translate(lines) for one in (apart, searcher)
+    )
+    assert [one.text for one in ours] == [one.text for one in theirs]
     fewest = math.ceil(sum(sizes) / batch_tokens)
     assert fewest <= len(sizes) <= 1.3 * fewest + searchers
     if batch_tokens > 100 and searchers > 1:
@@ -124,13 +141,12 @@ def test_blank_lines_come_out_empty_and_in_their_place(parts: Parts) -> None:
 
 
 def test_the_longest_output_is_a_rule_of_the_sentence(directory: StoredModel, parts: Parts) -> None:
-    _, source, target = parts
     babbling = directory.new_model().eval()
     with torch.no_grad():
-        babbling.projection_bias_V[3] = -1e4  # never EOS of its own will
+        babbling.projection_bias_V[3] = -1e4  # it never predicts EOS
     lines = ["1", "1 2 3 4 5 6 7 8"]
     config = SearchConfig(beam=2, max_length=2.0)
-    for translation in Translator([babbling], source, target, config, device=CPU).translate(lines):
+    for translation in translator_of([babbling], parts, config).translate(lines):
         (candidate,) = translation.candidates
         assert len(candidate.hypothesis.ids) == 2 * len(translation.source_ids) + EXTRA_LENGTH
 
@@ -143,22 +159,20 @@ def test_a_line_that_is_too_long_is_cut_and_says_so(parts: Parts) -> None:
 
 
 def test_an_ensemble_of_a_model_with_itself_is_that_model(parts: Parts) -> None:
-    model, source, target = parts
     config = SearchConfig(beam=3)
-    alone = Translator([model], source, target, config, device=CPU).translate(LINES)
-    twice = Translator([model, model], source, target, config, device=CPU).translate(LINES)
+    alone = translator_of([parts[0]], parts, config).translate(LINES)
+    twice = translator_of([parts[0], parts[0]], parts, config).translate(LINES)
     for one, other in zip(alone, twice, strict=True):
         assert one.text == other.text
         for candidate, same in zip(one.candidates, other.candidates, strict=True):
             assert candidate.hypothesis.log_probability == pytest.approx(same.hypothesis.log_probability, abs=1e-4)
 
 
-def test_an_ensemble_says_the_mean_of_the_probabilities(directory: StoredModel, parts: Parts) -> None:
-    model, source, target = parts
+def test_an_ensemble_predicts_the_mean_of_the_probabilities(directory: StoredModel, parts: Parts) -> None:
+    model = parts[0]
     torch.manual_seed(11)
     other = directory.new_model().eval()
-    config = SearchConfig(beam=1)
-    (translation,) = Translator([model, other], source, target, config, device=CPU).translate(["3 1 4"])
+    (translation,) = translator_of([model, other], parts, SearchConfig(beam=1)).translate(["3 1 4"])
     ids = translation.candidates[0].hypothesis.ids
     total = 0.0
     with torch.no_grad():

@@ -68,7 +68,6 @@ def main(data_path: str, out: str, loss_name: str, updates: str, accumulate: str
             build_loss(
                 config,
                 model_config,
-                source=data.source_subword,
                 target=data.target_subword,
                 target_lang=data.target_lang,
             )

@@ -13,6 +13,7 @@ from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.subword import BOS
 from nmtcli.errors import NmtError
 from nmtcli.scoring.metrics import Score
+from nmtcli.search.translator import SubwordPair
 from nmtcli.store.reader import StoredModel
 from nmtcli.training.assembly import begun
 from nmtcli.training.distributed import World
@@ -27,8 +28,8 @@ def validator(data: Path, pairs: list[tuple[str, str]], *, batch_tokens: int = 3
     directory = DataDirectory.open(data)
     config = TrainConfig(validation_beam=1, show=samples)
     record = begun(ModelConfig(), config, directory, "fp32").stored.record
-    subwords = directory.source_subword, directory.target_subword
-    return Validator(pairs, subwords, record, config, batch_tokens=batch_tokens, machine=ON_CPU, world=World())
+    text = SubwordPair(directory.source_subword, directory.target_subword)
+    return Validator(pairs, text, record, config, batch_tokens=batch_tokens, machine=ON_CPU, world=World())
 
 
 def loss_by_hand(trained: Path, pairs: list[tuple[str, str]]) -> float:
