@@ -1,7 +1,6 @@
 """Files of tensors: safetensors, with a hash of what is in them, on the disk whole or not at all."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import safetensors
@@ -10,28 +9,9 @@ import torch
 from torch import Tensor
 
 from nmtcli.data.files import QUICK_BYTES, size_of_regular
+from nmtcli.data.files import write_whole as write_whole
 from nmtcli.errors import DirectoryError
 from nmtcli.model.seq2seq import Seq2Seq
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Puts a file there whole or not at all, and on the disk before this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def unique_state(model: Seq2Seq) -> dict[str, Tensor]:
