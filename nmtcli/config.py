@@ -43,7 +43,6 @@ class PreprocessConfig(Config):
     max_length: int = opt(250, "drop training pairs with a longer side; 0: none [tokens]", at_least=0)
     max_ratio: float = opt(0.0, "drop training pairs with one side so many times longer; 0: none", at_least=0.0)
     dedup: bool = opt(False, "drop training pairs that came before")
-    drop_empty: bool = opt(True, "drop training pairs with an empty side; always on")
     workers: int = opt(0, "processes that read and encode; 0: one for each core", at_least=0)
     engine: str = opt(
         "local", "where they are: on this machine, or on those of a Ray cluster", choices=("local", "ray")
@@ -60,8 +59,6 @@ class PreprocessConfig(Config):
             raise ConfigError("--append and --overwrite do not go together", "Leave one out")
         if self.ray_address and self.engine != "ray":
             raise ConfigError("--ray-address needs --engine ray", "Leave it out, or give both")
-        if not self.drop_empty:
-            raise ConfigError("--drop-empty cannot be turned off: an empty side teaches nothing", "Leave it out")
         if self.source_lang == self.target_lang:
             raise ConfigError(f"source and target language are both `{self.source_lang}`", "Name two languages")
         if self.vocab_size == 0 and self.subword not in ("word", "none"):
