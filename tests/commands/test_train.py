@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -313,7 +314,7 @@ def test_a_dry_run_says_what_training_takes_and_leaves_the_disk_as_it_is(
     assert result.code == 0, result.err
     assert not (tmp_path / "model").exists()
     corpus = DataDirectory.open(data).train
-    batches = plan(corpus.source_lengths, corpus.target_lengths, batch_tokens=256, seed=1, epoch=0)
+    batches = plan(*corpus.lengths(np.arange(len(corpus))), batch_tokens=256, seed=1, epoch=0)
     assert f"{-(-len(batches) // 2)} updates an epoch" in result.err
     assert "minutes for 300 updates, validations apart; patience may end it sooner" in result.err
     config = ModelConfig(hidden_size=16, embedding_size=8)
