@@ -1,4 +1,5 @@
-"""The house rules of the design that a parser can hold: imports go down only, and only the verbs talk."""
+"""The rules of the design that a parser can hold: imports go down only, only the verbs talk, files and the environment
+of ranks have one module each, and functions stay small."""
 
 import ast
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ FLOORS = [
     {"scoring"},
     {"model"},
     {"data"},
-    {"console", "config", "knobs", "errors", "__init__"},
+    {"console", "config", "knobs", "ranks", "errors", "__init__"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 VERBS = {"preprocess", "train", "translate", "score"}
@@ -107,3 +108,134 @@ def test_every_page_stands_in_a_room_of_the_table() -> None:
 
 def test_names_of_pages_say_what_they_hold() -> None:
     assert not {name for page in PAGES for name in page.with_suffix("").parts} & NAMES_THAT_SAY_NOTHING
+
+
+# files of run and data directories
+
+WRITING = [
+    page
+    for page in PAGES
+    if page.relative_to(PACKAGE).parts[0] in ("data", "store", "training")
+    or str(page.relative_to(PACKAGE)) in {f"commands/{name}.py" for name in ("preprocess", "passes", "append", "train")}
+]
+FILES = "data/files.py"
+# (module, what it does itself): why
+DOES_ITSELF = {
+    ("data/clean.py", "open_memmap"): "the flags of duplicates are an array that NumPy maps into memory",
+    ("training/checkpoint.py", "shutil"): "not converted yet",
+    ("training/checkpoint.py", "unlink"): "not converted yet",
+    ("training/checkpoint.py", "replace"): "not converted yet",
+    ("training/checkpoint.py", "open"): "not converted yet",
+}
+OF_OS = {"open", "write", "pwrite", "truncate", "ftruncate", "fsync", "link", "symlink", "mkdir", "makedirs"}
+OF_OS |= {"rename", "renames", "replace", "remove", "removedirs", "rmdir", "unlink"}
+OF_PATHS = {"write_bytes", "write_text", "touch", "mkdir", "rename", "unlink", "rmdir", "symlink_to", "hardlink_to"}
+OF_PATHS |= {"tofile"}  # of an array
+
+
+def writes_in(mode: ast.expr | None) -> bool:
+    return isinstance(mode, ast.Constant) and isinstance(mode.value, str) and bool(set(mode.value) & set("wax+"))
+
+
+def what_it_does_itself(node: ast.stmt | ast.expr) -> set[str]:
+    """What a node does to files that files.py is there for: modules that it imports, functions that it calls."""
+    match node:
+        case ast.Import(names=imported):
+            return {alias.name for alias in imported} & {"fcntl", "shutil"}
+        case ast.ImportFrom(module="fcntl" | "shutil" as module):
+            return {module}
+        case ast.ImportFrom(module="os", names=imported):
+            return {alias.name for alias in imported} & OF_OS
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr=name)):
+            return {name} & OF_OS
+        case ast.Call(func=ast.Attribute(attr="replace"), args=[_], keywords=[]):  # of text it has two arguments
+            return {"replace"}
+        case ast.Call(func=ast.Attribute(attr="open"), args=[mode, *_]) if writes_in(mode):
+            return {"open"}
+        case ast.Call(func=ast.Name(id="open"), args=[_, mode, *_]) if writes_in(mode):
+            return {"open"}
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), keywords=keywords) if any(
+            keyword.arg == "mode" and writes_in(keyword.value) for keyword in keywords
+        ):
+            return {name}
+        case ast.Call(func=ast.Attribute(attr=name)):
+            return {name} & OF_PATHS
+    return set()
+
+
+def test_files_are_written_renamed_synced_locked_and_removed_by_one_module() -> None:
+    found = {
+        (str(page.relative_to(PACKAGE)), what)
+        for page in WRITING
+        for node in nodes_of(page)
+        for what in what_it_does_itself(node)
+    }
+    assert len({what for page, what in found if page == FILES}) > 8  # what is looked for is found
+    assert {(page, what) for page, what in found if page != FILES} == set(DOES_ITSELF)
+
+
+# the environment of ranks
+
+OF_LAUNCHERS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+OF_LAUNCHERS |= {f"TORCHELASTIC_{name}" for name in ("ERROR_FILE", "USE_AGENT_STORE", "RESTART_COUNT")}
+OF_LAUNCHERS |= {"NMT_SAYS_TO_LAUNCHER"}
+
+
+def test_what_launchers_set_is_named_by_one_module() -> None:
+    named = {
+        (str(page.relative_to(PACKAGE)), node.value)
+        for page in PAGES
+        for node in nodes_of(page)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in OF_LAUNCHERS
+    }
+    assert named == {("ranks.py", name) for name in OF_LAUNCHERS}
+
+
+# sizes of functions
+
+LINES, PARAMETERS = 60, 8
+# module and function: why it has more lines, or more parameters
+LONG: dict[str, str] = {
+    "commands/train.py run": "to be split",
+}
+WIDE: dict[str, str] = {
+    "data/batches.py TrainingBatches.__init__": "keywords, each an option of nmt train or a part of the run",
+    "search/beam.py beam_search": "to be grouped",
+    "search/sampling.py step_by_step": "to be grouped",
+    "search/translator.py Translator.__init__": "to be grouped",
+    "training/loop.py Trainer.__init__": "to be grouped",
+    "training/schedule.py learning_rate": "to be grouped",
+    "training/validation.py Validator.__init__": "to be grouped",
+}
+
+
+def functions_of(page: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """`losses/beam.py Loss.forward` and its node, for each function and method; those within functions too."""
+
+    def below(node: ast.AST, names: tuple[str, ...]) -> Iterator[tuple[str, ast.FunctionDef]]:
+        for child in ast.iter_child_nodes(node):
+            own = (*names, child.name) if isinstance(child, ast.FunctionDef | ast.ClassDef) else names
+            if isinstance(child, ast.FunctionDef):
+                yield f"{page.relative_to(PACKAGE)} {'.'.join(own)}", child
+            yield from below(child, own)
+
+    return below(ast.parse(page.read_text(encoding="utf-8")), ())
+
+
+def lines_of(function: ast.FunctionDef) -> int:
+    """Lines of its body, the docstring not counted."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (function.body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def parameters_of(function: ast.FunctionDef) -> int:
+    """Its parameters, self or cls not counted."""
+    listed = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    others = [one for one in (function.args.vararg, function.args.kwarg) if one]
+    return len([one for one in [*listed, *others] if one.arg not in ("self", "cls")])
+
+
+def test_functions_have_at_most_60_lines_and_8_parameters() -> None:
+    functions = [named for page in PAGES for named in functions_of(page)]
+    assert {name for name, function in functions if lines_of(function) > LINES} == set(LONG)
+    assert {name for name, function in functions if parameters_of(function) > PARAMETERS} == set(WIDE)

@@ -2,11 +2,9 @@
 
 import copy
 import dataclasses
-import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,6 @@ from nmtcli.commands.machine import (
     autocast,
     choose_device,
     choose_precision,
-    cores,
     deterministic_algorithms,
     set_threads,
 )
@@ -27,6 +24,7 @@ from nmtcli.console import Console
 from nmtcli.data.batches import TrainingBatches, loader_deaths
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.mixture import mixture_of
+from nmtcli.data.parallel import cores
 from nmtcli.data.shortlist import Shortlist, evenly, shortlist
 from nmtcli.data.subword import Subword
 from nmtcli.data.vectors import read_vectors
@@ -35,6 +33,7 @@ from nmtcli.knobs import Config, knob_of, option_name, option_text
 from nmtcli.losses.build import build_loss
 from nmtcli.model.init import start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.ranks import environment
 from nmtcli.training.checkpoint import BEGUN, CONFIG, STATE, ModelDirectory, Onlooker
 from nmtcli.training.distributed import joined, launch
 from nmtcli.training.estimate import estimate, fitting_batch_tokens
@@ -46,16 +45,19 @@ from nmtcli.training.validation import Validator
 from nmtcli.training.weights import load_weights, unique_state
 
 
-def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], console: Console) -> None:
+def run(
+    model_config: ModelConfig, config: TrainConfig, given: frozenset[str], arguments: Sequence[str], console: Console
+) -> None:
     """Trains a model, or goes on training one.
 
     Args:
         model_config, config: what the command line and the recipe say.
         given: the options that they set; on resume the others are those of the run that goes on.
+        arguments: the whole command line, to start other processes with.
         console: who to talk to.
     """
-    if config.nproc > 1 and "RANK" not in os.environ:
-        launch(config.nproc, sys.argv[1:])
+    if config.nproc > 1 and not environment().is_launched:
+        launch(config.nproc, arguments)
         return
     with loader_deaths(), ExitStack() as stack:
         device = choose_device(_device_of_rank(config.device))
@@ -74,7 +76,7 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
             directory.about.update(training=config.to_dict())
         data = DataDirectory.open(config.data)
         data.verify(quick=not config.verify)
-        set_threads(config.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+        set_threads(config.threads or max(1, cores() // environment().local_world_size))
         if resumes:
             _check_same_data(directory, data)
         else:
@@ -183,8 +185,8 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
 
 def _device_of_rank(name: str) -> str:
     """Each rank of a machine has a GPU of its own, where there are GPUs."""
-    local_rank = os.environ.get("LOCAL_RANK", "")
-    return f"cuda:{local_rank}" if local_rank and choose_device(name) == torch.device("cuda") else name
+    local_rank = environment().local_rank
+    return f"cuda:{local_rank}" if local_rank is not None and choose_device(name) == torch.device("cuda") else name
 
 
 def merged(
@@ -207,7 +209,7 @@ def merged(
 
 def _merged(stored: Config, asked: Config, given: frozenset[str], differences: list[str]) -> Any:
     values = {}
-    for field in dataclasses.fields(stored):  # type: ignore[arg-type]
+    for field in dataclasses.fields(stored):
         name = field.name
         old, new = getattr(stored, name), getattr(asked, name)
         takes_new = name in given or name in ("data", "model", "resume", "overwrite", "dry_run", "nproc", "timeout")

@@ -29,13 +29,12 @@ from nmtcli.commands.machine import (
     FreedMemory,
     choose_device,
     choose_precision,
-    cores,
     keep_few_compiled,
     set_threads,
 )
 from nmtcli.config import SearchConfig, TranslateConfig
 from nmtcli.console import Console
-from nmtcli.data.parallel import workers
+from nmtcli.data.parallel import cores, workers
 from nmtcli.data.subword import EOS, Subword
 from nmtcli.data.text import decode_stream
 from nmtcli.errors import ConfigError, DataError, DirectoryError, WorldError
