@@ -316,6 +316,17 @@ class TrainConfig(Config):
             raise ConfigError("--resume and --overwrite contradict each other", "Choose one")
         if self.decay == "linear" and not self.max_updates:
             raise ConfigError("--decay linear needs to know where it ends", "Add --max-updates")
+        self._check_loss_options()
+        if self.init_from and (self.source_vectors or self.target_vectors):
+            option = "--source-vectors" if self.source_vectors else "--target-vectors"
+            raise ConfigError(f"--init-from and {option} both say how embeddings start", "Leave one out")
+
+    def _check_loss_options(self) -> None:
+        """See to it that each option of a loss is for the one that was chosen, and has an effect.
+
+        Raises:
+            ConfigError: one is not, or has none.
+        """
         for config_field in dataclasses.fields(self):
             losses = LOSS_OPTIONS.get(config_field.name)
             if losses and self.loss not in losses and getattr(self, config_field.name) != config_field.default:
@@ -344,9 +355,6 @@ class TrainConfig(Config):
             raise ConfigError("--teacher-forcing-half has no effect without --teacher-forcing-decay", "Add it")
         if self.loss in OF_CANDIDATES and self.candidates == 1 and not self.with_reference:
             raise ConfigError(f"--loss {self.loss} compares candidates, but --candidates is 1", "Use 2 at least")
-        if self.init_from and (self.source_vectors or self.target_vectors):
-            option = "--source-vectors" if self.source_vectors else "--target-vectors"
-            raise ConfigError(f"--init-from and {option} both say how embeddings start", "Leave one out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

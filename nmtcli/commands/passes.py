@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import json
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,9 +109,7 @@ def first_pass(
                 if sample.offer(source, target, digest):
                     line = json.dumps((digest.hex(), source, target))
                     candidates.write(f"{line}\n".encode())
-            for total, counts in zip(state.words, block.words, strict=True):
-                for word, count in counts.items():
-                    total[word] = total.get(word, 0) + count
+            _add_counts(state.words, block.words)
             if config.dedup:
                 duplicates.add(block.hashes, before + state.read + block.numbers)
             state.read += block.pairs
@@ -140,6 +138,13 @@ def _sample_from(path: Path, size: int) -> Sample:
             digest, source, target = json.loads(line)
             sample.offer(source, target, bytes.fromhex(digest))
     return sample
+
+
+def _add_counts(totals: Sequence[dict[str, int]], counts: Sequence[Mapping[str, int]]) -> None:
+    """Add how often words occur in a block to the totals of either side."""
+    for total, of_block in zip(totals, counts, strict=True):
+        for word, count in of_block.items():
+            total[word] = total.get(word, 0) + count
 
 
 def _add_known(duplicates: Duplicates, old: DataDirectory) -> None:
