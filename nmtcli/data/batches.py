@@ -248,7 +248,7 @@ class TrainingBatches:
         blocks: of an epoch.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (keywords, each an option of nmt train or a part of the run)
         self,
         corpus: Corpus,
         source_subword: Subword,
