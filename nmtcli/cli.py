@@ -1,4 +1,4 @@
-"""The `nmt` command: options in, config out, one error boundary. Imports no torch; a verb is imported when called."""
+"""The `nmt` command: options in, config out, one error boundary. No torch here; a command is imported when called."""
 
 import atexit
 import errno
@@ -24,9 +24,10 @@ from nmtcli.config import (
     TranslateConfig,
 )
 from nmtcli.console import Console
-from nmtcli.errors import NmtError, Stopped
+from nmtcli.errors import ConfigError, NmtError, Stopped
 from nmtcli.knobs import option_text
 from nmtcli.options import Given, command
+from nmtcli.ranks import RankEnvironment, environment
 
 READER_GONE = 141  # what a shell reports for a filter whose reader went away: 128 + SIGPIPE
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -84,7 +85,7 @@ def train(console: Console, given: Given, model_config: ModelConfig, config: Tra
     """
     from nmtcli.commands.train import run as verb
 
-    verb(model_config, config, given.names, console)
+    verb(model_config, config, given.names, given.arguments, console)
 
 
 @nmt.command(short_help="Lines -> translations, line by line.")
@@ -116,9 +117,10 @@ def score(console: Console, _: Given, config: ScoreConfig) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Runs one command line and gives its exit code (see errors.py); a bug of ours is raised."""
+    """Run one command line and return its exit code (see errors.py); a bug of ours is raised."""
     try:
-        with nmt.make_context("nmt", list(arguments)) as context:  # not nmt.main: that makes a broken pipe exit 1
+        # not nmt.main: that makes a broken pipe exit 1
+        with nmt.make_context("nmt", list(arguments), obj=tuple(arguments)) as context:
             nmt.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as done:  # --help, --version
@@ -150,13 +152,13 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """The entry point of `nmt`."""
     code = run(sys.argv[1:])
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if _ranks().world_size > 1:
         end_rank(code)
     sys.exit(code)
 
 
 def end_rank(code: int) -> NoReturn:
-    """Ends a process that trained with others, without taking the interpreter down.
+    """End a process that trained with others, without taking the interpreter down.
 
     The threads of DistributedDataParallel's process group outlive it. One of them that lets go of a tensor only while
     the interpreter goes down wants its lock, gets a forced end instead, and aborts the process after all is done.
@@ -169,18 +171,27 @@ def end_rank(code: int) -> NoReturn:
 
 def _fail(message: str, code: int) -> int:
     message = " ".join(message.split())
-    if os.environ.get("NMT_SAYS_TO_LAUNCHER") and (path := os.environ.get("TORCHELASTIC_ERROR_FILE")):
-        with open(path, "w", encoding="utf-8") as file:  # one of several processes: the launcher says the first error
+    ranks = _ranks()
+    if ranks.error_file:  # the launcher prints the first error of its processes
+        with open(ranks.error_file, "w", encoding="utf-8") as file:
             json.dump({"message": {"message": message, "extraInfo": {"timestamp": str(int(time.time()))}}}, file)
-    elif int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        print(f"Error: rank {os.environ['RANK']} on {os.uname().nodename}: {message}", file=sys.stderr, flush=True)
+    elif ranks.world_size > 1:
+        print(f"Error: rank {ranks.rank} on {os.uname().nodename}: {message}", file=sys.stderr, flush=True)
     else:
         print(f"Error: {message}", file=sys.stderr, flush=True)
     return code
 
 
+def _ranks() -> RankEnvironment:
+    """Read what a launcher has told this process; nonsense, which `nmt train` refuses, counts as nothing."""
+    try:
+        return environment()
+    except ConfigError:
+        return RankEnvironment()
+
+
 def _forget_stdout() -> None:
-    """What is still buffered for stdout cannot be written: Python's own flush at exit must not try again."""
+    """Keep Python's own flush at exit from trying again to write what stdout did not take."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):

@@ -43,7 +43,6 @@ class PreprocessConfig(Config):
     max_length: int = opt(250, "drop training pairs with a longer side; 0: none [tokens]", at_least=0)
     max_ratio: float = opt(0.0, "drop training pairs with one side so many times longer; 0: none", at_least=0.0)
     dedup: bool = opt(False, "drop training pairs that came before")
-    drop_empty: bool = opt(True, "drop training pairs with an empty side; always on")
     workers: int = opt(0, "processes that read and encode; 0: one for each core", at_least=0)
     engine: str = opt(
         "local", "where they are: on this machine, or on those of a Ray cluster", choices=("local", "ray")
@@ -60,8 +59,6 @@ class PreprocessConfig(Config):
             raise ConfigError("--append and --overwrite do not go together", "Leave one out")
         if self.ray_address and self.engine != "ray":
             raise ConfigError("--ray-address needs --engine ray", "Leave it out, or give both")
-        if not self.drop_empty:
-            raise ConfigError("--drop-empty cannot be turned off: an empty side teaches nothing", "Leave it out")
         if self.source_lang == self.target_lang:
             raise ConfigError(f"source and target language are both `{self.source_lang}`", "Name two languages")
         if self.vocab_size == 0 and self.subword not in ("word", "none"):
@@ -319,6 +316,17 @@ class TrainConfig(Config):
             raise ConfigError("--resume and --overwrite contradict each other", "Choose one")
         if self.decay == "linear" and not self.max_updates:
             raise ConfigError("--decay linear needs to know where it ends", "Add --max-updates")
+        self._check_loss_options()
+        if self.init_from and (self.source_vectors or self.target_vectors):
+            option = "--source-vectors" if self.source_vectors else "--target-vectors"
+            raise ConfigError(f"--init-from and {option} both say how embeddings start", "Leave one out")
+
+    def _check_loss_options(self) -> None:
+        """See to it that each option of a loss is for the one that was chosen, and has an effect.
+
+        Raises:
+            ConfigError: one is not, or has none.
+        """
         for config_field in dataclasses.fields(self):
             losses = LOSS_OPTIONS.get(config_field.name)
             if losses and self.loss not in losses and getattr(self, config_field.name) != config_field.default:
@@ -347,9 +355,6 @@ class TrainConfig(Config):
             raise ConfigError("--teacher-forcing-half has no effect without --teacher-forcing-decay", "Add it")
         if self.loss in OF_CANDIDATES and self.candidates == 1 and not self.with_reference:
             raise ConfigError(f"--loss {self.loss} compares candidates, but --candidates is 1", "Use 2 at least")
-        if self.init_from and (self.source_vectors or self.target_vectors):
-            option = "--source-vectors" if self.source_vectors else "--target-vectors"
-            raise ConfigError(f"--init-from and {option} both say how embeddings start", "Leave one out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

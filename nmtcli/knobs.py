@@ -5,7 +5,7 @@ import math
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from nmtcli.errors import ConfigError
 
@@ -74,10 +74,11 @@ class Config:
     """What all configs share: bounds checked at construction, to and from plain dicts."""
 
     __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, "dataclasses.Field[Any]"]]  # each config is a dataclass
 
     def __post_init__(self) -> None:
         types = typing.get_type_hints(type(self))
-        for config_field in dataclasses.fields(self):  # type: ignore[arg-type]
+        for config_field in dataclasses.fields(self):
             check_value(
                 config_field.name, getattr(self, config_field.name), types[config_field.name], knob_of(config_field)
             )
@@ -86,7 +87,7 @@ class Config:
         """The values as JSON has them; `from_dict` gives the same config back."""
         return {
             config_field.name: list(value) if isinstance(value := getattr(self, config_field.name), tuple) else value
-            for config_field in dataclasses.fields(self)  # type: ignore[arg-type]
+            for config_field in dataclasses.fields(self)
         }
 
     @classmethod
@@ -106,7 +107,7 @@ class Config:
         Raises:
             ConfigError: an unknown key, or a value of the wrong type or out of bounds.
         """
-        known = {config_field.name for config_field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        known = {config_field.name for config_field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
             raise ConfigError(f"{cls.__name__} has no key `{unknown[0]}`", "It may come from a newer version of nmt")

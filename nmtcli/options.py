@@ -35,20 +35,23 @@ EXPECT = "expect"  # a recipe's table of the scores it should reach; no command 
 class Given:
     """How the command was called, beside the values of its configs.
 
-    Args:
-        names: the fields that the command line or the recipe set, rather than their defaults.
-        command_line: the fields that the command line set.
+    Attributes:
+        names: the fields that the command line, the recipe or the environment set, rather than their defaults.
+        arguments: the whole command line that `cli.run` was given.
     """
 
     names: frozenset[str]
-    command_line: frozenset[str]
+    arguments: tuple[str, ...]
 
 
 def command(*configs: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a click callback the options of these configs, and `--config`, `-q` and `-v`.
+    """Decorate a click callback with the options of these configs, and with `--config`, `-q` and `-v`.
 
-    The callback is called as `callback(console, given, *built)`, with one built config for each class.
+    The callback is called as `callback(console, given, *built)`, with one built config for each class. The command line
+    is the `obj` of click's context.
     """
+    names = [config_field.name for cls in configs for config_field in dataclasses.fields(cls)]
+    assert len(names) == len(set(names)), "two configs of one command share a field name"
 
     def decorate(callback: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(callback)
@@ -56,45 +59,46 @@ def command(*configs: type[Config]) -> Callable[[Callable[..., None]], Callable[
             context = click.get_current_context()
             console = Console(quiet=values.pop("quiet"), verbose=values.pop("verbose"))
             values.pop("config")
-            given = {
-                name: source
-                for name in values
-                if (source := context.get_parameter_source(name)) not in (ParameterSource.DEFAULT, None)
-            }
-            built = []
-            for cls in configs:
-                names = [config_field.name for config_field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-                built.append(cls(**cls.with_presets({name: values[name] for name in names}, given)))
-            typed = frozenset(name for name, source in given.items() if source is ParameterSource.COMMANDLINE)
+            sources = {name: context.get_parameter_source(name) for name in values}
+            given = frozenset(name for name, source in sources.items() if source not in (ParameterSource.DEFAULT, None))
+            built = [cls(**cls.with_presets(_values_of(cls, values), given)) for cls in configs]
             context.call_on_close(console.close)
-            callback(console, Given(names=frozenset(given), command_line=typed), *built)
+            callback(console, Given(names=given, arguments=tuple(context.obj or ())), *built)
 
-        names = [config_field.name for cls in configs for config_field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        assert len(names) == len(set(names)), "two configs of one command share a field name"
         decorated: Callable[..., Any] = built_callback
-        tables = [table for table, classes in TABLES.items() if set(classes) & set(configs)]
-        for decorator in (
-            click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
-            click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but warnings and errors."),
-            click.option(
-                "--config",
-                metavar="RECIPE.TOML",
-                is_eager=True,
-                callback=functools.partial(_read_recipe, configs=configs, tables=tables),
-                help=f"Defaults from the tables {', '.join(f'[{table}]' for table in tables)} of a TOML file.",
-            ),
-        ):
+        for decorator in _shared_options(configs):
             decorated = decorator(decorated)
         for cls in reversed(configs):
             types = typing.get_type_hints(cls)
-            for config_field in reversed(dataclasses.fields(cls)):  # type: ignore[arg-type]
+            for config_field in reversed(dataclasses.fields(cls)):
                 decorated = _parameter(config_field, types[config_field.name])(decorated)
         return decorated
 
     return decorate
 
 
-class _IntegerOrAuto(click.ParamType):  # type: ignore[type-arg]
+def _values_of(cls: type[Config], values: dict[str, Any]) -> dict[str, Any]:
+    """Select the values of the fields of one config."""
+    return {config_field.name: values[config_field.name] for config_field in dataclasses.fields(cls)}
+
+
+def _shared_options(configs: tuple[type[Config], ...]) -> list[Callable[..., Any]]:
+    """Decorators for the options of every command, the last one of the help page first."""
+    tables = [table for table, classes in TABLES.items() if set(classes) & set(configs)]
+    return [
+        click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
+        click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but warnings and errors."),
+        click.option(
+            "--config",
+            metavar="RECIPE.TOML",
+            is_eager=True,
+            callback=functools.partial(_read_recipe, tables=tables),
+            help=f"Defaults from the tables {', '.join(f'[{table}]' for table in tables)} of a TOML file.",
+        ),
+    ]
+
+
+class _IntegerOrAuto(click.types.IntParamType):
     """A whole number; `auto` is 0."""
 
     name = "integer|auto"
@@ -148,15 +152,12 @@ def _parameter(config_field: "dataclasses.Field[Any]", declared: Any) -> Callabl
     )
 
 
-def _read_recipe(
-    context: click.Context,
-    _: click.Parameter,
-    path: str | None,
-    *,
-    configs: tuple[type[Config], ...],
-    tables: list[str],
-) -> str | None:
-    """Puts the recipe's values into click's default map, after checking that every key is known."""
+def _read_recipe(context: click.Context, _: click.Parameter, path: str | None, *, tables: list[str]) -> str | None:
+    """Put the recipe's values into click's default map, after checking all of its tables.
+
+    Args:
+        tables: those that this command reads.
+    """
     if path is None:
         return None
     try:
@@ -171,23 +172,35 @@ def _read_recipe(
             continue
         if table not in TABLES or not isinstance(values, dict):
             raise ConfigError(f"{path} has no use for [{table}]", f"{_suggestion(table, list(TABLES))}")
-        known = {config_field.name: config_field for cls in TABLES[table] for config_field in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        types = {name: declared for cls in TABLES[table] for name, declared in typing.get_type_hints(cls).items()}
-        for name, value in values.items():
-            if name not in known:
-                raise ConfigError(f"{path}: [{table}] has no option `{name}`", _suggestion(name, list(known)))
-            if typing.get_origin(types[name]) is tuple:  # `model = "m"` is short for `model = ["m"]`
-                value = tuple(value) if isinstance(value, list) else (value,)
-            if knob_of(known[name]).auto and value == AUTO:
-                value = 0
-            try:
-                check_value(name, value, types[name], knob_of(known[name]))
-            except ConfigError as error:
-                raise ConfigError(f"{path}: [{table}] {error.what}", error.mend) from error
-            if table in tables:
-                defaults[name] = value
+        checked = _checked_table(path, table, values)
+        if table in tables:
+            defaults |= checked
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
+
+
+def _checked_table(path: str, table: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe's table as the fields have them.
+
+    Raises:
+        ConfigError: a key is unknown, or its value cannot be.
+    """
+    known = {config_field.name: config_field for cls in TABLES[table] for config_field in dataclasses.fields(cls)}
+    types = {name: declared for cls in TABLES[table] for name, declared in typing.get_type_hints(cls).items()}
+    checked = {}
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(f"{path}: [{table}] has no option `{name}`", _suggestion(name, list(known)))
+        if typing.get_origin(types[name]) is tuple:  # `model = "m"` is short for `model = ["m"]`
+            value = tuple(value) if isinstance(value, list) else (value,)
+        if knob_of(known[name]).auto and value == AUTO:
+            value = 0
+        try:
+            check_value(name, value, types[name], knob_of(known[name]))
+        except ConfigError as error:
+            raise ConfigError(f"{path}: [{table}] {error.what}", error.mend) from error
+        checked[name] = value
+    return checked
 
 
 def _suggestion(name: str, known: list[str]) -> str:

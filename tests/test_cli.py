@@ -29,7 +29,7 @@ OPTIONS = {
         -s/--source-lang -t/--target-lang --train --valid --test --data
         --subword --vocab-size --joint/--separate --source-model --target-model --user-words --user-words-min
         --normalization --character-coverage --sentences-for-vocab
-        --max-length --max-ratio --dedup/--no-dedup --drop-empty/--no-drop-empty
+        --max-length --max-ratio --dedup/--no-dedup
         --workers --engine --ray-address --overwrite/--no-overwrite --append/--no-append
         --config -q/--quiet -v/--verbose -h/--help
         """,
@@ -85,7 +85,7 @@ def fields() -> Iterator[tuple[str, str, Any, Knob]]:
     for command, classes in CONFIGS.items():
         for cls in classes:
             declared = typing.get_type_hints(cls)
-            for config_field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            for config_field in dataclasses.fields(cls):
                 yield command, config_field.name, declared[config_field.name], knob_of(config_field)
 
 
@@ -165,7 +165,7 @@ def test_without_options_every_field_has_its_default(command: str, called: list[
     assert cli.run([command, *REQUIRED[command]]) == 0
     for cls in CONFIGS[command]:
         (config,) = [argument for argument in called if isinstance(argument, cls)]
-        for config_field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        for config_field in dataclasses.fields(cls):
             if option_name(config_field.name) not in REQUIRED[command] and not knob_of(config_field).required:
                 assert getattr(config, config_field.name) == config_field.default
 
@@ -320,6 +320,30 @@ def test_a_recipe_sets_fields_of_every_type_and_its_other_tables_are_left_alone(
     called.clear()
     assert cli.run(["score", "--config", recipe]) == 0
     assert [value_of(called, name) for name in ("hypotheses", "ref")] == [("out",), ("ref",)]
+
+
+def test_a_command_gets_the_command_line_of_its_run(called: list[Any]) -> None:
+    assert cli.run(["train", "--seed", "1"]) == 0
+    assert ("train", "--seed", "1") in called
+
+
+def test_a_relaunch_has_the_arguments_of_its_run_not_those_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched: list[Any] = []
+    train = importlib.import_module("nmtcli.commands.train")
+    monkeypatch.setattr(train, "launch", lambda *how: launched.append(how))
+    monkeypatch.setattr(sys, "argv", ["python", "--other"])
+    monkeypatch.delenv("RANK", raising=False)
+    assert cli.run(["train", "--nproc", "2", "--seed", "3"]) == 0
+    assert launched == [(2, ("train", "--nproc", "2", "--seed", "3"))]
+
+
+@pytest.mark.parametrize("name", ["RANK", "WORLD_SIZE"])
+def test_a_number_of_a_launcher_that_is_none_is_refused_in_one_line(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, "many")
+    for options in ([], ["--nproc", "2"]):
+        assert f"{name} must be a whole number" in refusal(capsys, ["train", "--device", "cpu", *options])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-"""The house rules of the design that a parser can hold: imports go down only, and only the verbs talk."""
+"""The rules of the design that a parser can hold: imports go down only, only the commands print, files and the
+environment of ranks have one module each, most modules need no torch, and functions stay small."""
 
 import ast
 import re
@@ -8,87 +9,90 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "nmtcli"
-PAGES = sorted(PACKAGE.rglob("*.py"))
+MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# from the top down; a room may import what stands in its own row or below it
-FLOORS = [
+# from the top down; a module or package may import what stands in its own row or below it
+LAYERS = [
     {"__main__"},
     {"cli", "options"},
     {"commands"},
     {"training"},
     {"losses"},
+    {"runtime"},
     {"search"},
     {"scoring"},
+    {"store"},
     {"model"},
     {"data"},
-    {"console", "config", "knobs", "errors", "__init__"},
+    {"console", "config", "knobs", "ranks", "errors", "__init__"},
 ]
-FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-VERBS = {"preprocess", "train", "translate", "score"}
+PLANNED = {"runtime"}  # exported graphs: has its row, and no module yet
+LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
+COMMANDS = {"preprocess", "train", "translate", "score"}
 AXES = re.compile(r"_*[a-z].*_([A-Z0-9]*[A-Z][A-Z0-9]*)")  # those of `memory_BSH` are BSH
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "base", "constants"}
 
 
-def room_of(page: Path) -> str:
-    """`nmtcli/data/text.py` is in the room `data`, `nmtcli/cli.py` is its own room."""
-    return page.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def package_of(module: Path) -> str:
+    """`nmtcli/data/text.py` is in the package `data`, `nmtcli/cli.py` is a module by itself."""
+    return module.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def nodes_of(page: Path) -> Iterator[ast.stmt | ast.expr]:
-    nodes = ast.walk(ast.parse(page.read_text(encoding="utf-8"), filename=str(page)))
+def nodes_of(module: Path) -> Iterator[ast.stmt | ast.expr]:
+    nodes = ast.walk(ast.parse(module.read_text(encoding="utf-8"), filename=str(module)))
     return (node for node in nodes if isinstance(node, ast.stmt | ast.expr))
 
 
-def our_imports(page: Path) -> Iterator[tuple[int, list[str]]]:
+def our_imports(module: Path) -> Iterator[tuple[int, list[str]]]:
     """(line, path below nmtcli) of each import of ours, also inside functions and under TYPE_CHECKING."""
-    for node in nodes_of(page):
-        modules = []
+    for node in nodes_of(module):
+        imported = []
         if isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
+            imported = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{page}:{node.lineno}: an import is absolute"
-            modules = [f"{node.module}.{alias.name}" for alias in node.names]
-        for module in modules:
-            package, *path = module.split(".")
+            assert node.level == 0, f"{module}:{node.lineno}: an import is absolute"
+            imported = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in imported:
+            package, *path = name.split(".")
             if package == "nmtcli":
-                yield node.lineno, [path[0] if path and path[0] in FLOOR_OF else "__init__", *path[1:]]
+                yield node.lineno, [path[0] if path and path[0] in LAYER_OF else "__init__", *path[1:]]
 
 
-def names(pages: list[Path]) -> list[str]:
-    return [str(page.relative_to(PACKAGE)) for page in pages]
+def names(modules: list[Path]) -> list[str]:
+    return [str(module.relative_to(PACKAGE)) for module in modules]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
-def test_imports_go_down_only(page: Path) -> None:
-    room = room_of(page)
-    for line, (imported, *rest) in our_imports(page):
-        place = f"{page}:{line}: {room} imports {imported}"
-        assert FLOOR_OF[imported] >= FLOOR_OF[room], f"{place}, which stands above it"
-        if room == imported == "commands":
-            assert not VERBS & set(rest), f"{place}.{rest[0]}: verbs never import verbs"
-        if room == "model":
+@pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
+def test_imports_go_down_only(module: Path) -> None:
+    package = package_of(module)
+    for line, (imported, *rest) in our_imports(module):
+        place = f"{module}:{line}: {package} imports {imported}"
+        assert LAYER_OF[imported] >= LAYER_OF[package], f"{place}, which stands above it"
+        if package == imported == "commands":
+            assert not COMMANDS & set(rest), f"{place}.{rest[0]}: commands never import commands"
+        if package == "model":
             assert imported in ("model", "config", "errors"), f"{place}: the model knows tensors only"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
-def test_only_the_verbs_and_the_console_print(page: Path) -> None:
-    if room_of(page) in ("cli", "commands", "console"):
+@pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
+def test_only_the_commands_and_the_console_print(module: Path) -> None:
+    if package_of(module) in ("cli", "commands", "console"):
         return
-    for node in nodes_of(page):
+    for node in nodes_of(module):
         match node:
             case ast.Call(func=ast.Name(id="print")):
-                pytest.fail(f"{page}:{node.lineno} prints: give it back, or tell the verb's events object")
+                pytest.fail(f"{module}:{node.lineno} prints: return it, or tell the command's events object")
             case ast.Attribute(value=ast.Name(id="sys"), attr="stdout" | "stderr"):
-                pytest.fail(f"{page}:{node.lineno} uses sys.{node.attr}: only the verbs and the console do")
+                pytest.fail(f"{module}:{node.lineno} uses sys.{node.attr}: only the commands and the console do")
             case ast.ImportFrom(module="sys", names=imported):
-                assert not {alias.name for alias in imported} & {"stdout", "stderr"}, f"{page}:{node.lineno}"
+                assert not {alias.name for alias in imported} & {"stdout", "stderr"}, f"{module}:{node.lineno}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
-def test_only_the_verbs_choose_a_device_and_a_precision(page: Path) -> None:
-    if room_of(page) == "commands":
+@pytest.mark.parametrize("module", MODULES, ids=names(MODULES))
+def test_only_the_commands_choose_a_device_and_a_precision(module: Path) -> None:
+    if package_of(module) == "commands":
         return
-    for node in nodes_of(page):
+    for node in nodes_of(module):
         match node:
             case ast.Call(
                 func=ast.Attribute(value=ast.Name(id="torch"), attr="device"), args=[ast.Constant(value="meta")]
@@ -98,28 +102,28 @@ def test_only_the_verbs_choose_a_device_and_a_precision(page: Path) -> None:
                 func=ast.Attribute(value=ast.Name(id="torch"), attr="autocast"),
                 keywords=[ast.keyword(arg="enabled", value=ast.Constant(value=False))],
             ):
-                pass  # what follows does itself what the verb chose
+                pass  # what follows casts by itself, to what the command chose
             case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="device" | "autocast" as chosen)):
-                pytest.fail(f"{page}:{node.lineno} calls torch.{chosen}: take what the verb chose")
+                pytest.fail(f"{module}:{node.lineno} calls torch.{chosen}: take what the command chose")
 
 
-def test_every_page_stands_in_a_room_of_the_table() -> None:
-    assert {room_of(page) for page in PAGES} == set(FLOOR_OF)
+def test_every_module_is_in_a_layer_of_the_table() -> None:
+    assert {package_of(module) for module in MODULES} == set(LAYER_OF) - PLANNED
 
 
-def test_names_of_pages_say_what_they_hold() -> None:
-    assert not {name for page in PAGES for name in page.with_suffix("").parts} & NAMES_THAT_SAY_NOTHING
+def test_names_of_modules_say_what_they_hold() -> None:
+    assert not {name for module in MODULES for name in module.with_suffix("").parts} & NAMES_THAT_SAY_NOTHING
 
 
 def axes_used() -> Iterator[tuple[str, str]]:
     """(a letter, where a name ends in it) for each name, argument and attribute with axes."""
-    for page in PAGES:
-        for node in ast.walk(ast.parse(page.read_text(encoding="utf-8"), filename=str(page))):
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"), filename=str(module))):
             match node:
                 case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name) | ast.keyword(arg=str(name)):
                     axes = AXES.fullmatch(name)
                     for letter in axes[1] if axes else "":
-                        yield letter, f"{page}:{node.lineno}: {name}"
+                        yield letter, f"{module}:{node.lineno}: {name}"
 
 
 def test_each_axis_in_a_name_is_in_the_legend_and_the_legend_has_no_other() -> None:
@@ -134,8 +138,168 @@ def test_each_axis_in_a_name_is_in_the_legend_and_the_legend_has_no_other() -> N
 @pytest.mark.parametrize(
     ("name", "axes"),
     [("memory_BSH", "BSH"), ("_low_bias_V", "V"), ("best_B1", "B1"), ("TOP_BLOCK", None), ("_C", None)],
-    [("memory_BSH", "BSH"), ("_low_bias_V", "V"), ("best_B1", "B1"), ("TOP_BLOCK", None), ("_C", None)],
 )
 def test_axes_are_told_from_constants(name: str, axes: str | None) -> None:
     found = AXES.fullmatch(name)
     assert (found[1] if found else None) == axes
+
+
+# modules that import no torch, be it through others; what a function imports when it is called does not count
+
+TORCH_FREE = {
+    *("nmtcli", "__main__", "cli", "config", "console", "errors", "knobs", "options", "ranks"),
+    *("commands", "commands.append", "commands.passes", "commands.preprocess", "commands.score"),
+    *("data", "data.clean", "data.cluster", "data.corpus", "data.files", "data.mixture", "data.parallel"),
+    *("data.segmentation", "data.shards", "data.shortlist", "data.subword", "data.text", "data.user_words"),
+    *("data.vectors", "data.writing"),
+    *("scoring", "scoring.metrics", "scoring.sentence"),
+    *("search", "search.host", "search.searchers", "search.translator"),
+    *("store", "store.record"),
+    *("training", "training.lock", "training.schedule"),
+    *("losses", "model"),  # their __init__ modules are documentation
+}
+
+
+def top_level_imports(module: Path) -> Iterator[str]:
+    """Names of the modules that importing this one imports, its package included."""
+    parts = ("nmtcli", *module.relative_to(PACKAGE).with_suffix("").parts)
+    yield from (".".join(parts[:length]) for length in range(1, len(parts)))
+    for node in ast.parse(module.read_text(encoding="utf-8")).body:
+        match node:
+            case ast.Import(names=imported):
+                yield from (alias.name for alias in imported)
+            case ast.ImportFrom(module=str(name), names=imported):
+                yield name
+                yield from (f"{name}.{alias.name}" for alias in imported)
+
+
+def test_the_modules_that_import_no_torch_are_these() -> None:
+    imports: dict[str, set[str]] = {}
+    for module in MODULES:
+        name = ".".join(("nmtcli", *module.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        imports[name] = set(top_level_imports(module))
+    needs_torch = {name for name, imported in imports.items() if any("torch" in one.split(".") for one in imported)}
+    while more := {name for name in set(imports) - needs_torch if imports[name] & needs_torch}:
+        needs_torch |= more
+    assert needs_torch
+    assert {name.removeprefix("nmtcli.") for name in set(imports) - needs_torch} == TORCH_FREE
+
+
+# files of run and data directories
+
+WRITING = [
+    module
+    for module in MODULES
+    if module.relative_to(PACKAGE).parts[0] in ("data", "store", "training")
+    or str(module.relative_to(PACKAGE))
+    in {f"commands/{name}.py" for name in ("preprocess", "passes", "append", "train")}
+]
+FILES = "data/files.py"
+# (module, what it does itself): why
+DOES_ITSELF = {
+    ("data/clean.py", "open_memmap"): "the flags of duplicates are an array that NumPy maps into memory",
+}
+OF_OS = {"open", "write", "pwrite", "truncate", "ftruncate", "fsync", "link", "symlink", "mkdir", "makedirs"}
+OF_OS |= {"rename", "renames", "replace", "remove", "removedirs", "rmdir", "unlink"}
+OF_PATHS = {"write_bytes", "write_text", "touch", "mkdir", "rename", "unlink", "rmdir", "symlink_to", "hardlink_to"}
+OF_PATHS |= {"tofile"}  # of an array
+
+
+def writes_in(mode: ast.expr | None) -> bool:
+    return isinstance(mode, ast.Constant) and isinstance(mode.value, str) and bool(set(mode.value) & set("wax+"))
+
+
+def what_it_does_itself(node: ast.stmt | ast.expr) -> set[str]:
+    """What a node does to files that files.py is there for: modules that it imports, functions that it calls."""
+    match node:
+        case ast.Import(names=imported):
+            return {alias.name for alias in imported} & {"fcntl", "shutil"}
+        case ast.ImportFrom(module="fcntl" | "shutil" as module):
+            return {module}
+        case ast.ImportFrom(module="os", names=imported):
+            return {alias.name for alias in imported} & OF_OS
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr=name)):
+            return {name} & OF_OS
+        case ast.Call(func=ast.Attribute(attr="replace"), args=[_], keywords=[]):  # of text it has two arguments
+            return {"replace"}
+        case ast.Call(func=ast.Attribute(attr="open"), args=[mode, *_]) if writes_in(mode):
+            return {"open"}
+        case ast.Call(func=ast.Name(id="open"), args=[_, mode, *_]) if writes_in(mode):
+            return {"open"}
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), keywords=keywords) if any(
+            keyword.arg == "mode" and writes_in(keyword.value) for keyword in keywords
+        ):
+            return {name}
+        case ast.Call(func=ast.Attribute(attr=name)):
+            return {name} & OF_PATHS
+    return set()
+
+
+def test_files_are_written_renamed_synced_locked_and_removed_by_one_module() -> None:
+    found = {
+        (str(module.relative_to(PACKAGE)), what)
+        for module in WRITING
+        for node in nodes_of(module)
+        for what in what_it_does_itself(node)
+    }
+    assert len({what for module, what in found if module == FILES}) > 8  # what is looked for is found
+    assert {(module, what) for module, what in found if module != FILES} == set(DOES_ITSELF)
+
+
+# the environment of ranks
+
+OF_LAUNCHERS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+OF_LAUNCHERS |= {f"TORCHELASTIC_{name}" for name in ("ERROR_FILE", "USE_AGENT_STORE", "RESTART_COUNT")}
+OF_LAUNCHERS |= {"NMT_SAYS_TO_LAUNCHER"}
+
+
+def test_what_launchers_set_is_named_by_one_module() -> None:
+    named = {
+        (str(module.relative_to(PACKAGE)), node.value)
+        for module in MODULES
+        for node in nodes_of(module)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value in OF_LAUNCHERS
+    }
+    assert named == {("ranks.py", name) for name in OF_LAUNCHERS}
+
+
+# sizes of functions
+
+LINES, PARAMETERS = 60, 8
+# module and function: why it has more lines, or more parameters
+LONG: dict[str, str] = {}
+WIDE: dict[str, str] = {
+    "data/batches.py TrainingBatches.__init__": "keywords, each an option of nmt train or a part of the run",
+}
+
+
+def functions_of(module: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
+    """`losses/beam.py Loss.forward` and its node, for each function and method; those within functions too."""
+
+    def below(node: ast.AST, names: tuple[str, ...]) -> Iterator[tuple[str, ast.FunctionDef]]:
+        for child in ast.iter_child_nodes(node):
+            own = (*names, child.name) if isinstance(child, ast.FunctionDef | ast.ClassDef) else names
+            if isinstance(child, ast.FunctionDef):
+                yield f"{module.relative_to(PACKAGE)} {'.'.join(own)}", child
+            yield from below(child, own)
+
+    return below(ast.parse(module.read_text(encoding="utf-8")), ())
+
+
+def lines_of(function: ast.FunctionDef) -> int:
+    """Lines of its body, the docstring not counted."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    return (function.body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
+def parameters_of(function: ast.FunctionDef) -> int:
+    """Its parameters, self or cls not counted."""
+    listed = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+    others = [one for one in (function.args.vararg, function.args.kwarg) if one]
+    return len([one for one in [*listed, *others] if one.arg not in ("self", "cls")])
+
+
+def test_functions_have_at_most_60_lines_and_8_parameters() -> None:
+    functions = [named for module in MODULES for named in functions_of(module)]
+    assert {name for name, function in functions if lines_of(function) > LINES} == set(LONG)
+    assert {name for name, function in functions if parameters_of(function) > PARAMETERS} == set(WIDE)

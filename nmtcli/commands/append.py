@@ -9,7 +9,7 @@ from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.knobs import option_name, option_text
 
 WITHOUT_INFLUENCE = ("data", "workers", "engine", "ray_address", "overwrite", "append")  # on what is written
-FREE = ("train", "max_length", "max_ratio", "dedup", "drop_empty")  # with --append
+FREE = ("train", "max_length", "max_ratio", "dedup")  # with --append
 
 
 def influential(config: PreprocessConfig) -> dict[str, Any]:

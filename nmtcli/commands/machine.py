@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
+from nmtcli.data.parallel import cores
 from nmtcli.errors import ConfigError
 from nmtcli.model.linear import sums_are_exact
 from nmtcli.training.machine import Machine
@@ -108,11 +109,6 @@ def autocast(device: torch.device, precision: str) -> Callable[[], AbstractConte
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
     return context
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def keep_few_compiled() -> None:

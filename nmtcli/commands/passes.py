@@ -3,21 +3,23 @@
 import dataclasses
 import itertools
 import json
-import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from nmtcli.config import PreprocessConfig
 from nmtcli.console import Console
 from nmtcli.data.clean import CleaningReport, Duplicates, Sample
 from nmtcli.data.corpus import HASHES, SIDES, DataDirectory
-from nmtcli.data.parallel import in_order
-from nmtcli.data.shards import Encoder, Examiner
+from nmtcli.data.files import open_to_read, remove_file
+from nmtcli.data.parallel import cores, in_order
+from nmtcli.data.shards import Encoded, Encoder, Examiner
 from nmtcli.data.subword import Subword
 from nmtcli.data.text import PairBlock, read_blocks, write_lines
 from nmtcli.data.user_words import read_words
@@ -79,8 +81,7 @@ def _spread(
         from nmtcli.data.cluster import in_order_on_ray
 
         return in_order_on_ray(function, items, config.workers, config.ray_address)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = config.workers or cores
+    processes = config.workers or cores()
     items = iter(items)
     first = list(itertools.islice(items, max(processes, alone + 1)))
     items = itertools.chain(first, items)
@@ -92,21 +93,14 @@ def _spread(
 def first_pass(
     config: PreprocessConfig, console: Console, unfinished: Unfinished, state: PassState, old: DataDirectory | None
 ) -> None:
-    """Writes a sample to learn from, counts words, and finds duplicates, as far as they are asked for."""
+    """Write a sample to learn from, count words, and find duplicates, as far as they are asked for."""
     words, unusable = read_words(config.user_words) if config.user_words else ([], 0)
-    sample = Sample(config.sentences_for_vocab)
     candidates = unfinished.growing("work/candidates")
-    with candidates.path.open(encoding="utf-8") as file:
-        for line in file:
-            digest, source, target = json.loads(line)
-            sample.offer(source, target, bytes.fromhex(digest))
+    sample = _sample_from(candidates.path, config.sentences_for_vocab)
     duplicates = Duplicates(hashes := unfinished.growing("work/hashes"), unfinished.work)
     before = old.meta["pairs"] if old and config.dedup else 0
     if old and before and not hashes.size:
-        known = np.load(old.path / HASHES, mmap_mode="r", allow_pickle=False)
-        for start in range(0, before, HASHES_AT_ONCE):
-            numbers = np.arange(start, min(start + HASHES_AT_ONCE, before))
-            duplicates.add(known[2 * start : 2 * (start + len(numbers))], numbers)
+        _add_known(duplicates, old)
     blocks = ((block, 0 if old or config.source_model else sample.below) for _, block in _blocks(config, state.read))
     examined = _spread(Examiner(words), blocks, config, alone=QUICK)
     with console.bar("Reading") as bar, closing(examined):
@@ -115,9 +109,7 @@ def first_pass(
                 if sample.offer(source, target, digest):
                     line = json.dumps((digest.hex(), source, target))
                     candidates.write(f"{line}\n".encode())
-            for total, counts in zip(state.words, block.words, strict=True):
-                for word, count in counts.items():
-                    total[word] = total.get(word, 0) + count
+            _add_counts(state.words, block.words)
             if config.dedup:
                 duplicates.add(block.hashes, before + state.read + block.numbers)
             state.read += block.pairs
@@ -138,6 +130,58 @@ def first_pass(
         write_lines(unfinished.work / f"sample.{side}.txt", (pair[column] for pair in pairs))
 
 
+def _sample_from(path: Path, size: int) -> Sample:
+    """Make a sample of the candidates that a file holds [pairs]."""
+    sample = Sample(size)
+    with open_to_read(path) as file:
+        for line in file:
+            digest, source, target = json.loads(line)
+            sample.offer(source, target, bytes.fromhex(digest))
+    return sample
+
+
+def _add_counts(totals: Sequence[dict[str, int]], counts: Sequence[Mapping[str, int]]) -> None:
+    """Add how often words occur in a block to the totals of either side."""
+    for total, of_block in zip(totals, counts, strict=True):
+        for word, count in of_block.items():
+            total[word] = total.get(word, 0) + count
+
+
+def _add_known(duplicates: Duplicates, old: DataDirectory) -> None:
+    """Add the hashes of the pairs that a data directory has."""
+    known = np.load(old.path / HASHES, mmap_mode="r", allow_pickle=False)
+    pairs = old.meta["pairs"]
+    for start in range(0, pairs, HASHES_AT_ONCE):
+        numbers = np.arange(start, min(start + HASHES_AT_ONCE, pairs))
+        duplicates.add(known[2 * start : 2 * (start + len(numbers))], numbers)
+
+
+class _PairWriter:
+    """Writes both sides of the training pairs, and their hashes where these are kept."""
+
+    def __init__(self, unfinished: Unfinished, subwords: Sequence[Subword], *, hashing: bool) -> None:
+        self._sides = [
+            SentenceWriter(unfinished.growing, side, subword.size)
+            for side, subword in zip(SIDES, subwords, strict=True)
+        ]
+        self._hashes = ArrayWriter(unfinished.growing(HASHES), np.dtype("<u8")) if hashing else None
+
+    def append(self, block: Encoded) -> None:
+        """Write what is kept of a block."""
+        for writer, sentences in zip(self._sides, (block.source, block.target), strict=True):
+            writer.append(sentences.tokens, sentences.lengths)
+        if self._hashes:
+            self._hashes.append(block.hashes)
+
+    def close(self) -> dict[str, int]:
+        """Complete the files; return the tokens of either side."""
+        for writer in self._sides:
+            writer.close()
+        if self._hashes:
+            self._hashes.close()
+        return {side: writer.tokens for side, writer in zip(SIDES, self._sides, strict=True)}
+
+
 def second_pass(
     config: PreprocessConfig,
     console: Console,
@@ -146,44 +190,30 @@ def second_pass(
     old: DataDirectory | None,
     subwords: Sequence[Subword],
 ) -> dict[str, int]:
-    """Encodes and writes the pairs that are kept, in their order.
+    """Encode and write the pairs that are kept, in their order.
 
     Returns:
         the tokens of either side, those that were there before included [tokens].
     """
     hashing = (old.path / HASHES).exists() if old else config.dedup
-    writers = [
-        SentenceWriter(unfinished.growing, side, subword.size) for side, subword in zip(SIDES, subwords, strict=True)
-    ]
-    hashes = ArrayWriter(unfinished.growing(HASHES), np.dtype("<u8")) if hashing else None
+    writer = _PairWriter(unfinished, subwords, hashing=hashing)
     unfinished.save(dataclasses.asdict(state))
     for name in ("hashes", "candidates"):
-        (unfinished.work / name).unlink(missing_ok=True)
+        remove_file(unfinished.work / name, missing_ok=True)
     flags = np.load(unfinished.work / "duplicates.npy", mmap_mode="r", allow_pickle=False) if config.dedup else None
-    before = old.meta["pairs"] if old else 0
     texts: deque[int] = deque()  # of the blocks under way
-
-    def blocks() -> Iterator[tuple[PairBlock, Any]]:
-        place = before + state.read
-        for text, block in _blocks(config, state.read):
-            texts.append(text)
-            repeats = flags[place : place + block.count] if flags is not None else None
-            yield block, None if repeats is None else np.array(repeats)
-            place += block.count
-
-    report = CleaningReport(**state.report)
+    place = (old.meta["pairs"] if old else 0) + state.read
+    blocks = _with_repeats(_blocks(config, state.read), flags, place, texts)
     encoder = Encoder(
         subwords[0], subwords[1], max_length=config.max_length, max_ratio=config.max_ratio, hashing=hashing
     )
-    encoded = _spread(encoder, blocks(), config, alone=1)
+    report = CleaningReport(**state.report)
+    encoded = _spread(encoder, blocks, config, alone=1)
     with console.bar("Encoding") as bar, closing(encoded):
         for block in encoded:
             for rule, count in block.dropped.items():
                 setattr(report, rule, getattr(report, rule) + count)
-            for writer, sentences in zip(writers, (block.source, block.target), strict=True):
-                writer.append(sentences.tokens, sentences.lengths)
-            if hashes:
-                hashes.append(block.hashes)
+            writer.append(block)
             kept = len(block.source.lengths)
             report.read, report.kept = report.read + block.pairs, report.kept + kept
             state.kept[texts.popleft()] += kept
@@ -191,17 +221,30 @@ def second_pass(
             bar.update(completed=state.read, total=state.examined)
             if unfinished.is_due:
                 unfinished.save(dataclasses.asdict(state))
-    for writer in writers:
-        writer.close()
-    if hashes:
-        hashes.close()
+    tokens = writer.close()
     if state.examined is not None and state.read != state.examined:
         raise DataError(
             f"the training text had {state.examined:,} pairs, then {state.read:,}", "Do not change it meanwhile"
         )
     if not report.kept:
         _refuse_nothing(report)
-    return {side: writer.tokens for side, writer in zip(SIDES, writers, strict=True)}
+    return tokens
+
+
+def _with_repeats(
+    blocks: Iterable[tuple[int, PairBlock]], flags: npt.NDArray[np.bool_] | None, place: int, texts: deque[int]
+) -> Iterator[tuple[PairBlock, npt.NDArray[np.bool_] | None]]:
+    """Yield each block with the flags of its pairs that came before, for `Encoder`.
+
+    Args:
+        flags: of all pairs; None if duplicates are kept.
+        place: of the first pair among the flags.
+        texts: takes the number of the text of each block.
+    """
+    for text, block in blocks:
+        texts.append(text)
+        yield block, None if flags is None else np.array(flags[place : place + block.count])
+        place += block.count
 
 
 def _refuse_nothing(report: CleaningReport) -> NoReturn:

@@ -1,15 +1,14 @@
 """nmt preprocess: raw parallel text -> data directory, in two passes that keep nothing of the corpus in memory.
 
-The first pass counts, hashes and samples; then duplicates are found and the vocabulary is learnt from the sample.
-Where nothing of that is needed, there is none. The second pass encodes, drops what is too long or too uneven, and
-writes. What was done is saved now and then: a run that was killed goes on there when it is started again.
+The first pass counts, hashes and samples; then duplicates are found and the vocabulary is learnt from the sample. It is
+skipped if none of this is needed. The second pass encodes, drops what is too long or too uneven, and writes. Progress
+is saved now and then: a run that was killed goes on from there when it is started again.
 """
 
 import hashlib
 import itertools
 import json
 import os
-import shutil
 import signal
 import threading
 from collections import Counter
@@ -25,7 +24,7 @@ from nmtcli.commands.passes import PassState, first_pass, second_pass
 from nmtcli.config import PreprocessConfig
 from nmtcli.console import Console
 from nmtcli.data.corpus import META, SIDES, DataDirectory
-from nmtcli.data.files import sha256_of
+from nmtcli.data.files import copy_whole, sha256_of
 from nmtcli.data.parallel import apart
 from nmtcli.data.subword import UNK, Subword, learn
 from nmtcli.data.text import STDIN, paths_of, read_pairs, read_written_lines, write_lines
@@ -35,7 +34,7 @@ from nmtcli.errors import ConfigError, DataError, Stopped
 
 
 def run(config: PreprocessConfig, console: Console) -> None:
-    """Makes a data directory of parallel text, or adds to one.
+    """Make a data directory of parallel text, or add to one.
 
     Raises:
         ConfigError: options that cannot be.
@@ -73,22 +72,7 @@ def run(config: PreprocessConfig, console: Console) -> None:
                 _vocabularies(config, console, directory, unfinished.work, _chosen_words(config, state))
         subwords = [Subword.load(directory / f"{side}.model") for side in SIDES]
         tokens = second_pass(config, console, unfinished, state, old, subwords)
-        facts = {
-            "source_lang": config.source_lang,
-            "target_lang": config.target_lang,
-            "subword": _subword_option(subwords[0]) if config.source_model else config.subword,
-            "joint": subwords[0].sha256 == subwords[1].sha256 if config.source_model else config.joint,
-            "vocabulary_sizes": {side: subwords[column].size for column, side in enumerate(SIDES)},
-            "pairs": sum(state.kept),
-            "corpora": [{"name": prefix, "pairs": kept} for prefix, kept in zip(config.train, state.kept, strict=True)],
-            "tokens": tokens,
-            "valid": valid,
-            "test": tests,
-            "user_words": state.user_words,
-            "cleaning": state.report,
-            "config": influential(config),
-            "appended": [],
-        }
+        facts = _facts(config, state, subwords) | {"tokens": tokens, "valid": valid, "test": tests}
         if old:
             facts = added(old, facts)
         write_meta(directory, facts)
@@ -98,8 +82,25 @@ def run(config: PreprocessConfig, console: Console) -> None:
     _tell(config, console, state, facts, shares)
 
 
+def _facts(config: PreprocessConfig, state: PassState, subwords: Sequence[Subword]) -> dict[str, Any]:
+    """Collect what meta.json says of a run, but for its tokens and the other texts; see corpus.py."""
+    return {
+        "source_lang": config.source_lang,
+        "target_lang": config.target_lang,
+        "subword": _subword_option(subwords[0]) if config.source_model else config.subword,
+        "joint": subwords[0].sha256 == subwords[1].sha256 if config.source_model else config.joint,
+        "vocabulary_sizes": {side: subword.size for side, subword in zip(SIDES, subwords, strict=True)},
+        "pairs": sum(state.kept),
+        "corpora": [{"name": prefix, "pairs": kept} for prefix, kept in zip(config.train, state.kept, strict=True)],
+        "user_words": state.user_words,
+        "cleaning": state.report,
+        "config": influential(config),
+        "appended": [],
+    }
+
+
 def _identity(config: PreprocessConfig, old: DataDirectory | None) -> str:
-    """By which a run is known: it gives the same bytes as another with the same, and may go on where that stopped."""
+    """Fingerprint of a run; equal fingerprints write equal bytes, so one may resume the other."""
     texts = [path for prefix in (*config.train, *config.test) for path in paths_of(prefix, *_langs(config))]
     texts += paths_of(config.valid, *_langs(config)) if config.valid else ()
     texts += [path for path in (config.source_model, config.target_model, config.user_words) if path]
@@ -164,11 +165,11 @@ def _vocabularies(
     if config.source_model:
         for given, path in zip((config.source_model, config.target_model), paths, strict=True):
             Subword.load(given)  # refuses what is not one, by the name that the user gave
-            shutil.copyfile(given, path)
+            copy_whole(Path(given), path)
     elif config.joint:
         console.say(f"Learning a vocabulary of {' and '.join(langs)}")
         _learn_apart(samples, paths[0], config, chosen[0].words)
-        shutil.copyfile(paths[0], paths[1])
+        copy_whole(paths[0], paths[1])
     else:
         for lang, sample, path, words in zip(langs, samples, paths, chosen, strict=True):
             console.say(f"Learning a vocabulary of {lang}")

@@ -1,11 +1,9 @@
 """`nmt train`: data directory -> model directory."""
 
 import dataclasses
-import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,6 @@ from nmtcli.commands.initialise import initialiser, shape_to_start_from
 from nmtcli.commands.machine import (
     choose_device,
     choose_precision,
-    cores,
     deterministic_algorithms,
     machine_of,
     set_threads,
@@ -26,30 +23,36 @@ from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.console import Console
 from nmtcli.data.batches import loader_deaths
 from nmtcli.data.corpus import DataDirectory
+from nmtcli.data.parallel import cores
 from nmtcli.data.shortlist import Shortlist, evenly, shortlist
 from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.knobs import Config, knob_of, option_name
+from nmtcli.ranks import environment
 from nmtcli.store.reader import StoredModel, check_is_model, holds_model
-from nmtcli.training.assembly import Parts, assembled, begun, resumed
+from nmtcli.training.assembly import Parts, Start, assembled, begun, resumed
 from nmtcli.training.checkpoint import LEFT_AT_START
-from nmtcli.training.distributed import joined, launch
+from nmtcli.training.distributed import World, joined, launch
 from nmtcli.training.estimate import estimate
 from nmtcli.training.lock import locked
 from nmtcli.training.loop import Trainer
+from nmtcli.training.machine import Machine
 
 FOR_EACH_CALL = ("data", "model", "resume", "overwrite", "dry_run", "nproc", "timeout")  # never those of a stored run
 
 
-def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], console: Console) -> None:
+def run(
+    model_config: ModelConfig, config: TrainConfig, given: frozenset[str], arguments: Sequence[str], console: Console
+) -> None:
     """Train a model, or continue training one.
 
     Args:
         model_config, config: what the command line and the recipe say.
         given: the options that they set; on resume the others are those of the run that is resumed.
+        arguments: the whole command line, to launch other processes with.
         console: for messages.
     """
-    if config.nproc > 1 and "RANK" not in os.environ:
-        launch(config.nproc, sys.argv[1:])
+    if config.nproc > 1 and not environment().is_launched:
+        launch(config.nproc, arguments)
         return
     with loader_deaths(), ExitStack() as stack:
         device = choose_device(_device_of_rank(config.device))
@@ -57,26 +60,12 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         if not world.is_first:
             console = Console(silent=True)
         writes = world.is_first and not config.dry_run
-        resumes = world.broadcast(config.resume and holds_model(config.model))
 
-        stored = None
-        if resumes:
-            if writes:
-                stack.enter_context(locked(Path(config.model)))
-            stored = StoredModel.open(config.model)
-            model_config, config = merged((stored.record.model, stored.train_config), (model_config, config), given)
-        data = DataDirectory.open(config.data)
-        data.verify(quick=not config.verify)
-        set_threads(config.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-        if stored is not None:
-            machine = machine_of(device, str(stored.record.precision))
-            start = resumed(stored, config, data)
-        else:
-            if writes:
-                _check_room(config)
-            machine = machine_of(device, world.broadcast(choose_precision(config.precision, device)))
-            model_config = shape_to_start_from(config.init_from, model_config, given)
-            start = begun(model_config, config, data, machine.precision)
+        resumes = world.broadcast(config.resume and holds_model(config.model))
+        if resumes and writes:
+            stack.enter_context(locked(Path(config.model)))
+        start, machine = (_resume if resumes else _begin)(model_config, config, given, device, world)
+        config = start.config
         board_class = tensorboard() if config.tensorboard else None
         if config.deterministic:
             stack.enter_context(deterministic_algorithms())
@@ -90,25 +79,51 @@ def run(model_config: ModelConfig, config: TrainConfig, given: frozenset[str], c
         if writes and not resumes:
             stack.enter_context(locked(Path(config.model)))
             _check_room(config)  # another run may have begun here since
-        _open_for_writing(parts, data, is_first=world.is_first)
+        _open_for_writing(parts, start.data)
         world.broadcast(None)  # the directory is there: no rank reads it before
 
-        introduce(console, parts, data)
+        introduce(console, parts, start.data)
         bar, signals = stack.enter_context(console.bar("training")), stack.enter_context(_signals())
         board = stack.enter_context(board_class(config.tensorboard)) if board_class else None
-        trainer = Trainer(
-            parts,
-            events=Reporter(console, bar, board, config, world.size),
-            signal_seen=lambda: signals[-1] if signals else 0,
-        )
-        reason = trainer.run()
+        reporter = Reporter(console, bar, board, config, world.size)
+        reason = Trainer(parts, events=reporter, signal_seen=lambda: signals[-1] if signals else 0).run()
         console.say(f"Done after {reason}. Translate with: nmt translate --model {config.model} < input.txt")
 
 
 def _device_of_rank(name: str) -> str:
     """Name the GPU of this rank, where the machine has GPUs: each rank has one of its own."""
-    local_rank = os.environ.get("LOCAL_RANK", "")
-    return f"cuda:{local_rank}" if local_rank and choose_device(name) == torch.device("cuda") else name
+    local_rank = environment().local_rank
+    return f"cuda:{local_rank}" if local_rank is not None and choose_device(name) == torch.device("cuda") else name
+
+
+def _begin(
+    model_config: ModelConfig, config: TrainConfig, given: frozenset[str], device: torch.device, world: World
+) -> tuple[Start, Machine]:
+    """Return what a new run starts from, and the machine that it computes on."""
+    data = _open_data(config)
+    if world.is_first and not config.dry_run:
+        _check_room(config)
+    machine = machine_of(device, world.broadcast(choose_precision(config.precision, device)))
+    model_config = shape_to_start_from(config.init_from, model_config, given)
+    return begun(model_config, config, data, machine.precision), machine
+
+
+def _resume(
+    model_config: ModelConfig, config: TrainConfig, given: frozenset[str], device: torch.device, _: World
+) -> tuple[Start, Machine]:
+    """Return what a resumed run starts from, and the machine that it computes on."""
+    stored = StoredModel.open(config.model)
+    config = merged((stored.record.model, stored.train_config), (model_config, config), given)[1]
+    data = _open_data(config)
+    return resumed(stored, config, data), machine_of(device, str(stored.record.precision))
+
+
+def _open_data(config: TrainConfig) -> DataDirectory:
+    """Open the data directory, and set the threads of this rank."""
+    data = DataDirectory.open(config.data)
+    data.verify(quick=not config.verify)
+    set_threads(config.threads or max(1, cores() // environment().local_world_size))
+    return data
 
 
 def merged(
@@ -131,7 +146,7 @@ def merged(
 
 def _merged(stored: Config, asked: Config, given: frozenset[str], differences: list[str]) -> Any:
     values = {}
-    for field in dataclasses.fields(stored):  # type: ignore[arg-type]
+    for field in dataclasses.fields(stored):
         name = field.name
         old, new = getattr(stored, name), getattr(asked, name)
         takes_new = name in given or name in FOR_EACH_CALL
@@ -156,12 +171,13 @@ def _check_room(config: TrainConfig) -> None:
         raise DirectoryError(f"{path} is not empty, and not a model directory", "Name another one with --model")
 
 
-def _open_for_writing(parts: Parts, data: DataDirectory, *, is_first: bool) -> None:
+def _open_for_writing(parts: Parts, data: DataDirectory) -> None:
     """Make the model directory of a run that begins, or prepare that of a run that continues."""
     if parts.continues:
         parts.writer.continue_run()
         return
-    parts.writer.create(data.path / "source.model", data.path / "target.model", _shortlist(data) if is_first else None)
+    likely = _shortlist(data) if parts.world.is_first else None
+    parts.writer.create(data.path / "source.model", data.path / "target.model", likely)
 
 
 def _shortlist(data: DataDirectory) -> Shortlist:

@@ -27,12 +27,12 @@ from nmtcli.commands.machine import (
     FreedMemory,
     choose_device,
     choose_precision,
-    cores,
     keep_few_compiled,
     set_threads,
 )
 from nmtcli.config import SearchConfig, TranslateConfig
 from nmtcli.console import Console
+from nmtcli.data.parallel import cores
 from nmtcli.data.shortlist import Shortlist
 from nmtcli.data.subword import EOS
 from nmtcli.data.text import decode_stream

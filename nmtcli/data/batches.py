@@ -109,8 +109,14 @@ class Batch:
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        tensors = {name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **tensors)  # type: ignore[arg-type]
+        return dataclasses.replace(
+            self,
+            source_BS=change(self.source_BS),
+            source_mask_BS=change(self.source_mask_BS),
+            target_input_BT=change(self.target_input_BT),
+            target_output_BT=change(self.target_output_BT),
+            target_mask_BT=change(self.target_mask_BT),
+        )
 
 
 def padded(sentences: Sequence[Ids], multiple: int = 1) -> tuple[Tensor, Tensor]:
@@ -242,7 +248,7 @@ class TrainingBatches:
         blocks: of an epoch.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (keywords, each an option of nmt train or a part of the run)
         self,
         corpus: Corpus,
         source_subword: Subword,

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from nmtcli.data.files import GrowingFile, open_to_read, remove_file
 from nmtcli.data.text import is_blank
-from nmtcli.data.writing import GrowingFile
 
 LINE_CHARACTERS = 4000  # of a line that are sampled [characters]
 SAMPLE_CHARACTERS = 15_000_000  # of a sample, both sides: SentencePiece needs about 50 bytes for each [characters]
@@ -157,7 +157,7 @@ class Duplicates:
         answer = self._directory / "duplicates.npy"
         flags = np.lib.format.open_memmap(answer, mode="w+", dtype=np.bool_, shape=(max(pairs, 1),))
         buckets = [GrowingFile(self._directory / f"hashes.{bucket:03d}") for bucket in range(_BUCKETS)]
-        with self._hashes.path.open("rb") as file:
+        with open_to_read(self._hashes.path) as file:
             while len(records := np.fromfile(file, _RECORD, _AT_ONCE)):
                 bucket_of = (records["high"] >> np.uint64(56)).astype(np.uint8)
                 records = records[np.argsort(bucket_of, kind="stable")]
@@ -167,7 +167,7 @@ class Duplicates:
         for bucket in buckets:
             bucket.close()
             records = np.fromfile(bucket.path, _RECORD)
-            bucket.path.unlink()
+            remove_file(bucket.path)
             records = records[np.lexsort((records["low"], records["high"]))]  # stable: equal ones stay in order
             repeats = (records["high"][1:] == records["high"][:-1]) & (records["low"][1:] == records["low"][:-1])
             flags[records["number"][1:][repeats].astype(np.int64)] = True

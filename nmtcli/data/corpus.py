@@ -129,16 +129,6 @@ class Corpus:
             )
         return source, target
 
-    @functools.cached_property
-    def source_lengths(self) -> npt.NDArray[np.int64]:
-        """Lengths of the source sentences, EOS counted [tokens]."""
-        return np.diff(self._source_offsets)
-
-    @functools.cached_property
-    def target_lengths(self) -> npt.NDArray[np.int64]:
-        """Lengths of the target sentences, EOS counted [tokens]."""
-        return np.diff(self._target_offsets)
-
 
 class DataDirectory:
     """An opened data directory. Opening takes no time that grows with the corpus.

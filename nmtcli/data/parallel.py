@@ -6,6 +6,7 @@ the standard library share a queue: to kill a worker can hang them for good, and
 
 import multiprocessing
 import multiprocessing.resource_tracker
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -17,6 +18,11 @@ from nmtcli.errors import NmtError, WorldError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def apart(function: Callable[[Item], Result], item: Item) -> Result:

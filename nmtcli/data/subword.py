@@ -28,7 +28,7 @@ from typing import Any
 
 import sentencepiece
 
-from nmtcli.data.files import SUBWORD_BYTES, read_small
+from nmtcli.data.files import SUBWORD_BYTES, open_to_write, read_small
 from nmtcli.data.segmentation import Segmenter
 from nmtcli.errors import ConfigError, DataError, DirectoryError
 
@@ -207,7 +207,7 @@ def learn(
     if kind == "word":
         lines = _lines_of_units(lines, normalization)
     try:
-        with path.open("wb") as file:
+        with open_to_write(path) as file:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=lines,
                 model_writer=file,

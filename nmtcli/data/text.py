@@ -15,9 +15,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from nmtcli.data.files import open_to_read, open_to_write
 from nmtcli.errors import DataError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
@@ -140,13 +144,13 @@ def decode_stream(stream: BinaryIO, on_replacement: Callable[[int], None]) -> It
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:
-    """Writes lines as UTF-8, each ended by "\\n"; `read_written_lines` gives the same lines back.
+    """Write lines as UTF-8, each ended by "\\n"; `read_written_lines` gives the same lines back.
 
     Returns:
-        How many lines there were.
+        how many lines there were.
     """
     count = 0
-    with path.open("wb") as file:
+    with open_to_write(path) as file:
         for line in lines:
             file.write(line.encode("utf-8") + b"\n")
             count += 1
@@ -154,8 +158,8 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
 
 
 def read_written_lines(path: Path) -> Iterator[str]:
-    """The lines that `write_lines` wrote, exactly: a CR or a byte-order mark in them is kept."""
-    with path.open("rb") as file:
+    """Yield the lines that `write_lines` wrote, exactly: a CR or a byte-order mark in them is kept."""
+    with open_to_read(path) as file:
         for raw in file:
             yield raw.removesuffix(b"\n").decode("utf-8")
 
@@ -233,14 +237,15 @@ class _ZstandardFile(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: "memoryview | bytearray") -> int:  # type: ignore[override]
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        target = memoryview(buffer).cast("B")
         while not self._rest:
             block = next(self._blocks, None)
             if block is None:
                 return 0
             self._rest = memoryview(block)
-        count = min(len(buffer), len(self._rest))
-        buffer[:count] = self._rest[:count]
+        count = min(len(target), len(self._rest))
+        target[:count] = self._rest[:count]
         self._rest = self._rest[count:]
         return count
 

@@ -7,63 +7,39 @@ was killed goes on where it last saved. What the files are is said in corpus.py.
         ...
 """
 
-import fcntl
 import io
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nmtcli.data.corpus import AGAIN, FORMAT, META, META_KEYS, VERSION, read_meta
-from nmtcli.data.files import read_json, sha256_of
+from nmtcli.data.files import (
+    GrowingFile,
+    copy_whole,
+    empty_directory,
+    make_directory,
+    open_directory,
+    read_json,
+    remove_tree,
+    rename,
+    sha256_of,
+    sync,
+    try_lock,
+    write_whole,
+)
 from nmtcli.data.subword import SPECIALS
 from nmtcli.errors import DirectoryError, Stopped, WorldError
 
 SAVE_EVERY = 10.0  # seconds between two saves, at least
 _HEADER_BYTES = 128  # of a .npy file
 _WORTH_KEEPING = (KeyboardInterrupt, Stopped, WorldError, OSError, MemoryError)  # the same run may do better next time
-
-
-class GrowingFile:
-    """A file that is only added to.
-
-    Args:
-        path: where it is.
-        size: what is kept of what is there [bytes].
-    """
-
-    def __init__(self, path: Path, size: int = 0) -> None:
-        self.path = path
-        self._file: BinaryIO = path.open("r+b" if size else "wb")
-        self._file.truncate(size)
-        self._file.seek(size)
-        self.size = size
-
-    def write(self, data: bytes) -> None:
-        """Adds to the end."""
-        self._file.write(data)
-        self.size += len(data)
-
-    def write_start(self, data: bytes) -> None:
-        """Writes over the first bytes."""
-        self._file.seek(0)
-        self._file.write(data)
-        self._file.seek(self.size)
-
-    def flush(self) -> None:
-        """Hands all to the system."""
-        self._file.flush()
-
-    def close(self) -> None:
-        """Completes the file."""
-        self._file.close()
 
 
 class ArrayWriter:
@@ -144,7 +120,7 @@ def write_meta(directory: Path, facts: Mapping[str, Any]) -> None:
     known = {"format": FORMAT, "version": VERSION, "special_ids": SPECIALS, "sha256": sha256, **facts}
     assert sorted(known) == sorted(META_KEYS)
     text = json.dumps({key: known[key] for key in META_KEYS}, ensure_ascii=False, indent=2)
-    (directory / META).write_text(text + "\n", encoding="utf-8")
+    write_whole(directory / META, f"{text}\n".encode())
 
 
 class Unfinished:
@@ -171,22 +147,22 @@ class Unfinished:
         self._sizes: dict[str, int] = {}
         self.state: dict[str, Any] = {}
         if not self._load():
-            _empty(directory)
-            self.work.mkdir()
+            empty_directory(directory)
+            make_directory(self.work)
         self._saved_at = time.monotonic()
 
     def growing(self, name: str) -> GrowingFile:
-        """A file of the directory, as long as it was at the last save, or as it was taken over."""
+        """Open a file of the directory, as long as it was at the last save, or when it was taken over."""
         self._files[name] = GrowingFile(self.directory / name, self._sizes.get(name, 0))
         return self._files[name]
 
     def take_over(self, path: Path) -> None:
-        """Copies a file, which may be one that grows on."""
-        shutil.copyfile(path, self.directory / path.name)
+        """Copy a file of another directory; it may grow on here."""
+        copy_whole(path, self.directory / path.name)
         self._sizes[path.name] = path.stat().st_size
 
     def begin_stage(self) -> None:
-        """Closes the growing files: those opened from here on are others."""
+        """Close the growing files; those opened from here on are others."""
         for file in self._files.values():
             file.close()
         self._files, self._sizes = {}, {}
@@ -197,7 +173,7 @@ class Unfinished:
         return time.monotonic() - self._saved_at >= SAVE_EVERY
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Makes what was done so far last, whatever happens next.
+        """Put what was done so far on the disk, so that the same run can go on from here.
 
         Args:
             state: as JSON has it.
@@ -206,13 +182,10 @@ class Unfinished:
             file.flush()
         for path in (*self.directory.iterdir(), *self.work.iterdir()):
             if path.is_file():
-                _sync(path)
+                sync(path)
         sizes = {name: file.size for name, file in self._files.items()}
-        new = self._state_path.with_suffix(".new")
-        new.write_text(json.dumps({"run": self._run, "sizes": sizes, "state": dict(state)}), encoding="utf-8")
-        _sync(new)
-        new.replace(self._state_path)
-        _sync(self.work)
+        saved = {"run": self._run, "sizes": sizes, "state": dict(state)}
+        write_whole(self._state_path, json.dumps(saved).encode())
         self.state = dict(state)
         self._saved_at = time.monotonic()
 
@@ -233,53 +206,68 @@ class Unfinished:
 
 @contextmanager
 def new_data_directory(path: str, *, overwrite: bool, run: str = "") -> Iterator[Unfinished]:
-    """A directory beside `path` to write into; it takes the name `path` when the block ends well.
+    """Give a directory beside `path` to write into; it takes the name `path` when the block ends well.
 
-    If the block fails it goes, unless something was saved and the failure is none of what the run was given; a note on
-    the exception says so then. What is left there goes when another run takes the place.
+    If the block fails, the directory is removed, unless progress was saved and the same run may succeed when it is
+    started again; a note on the exception says so then. What is kept goes when another run takes the place.
 
     Args:
         overwrite: a data directory that is there may be replaced. Anything else that is there never is.
-        run: by which a run is known that may go on.
+        run: fingerprint of the run; a run with the same one goes on from what is kept.
 
     Raises:
         DirectoryError: something is there that may not be replaced.
         WorldError: another run is writing there.
     """
     final = Path(os.path.realpath(path))
-    partial, old = (final.with_name(f"{final.name}.{what}") for what in ("partial", "old"))
-    if old.exists() and not final.exists():
-        old.rename(final)  # a run was killed between the two renames below
+    partial = final.with_name(f"{final.name}.partial")
+    _finish_exchange(final)
     _check_replaceable(path, final, overwrite)
     try:
-        partial.mkdir(parents=True, exist_ok=True)
+        make_directory(partial)
     except (FileExistsError, NotADirectoryError) as error:
         raise DirectoryError(f"{path} cannot be made: {error.filename} is a file", "Use another --data") from error
-    lock = os.open(partial, os.O_RDONLY)
+    lock = open_directory(partial)
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise WorldError(f"another run is writing {path}", "Wait for it, or use another --data") from error
+        if not try_lock(lock):
+            raise WorldError(f"another run is writing {path}", "Wait for it, or use another --data")
         unfinished = None
         try:
             unfinished = Unfinished(partial, run)
             yield unfinished
             _check_replaceable(path, final, overwrite)
-            shutil.rmtree(unfinished.work)
-            if final.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                final.rename(old)
-            partial.rename(final)
-            shutil.rmtree(old, ignore_errors=True)
+            remove_tree(unfinished.work)
+            _exchange(partial, final)
         except BaseException as error:
             if unfinished and unfinished.state and isinstance(error, _WORTH_KEEPING):
                 error.add_note(f"{partial} keeps what was done; the same command goes on from there")
             else:
-                shutil.rmtree(partial, ignore_errors=True)
+                remove_tree(partial, ignore_errors=True)
             raise
     finally:
         os.close(lock)
+
+
+def _old_name(final: Path) -> Path:
+    """The name that a directory has while another takes its place."""
+    return final.with_name(f"{final.name}.old")
+
+
+def _exchange(new: Path, final: Path) -> None:
+    """Put a directory in the place of another, if there is one, which goes."""
+    old = _old_name(final)
+    if final.exists():
+        remove_tree(old, ignore_errors=True)
+        rename(final, old)
+    rename(new, final)
+    remove_tree(old, ignore_errors=True)
+
+
+def _finish_exchange(final: Path) -> None:
+    """Give a directory its name back if a run was killed between the two renames of `_exchange`."""
+    old = _old_name(final)
+    if old.exists() and not final.exists():
+        rename(old, final)
 
 
 def _check_replaceable(path: str, final: Path, overwrite: bool) -> None:
@@ -293,20 +281,3 @@ def _check_replaceable(path: str, final: Path, overwrite: bool) -> None:
         raise DirectoryError(f"{path} is there and is not a data directory", "Name another one with --data")
     if not overwrite:
         raise DirectoryError(f"{path} is there already", "Use --overwrite or --append, or name another one with --data")
-
-
-def _empty(directory: Path) -> None:
-    for path in directory.iterdir():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-
-
-def _sync(path: Path) -> None:
-    """What is in a file or a directory reaches the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nmtcli.data.files import QUICK_BYTES, size_of_regular
+from nmtcli.data.files import write_whole as write_whole
 from nmtcli.errors import DirectoryError
 from nmtcli.model.seq2seq import Seq2Seq
 

@@ -39,7 +39,7 @@ from nmtcli.data.files import (
     empty_directory,
     remove_file,
     remove_tree,
-    replace,
+    rename,
     write_whole,
 )
 from nmtcli.data.shortlist import Shortlist
@@ -149,7 +149,7 @@ class DiskWriter:
         self._write_record()
         best = self._path / BEST
         if best.exists():
-            replace(best, self._path / WEIGHTS)
+            rename(best, self._path / WEIGHTS)
 
     def save_checkpoint(self, update: int, model: Seq2Seq) -> None:
         write_whole(self._path / CHECKPOINTS / checkpoint_name(update) / WEIGHTS, weights_bytes(model))

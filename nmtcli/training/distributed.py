@@ -24,15 +24,15 @@ import torch
 from torch import nn
 
 from nmtcli.data.batches import Batch
+from nmtcli.data.parallel import cores
 from nmtcli.errors import RankError, Stopped, WorldError
 from nmtcli.losses.protocol import Loss, LossSums
 from nmtcli.model.seq2seq import Seq2Seq
+from nmtcli.ranks import AgentStore, environment, leave_errors_to_launcher
 
 T = TypeVar("T")
 
 NO_ANSWER = "has no answer from another rank"
-
-SAYS_TO_LAUNCHER = "NMT_SAYS_TO_LAUNCHER"  # environment: `launch` says what a rank's error is, not the rank
 
 
 class World:
@@ -167,52 +167,60 @@ def answered(world: World) -> Iterator[None]:
 
 @contextmanager
 def joined(device: torch.device, timeout: float) -> Iterator[World]:
-    """This process, or this rank of those that a launcher has started.
+    """Join the other ranks that a launcher has started, or train alone if there are none.
 
     Args:
         device: where the model is.
         timeout: the longest that a rank waits for another [seconds].
+
+    Raises:
+        ConfigError: the launcher's environment variables make no sense.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    ranks = environment()
+    if ranks.world_size == 1:
         yield World()
         return
     distributed, wait = torch.distributed, timedelta(seconds=timeout)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=wait, **_store_of_attempt(wait))
+    if ranks.agent_store is None:  # torch reads the environment itself
+        distributed.init_process_group(backend, timeout=wait)
+    else:
+        store = _store_of_attempt(ranks.agent_store, ranks.world_size, wait)
+        distributed.init_process_group(backend, timeout=wait, store=store, rank=ranks.rank, world_size=ranks.world_size)
     try:
         yield Ranks(distributed.new_group(backend="gloo", timeout=wait) if backend == "nccl" else None)
     finally:
         distributed.destroy_process_group()
 
 
-def _store_of_attempt(wait: timedelta) -> dict[str, Any]:
-    """Where ranks find each other, as arguments of `init_process_group`; none: torch knows.
+def _store_of_attempt(agent: AgentStore, world_size: int, wait: timedelta) -> Any:
+    """Open the part of the launcher's store that belongs to this attempt.
 
     torchrun keeps one store for all its restarts, in which a rank would find the addresses of those that are gone
     (pytorch issue 135712). So each attempt has a part of its own.
     """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return {}
-    rank, size, port = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
     stores: Any = torch.distributed
-    whole = stores.TCPStore(os.environ["MASTER_ADDR"], port, size, False, timeout=wait)
-    attempt = stores.PrefixStore(os.environ["TORCHELASTIC_RESTART_COUNT"], whole)
-    return {"store": attempt, "rank": rank, "world_size": size}
+    whole = stores.TCPStore(agent.host, agent.port, world_size, False, timeout=wait)
+    return stores.PrefixStore(agent.attempt, whole)
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:
-    """Starts so many ranks of `nmt` with these arguments on this machine, and waits for them. If one fails, all end.
+    """Start ranks of `nmt` with these arguments on this machine, and wait for them. If one fails, all are ended.
+
+    Args:
+        processes: how many ranks.
+        arguments: of the command line, `train` first.
 
     Raises:
-        RankError: what the first one said that failed.
+        RankError: the error of the rank that failed first.
         Stopped: a signal came; the ranks have saved.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    os.environ[SAYS_TO_LAUNCHER] = "1"
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    leave_errors_to_launcher()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // processes)))
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -230,21 +238,21 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     except SignalException as stop:
         raise Stopped(int(stop.sigval), "Stopped; go on with nmt train --resume") from stop
     except ChildFailedError as error:
-        rank, failure = min(error.failures.items(), key=lambda item: _order(item[1]))
-        raise RankError(rank, failure.exitcode, _said(failure.error_file)) from error
+        rank, failure = min(error.failures.items(), key=lambda item: _failure_order(item[1]))
+        raise RankError(rank, failure.exitcode, _message_in(failure.error_file)) from error
 
 
-def _order(failure: Any) -> tuple[int, int]:
-    """What failed first: its time, in whole seconds, does not tell it from what only waited for it, or was stopped."""
+def _failure_order(failure: Any) -> tuple[int, int]:
+    """Sort key for the root cause; timestamps in whole seconds cannot separate cause and effect."""
     if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
         return 0, failure.timestamp
-    is_effect = abs(failure.exitcode) in (signal.SIGTERM, 128 + signal.SIGTERM) or NO_ANSWER in _said(
-        failure.error_file
-    )
+    was_stopped = abs(failure.exitcode) in (signal.SIGTERM, 128 + signal.SIGTERM)
+    is_effect = was_stopped or NO_ANSWER in _message_in(failure.error_file)
     return 1 + is_effect, failure.timestamp
 
 
-def _said(error_file: str) -> str:
+def _message_in(error_file: str) -> str:
+    """Read the error that a rank has left for the launcher; empty if there is none."""
     try:
         content = json.loads(Path(error_file).read_text(encoding="utf-8"))
         return str(content["message"]["message"])

@@ -6,13 +6,13 @@ The lock is the kernel's, on the open file: it goes with the process, however th
 process that was killed locks nothing.
 """
 
-import fcntl
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from nmtcli.data.files import make_directory, open_lock, remove_empty_directory, remove_file, rewrite, try_lock
 from nmtcli.errors import DirectoryError, WorldError
 
 LOCK = "lock"
@@ -20,7 +20,7 @@ LOCK = "lock"
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Holds the lock of a directory, which is made if it is not there; one that was made and is empty again goes.
+    """Hold the lock of a directory, which is made if it is not there; if it was, and ends up empty, it is removed.
 
     Raises:
         DirectoryError: something else has its name.
@@ -28,7 +28,7 @@ def locked(directory: Path) -> Iterator[None]:
     """
     try:
         made = not directory.exists()
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
     except (FileExistsError, NotADirectoryError) as error:
         raise DirectoryError(
             f"{directory} cannot be made: {error.filename} is a file", "Use another --model"
@@ -36,28 +36,23 @@ def locked(directory: Path) -> Iterator[None]:
     path = directory / LOCK
     file = _acquired(path)
     try:
-        os.ftruncate(file, 0)
-        os.write(file, f"{os.getpid()} on {socket.gethostname()}\n".encode())
+        rewrite(file, f"{os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is not this name's any more
+        remove_file(path, missing_ok=True)  # while it is held: whoever opened it before sees that the name is gone
         os.close(file)
         if made and not any(directory.iterdir()):
-            directory.rmdir()
+            remove_empty_directory(directory)
 
 
 def _acquired(path: Path) -> int:
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        file = open_lock(path)
+        if not try_lock(file):
             holder = os.read(file, 100).decode(errors="replace").strip()
             os.close(file)
             who = f"process {holder}" if holder else "another process"
-            raise WorldError(
-                f"{path.parent} is in use: {who} trains there", "Wait for it, or use another --model"
-            ) from error
+            raise WorldError(f"{path.parent} is in use: {who} trains there", "Wait for it, or use another --model")
         try:
             if os.path.samestat(os.fstat(file), os.stat(path)):
                 return file

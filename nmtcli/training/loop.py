@@ -25,7 +25,7 @@ from nmtcli.errors import Stopped, TrainingError, WorldError
 from nmtcli.training.assembly import Parts
 from nmtcli.training.checkpoint import generator_states
 from nmtcli.training.progress import Events
-from nmtcli.training.schedule import learning_rate
+from nmtcli.training.schedule import Schedule
 from nmtcli.training.updater import Updater, UpdateResult
 from nmtcli.training.validation import Validation
 
@@ -62,6 +62,7 @@ class Trainer:
             on_split=self._note_split,
         )
         self._validated_model = parts.state.ema_model or parts.state.model
+        self._schedule = Schedule.of(parts.config)
         self._started = time.monotonic()
         self._skips_in_a_row = 0
         self._norm = 0.0
@@ -116,7 +117,7 @@ class Trainer:
     def _update(self, group: list[Batch]) -> bool:
         """Make one update of a group of batches; return False where its gradient was not finite and it was skipped."""
         progress = self._progress
-        rate = self._learning_rate(progress.update + 1)
+        rate = self._schedule.rate(progress.update + 1, cuts=progress.cuts, epochs=self._epochs())
         result = self._updater.update(group, progress.update + 1, rate)
         if not result.is_done:
             self._skip(result, rate)
@@ -146,21 +147,6 @@ class Trainer:
                 f"(lr {rate:g}, gradient norm {norm:g})",
                 f"The last good state is in {self._stored.path}/last; try a lower --learning-rate",
             )
-
-    def _learning_rate(self, update: int) -> float:
-        config = self._config
-        return learning_rate(
-            update,
-            peak=config.learning_rate,
-            warmup=config.warmup,
-            decay=config.decay,
-            max_updates=config.max_updates,
-            cuts=self._progress.cuts,
-            factor=config.decay_factor,
-            epochs=self._epochs(),
-            start=config.decay_start,
-            every=config.decay_every,
-        )
 
     def _epochs(self) -> float:
         """Epochs done, with the part of the present one."""

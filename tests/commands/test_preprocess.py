@@ -93,7 +93,7 @@ def test_raw_text_becomes_a_data_directory(place: Place, capfd: pytest.CaptureFi
     assert opened.valid == [("", "the dog"), ("the  old man ", ""), ("\u2028", " ")] == opened.test(2)
     assert opened.test(1) == [("ä", "a")]
     assert opened.meta["vocabulary_sizes"] == dict.fromkeys(("source", "target"), opened.source_subword.size)
-    assert opened.meta["tokens"]["source"] == opened.train.source_lengths.sum()
+    assert opened.meta["tokens"]["source"] == sum(len(source) for source, _ in opened.train)  # type: ignore[attr-defined]
     assert opened.meta["config"]["train"] == [f"{place.folder}/train"]
     assert os.listdir(place.folder).count("data-bin") == 1
     assert not list(place.folder.glob("data-bin.*"))
@@ -244,7 +244,7 @@ def test_another_folder_is_never_replaced(place: Place, capsys: pytest.CaptureFi
         (["--max-length", "-1"], 2, "--max-length must be at least 0, but is -1."),
         (["--subword", "words"], 2, "Invalid value for '--subword'"),
         (["--vocab-size", "0"], 2, "--vocab-size 0 needs --subword word or none, but it is unigram."),
-        (["--no-drop-empty"], 2, "--drop-empty cannot be turned off"),
+        (["--drop-empty"], 2, "No such option '--drop-empty'"),
         (["--valid", ""], 2, "Missing option '--valid'. Only --append does without it."),
     ],
 )
@@ -491,6 +491,20 @@ def test_adding_that_was_stopped_goes_on_and_leaves_what_was_there(
     assert run(command) == 0
     assert len(place.texts()) == 500
     DataDirectory.open(place.data).verify()
+
+
+def test_more_text_is_added_to_a_directory_that_has_an_option_of_earlier_versions(place: Place) -> None:
+    assert place.run() == 0
+    meta = json.loads((place.data / "meta.json").read_text(encoding="utf-8"))
+    meta["config"]["drop_empty"] = True
+    (place.data / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    write(place.folder / "news", sentences(20, 3), sentences(20, 4))
+    command = ["preprocess", "-s", "de", "-t", "en", "--data", str(place.data), "--append"]
+    assert run([*command, "--train", f"{place.folder}/news"]) == 0
+    opened = DataDirectory.open(place.data)
+    assert opened.meta["config"] == meta["config"]
+    assert "drop_empty" not in opened.meta["appended"][0]
+    assert opened.meta["cleaning"]["read"] == 320
 
 
 @pytest.mark.parametrize(

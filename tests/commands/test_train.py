@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -21,7 +22,7 @@ from nmtcli.data.corpus import DataDirectory
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.store.reader import StoredModel
 from nmtcli.store.weights import read_tensors
-from nmtcli.training.schedule import learning_rate
+from nmtcli.training.schedule import Schedule
 from tests.conftest import TINY, Nmt, Result, digits_and_words, edited_json, log_of, make_data, write_pairs
 
 VOLATILE = {"seconds", "logged_seconds", "tokens_per_second", "log_bytes"}  # what a clock decides
@@ -313,7 +314,7 @@ def test_a_dry_run_says_what_training_takes_and_leaves_the_disk_as_it_is(
     assert result.code == 0, result.err
     assert not (tmp_path / "model").exists()
     corpus = DataDirectory.open(data).train
-    batches = plan(corpus.source_lengths, corpus.target_lengths, batch_tokens=256, seed=1, epoch=0)
+    batches = plan(*corpus.lengths(np.arange(len(corpus))), batch_tokens=256, seed=1, epoch=0)
     assert f"{-(-len(batches) // 2)} updates an epoch" in result.err
     assert "minutes for 300 updates, validations apart; patience may end it sooner" in result.err
     config = ModelConfig(hidden_size=16, embedding_size=8)
@@ -546,7 +547,7 @@ def test_max_epochs_and_time_limit_and_rates_hold_on_the_command_line(nmt: Nmt, 
     assert (tmp_path / "time/model.safetensors").exists()
     options = ["--warmup", "3", "--decay", "linear", "--max-updates", "6", "--log-every", "1"]
     model = trained_well(nmt, data, tmp_path / "linear", *options)
-    rates = [learning_rate(n, peak=0.001, warmup=3, decay="linear", max_updates=6) for n in range(1, 7)]
+    rates = [Schedule(peak=0.001, warmup=3, decay="linear", max_updates=6).rate(n) for n in range(1, 7)]
     assert [record["learning_rate"] for record in log_of(model, "train")] == rates
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from nmtcli.data import clean
 from nmtcli.data.clean import LINE_CHARACTERS, Duplicates, Sample, dropping_rule, hash_numbers, is_empty_pair, pair_hash
-from nmtcli.data.writing import GrowingFile
+from nmtcli.data.files import GrowingFile
 
 pairs_with_repeats = st.lists(st.tuples(st.sampled_from("abcde"), st.sampled_from(["x", "yy", "zzz"])), max_size=40)
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from nmtcli.data import corpus as page
 from nmtcli.data.corpus import Corpus, DataDirectory
+from nmtcli.data.files import GrowingFile
 from nmtcli.data.subword import EOS, Subword, learn
 from nmtcli.data.text import write_lines
-from nmtcli.data.writing import GrowingFile, SentenceWriter, new_data_directory, token_dtype, write_meta
+from nmtcli.data.writing import SentenceWriter, new_data_directory, token_dtype, write_meta
 from nmtcli.errors import DirectoryError
 
 PAIRS = [("der alte Mann", "the old man"), ("das Meer", "the sea"), ("ja", "yes , of course")]
@@ -96,9 +97,10 @@ def test_sentences_come_back_as_they_were_written(
     corpus = Corpus(directory)
     assert len(corpus) == len(pairs)
     assert [(source.tolist(), target.tolist()) for source, target in corpus] == pairs  # type: ignore[attr-defined]
-    assert corpus.source_lengths.tolist() == [len(source) for source, _ in pairs]
-    assert corpus.target_lengths.tolist() == [len(target) for _, target in pairs]
-    assert tokens == [corpus.source_lengths.sum(), corpus.target_lengths.sum()]
+    source_lengths, target_lengths = corpus.lengths(np.arange(len(corpus)))
+    assert source_lengths.tolist() == [len(source) for source, _ in pairs]
+    assert target_lengths.tolist() == [len(target) for _, target in pairs]
+    assert tokens == [source_lengths.sum(), target_lengths.sum()]
     with pytest.raises(IndexError):
         corpus[len(pairs)]
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nmtcli.data.corpus import FORMAT
-from nmtcli.data.writing import ArrayWriter, GrowingFile, Unfinished, new_data_directory
+from nmtcli.data.files import GrowingFile
+from nmtcli.data.writing import ArrayWriter, Unfinished, new_data_directory
 from nmtcli.errors import DirectoryError, WorldError
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_ranks_make_the_updates_of_one_process_that_accumulates(
         torch.testing.assert_close(value, theirs[name], atol=1e-10, rtol=0)
     assert sorted(seen(together)) == sorted(seen(alone))  # the same sentences in each update
     corpus = DataDirectory.open(data).train
-    batches = plan(corpus.source_lengths, corpus.target_lengths, batch_tokens=440, seed=1, epoch=0)
+    batches = plan(*corpus.lengths(np.arange(len(corpus))), batch_tokens=440, seed=1, epoch=0)
     updates_per_epoch = -(-len(batches) // 4)
     assert len(batches) % 4  # the last update of an epoch has fewer batches than there are ranks
     assert 2 * updates_per_epoch < 20
@@ -120,7 +121,7 @@ def test_a_run_of_two_ranks_goes_on_with_another_number(ranks: int, data: Path, 
     second = tmp_path / "second"
     shutil.copytree(first / "model/last", second / "model/last")
     corpus = DataDirectory.open(data).train
-    batches = plan(corpus.source_lengths, corpus.target_lengths, batch_tokens=440, seed=1, epoch=0)
+    batches = plan(*corpus.lengths(np.arange(len(corpus))), batch_tokens=440, seed=1, epoch=0)
     updates_left = -(-(len(batches) - 4) // ranks)
     trained_by(ranks, data, second, updates=2 + updates_left, accumulate=1)
     both = Counter(ids for _, ids in itertools.chain(seen(first), seen(second)))

@@ -28,7 +28,7 @@ from nmtcli.training.checkpoint import DiskWriter
 from nmtcli.training.distributed import World
 from nmtcli.training.loop import Trainer
 from nmtcli.training.progress import Progress
-from nmtcli.training.schedule import learning_rate
+from nmtcli.training.schedule import Schedule
 from nmtcli.training.validation import Validation
 from tests.conftest import log_of
 from tests.training.on_cpu import ON_CPU
@@ -288,7 +288,7 @@ def test_every_update_has_the_rate_of_the_schedule(tmp_path: Path, data: Path, d
     used: list[float] = []
     run.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
     run.to_the_end()
-    expected = [learning_rate(n, peak=0.25, warmup=4, decay=decay, max_updates=9) for n in range(1, 10)]
+    expected = [Schedule(peak=0.25, warmup=4, decay=decay, max_updates=9).rate(n) for n in range(1, 10)]
     assert used == expected
     assert [record["learning_rate"] for record in run.events.logs] == expected
 
