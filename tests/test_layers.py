@@ -134,7 +134,6 @@ def test_each_axis_in_a_name_is_in_the_legend_and_the_legend_has_no_other() -> N
 @pytest.mark.parametrize(
     ("name", "axes"),
     [("memory_BSH", "BSH"), ("_low_bias_V", "V"), ("best_B1", "B1"), ("TOP_BLOCK", None), ("_C", None)],
-    [("memory_BSH", "BSH"), ("_low_bias_V", "V"), ("best_B1", "B1"), ("TOP_BLOCK", None), ("_C", None)],
 )
 def test_axes_are_told_from_constants(name: str, axes: str | None) -> None:
     found = AXES.fullmatch(name)
