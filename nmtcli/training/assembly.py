@@ -17,7 +17,7 @@ import torch
 from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.data.batches import TrainingBatches
 from nmtcli.data.corpus import DataDirectory
-from nmtcli.data.mixture import mixture_of
+from nmtcli.data.mixture import Mixture, mixture_of
 from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.losses.build import build_loss
 from nmtcli.losses.protocol import Loss
@@ -145,10 +145,7 @@ def assembled(
     _check_sampling(config, data)
     mixture = mixture_of(config.mix, data.corpora) if config.mix else None
     loss = loss or build_loss(
-        config,
-        start.stored.record.model,
-        target=data.target_subword,
-        target_lang=data.target_lang,
+        config, start.stored.record.model, target=data.target_subword, target_lang=data.target_lang
     )
     torch.manual_seed(config.seed)
     model = start.stored.new_model().to(machine.device)
@@ -162,10 +159,39 @@ def assembled(
         if has_state
         else world.broadcast(fitting_batch_tokens(state, loss, data.train.longest(), config, machine))
     )
-    stored = dataclasses.replace(
-        start.stored, record=dataclasses.replace(start.stored.record, batch_tokens=batch_tokens)
+    record = dataclasses.replace(start.stored.record, batch_tokens=batch_tokens)
+    stored = dataclasses.replace(start.stored, record=record)
+    state = dataclasses.replace(state, ema_model=copy.deepcopy(model) if config.ema else None)
+    if world.rank:  # dropout of its own; where its generators were saved, they are restored
+        torch.manual_seed(hash((config.seed, world.rank)) % RANK_SEEDS)
+    if has_state:
+        state = load_last(stored.path / STATE, state, world.rank)
+    text = SubwordPair(data.source_subword, data.target_subword)
+    return Parts(
+        config=config,
+        stored=stored,
+        state=state,
+        loss=loss,
+        batches=_batches(config, data, mixture, batch_tokens, machine, world),
+        validate=Validator(data.valid, text, record, config, batch_tokens=batch_tokens, machine=machine, world=world),
+        writer=DiskWriter(stored) if world.is_first else NoWriter(),
+        batch_tokens=batch_tokens,
+        continues=has_state,
+        machine=machine,
+        world=world,
     )
-    batches = TrainingBatches(
+
+
+def _batches(
+    config: TrainConfig,
+    data: DataDirectory,
+    mixture: Mixture | None,
+    batch_tokens: int,
+    machine: Machine,
+    world: World,
+) -> TrainingBatches:
+    """Return this rank's share of the training corpus."""
+    return TrainingBatches(
         data.train,
         data.source_subword,
         data.target_subword,
@@ -176,32 +202,6 @@ def assembled(
         pin_memory=machine.device.type == "cuda",
         mixture=mixture,
         share=(world.rank, world.size),
-    )
-    state = dataclasses.replace(state, ema_model=copy.deepcopy(model) if config.ema else None)
-    if world.rank:  # dropout of its own; where its generators were saved, they are restored
-        torch.manual_seed(hash((config.seed, world.rank)) % RANK_SEEDS)
-    if has_state:
-        state = load_last(stored.path / STATE, state, world.rank)
-    return Parts(
-        config=config,
-        stored=stored,
-        state=state,
-        loss=loss,
-        batches=batches,
-        validate=Validator(
-            data.valid,
-            SubwordPair(data.source_subword, data.target_subword),
-            stored.record,
-            config,
-            batch_tokens=batch_tokens,
-            machine=machine,
-            world=world,
-        ),
-        writer=DiskWriter(stored) if world.is_first else NoWriter(),
-        batch_tokens=batch_tokens,
-        continues=has_state,
-        machine=machine,
-        world=world,
     )
 
 
