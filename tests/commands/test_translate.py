@@ -345,7 +345,7 @@ def test_alignments_are_the_attention_of_the_best_translation(
     options = ["--beam", beam, "--batch-tokens", "200"]
     plain = translate(nmt, trained, *options, stdin=text)
     for form in ("json", "pharaoh"):
-        chosen = ["--alignments", tmp_path / form, "--alignment-format", form]
+        chosen: list[str | Path] = ["--alignments", tmp_path / form, "--alignment-format", form]
         assert translate(nmt, trained, *options, *chosen, stdin=text) == plain
     pharaoh = (tmp_path / "pharaoh").read_text(encoding="utf-8").split("\n")
     records = [Alignment(**json.loads(line)) for line in (tmp_path / "json").read_text(encoding="utf-8").splitlines()]
@@ -455,7 +455,7 @@ CORPORA = Path(os.environ.get("NMT_CORPORA", ""))
 @pytest.mark.skipif("NMT_CORPORA" not in os.environ, reason="NMT_CORPORA does not say where the real corpora are")
 def test_batches_of_one_and_of_many_give_the_same_on_real_sentences(nmt: Nmt, tmp_path: Path) -> None:
     multi30k, data, model = CORPORA / "multi30k", tmp_path / "data-bin", tmp_path / "model"
-    texts = ["--train", multi30k / "val", "--valid", tmp_path / "val"]
+    texts: list[str | Path] = ["--train", multi30k / "val", "--valid", tmp_path / "val"]
     for language in ("de", "en"):
         for name, corpus, count in (("val", "val", 20), ("input", "test_2016_flickr", 200)):
             content = gzip.decompress((multi30k / f"{corpus}.{language}.gz").read_bytes())
@@ -618,7 +618,7 @@ def test_each_gpu_has_a_process(trained: Path, nmt: Nmt, monkeypatch: pytest.Mon
     )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(translate_command, "worker_searcher", here)
-    options = ["--model", trained, "--beam", "1", "--precision", "fp32", "--batch-tokens", "40"]
+    options: list[str | Path] = ["--model", trained, "--beam", "1", "--precision", "fp32", "--batch-tokens", "40"]
     lines = b"3 1 4\n1 5 9 2 6 5\n\n2 7 1 8\n" * 3
     shared = nmt("translate", *options, "--device", "cuda", "--gpus", "2", stdin=lines)
     assert shared.code == 0, shared.err

@@ -156,7 +156,7 @@ def test_the_candidates_of_a_beam_are_its_hypotheses_each_once(
     candidates = search(learnt.eval(), batch)
     assert candidates.mask_BC.sum(dim=1).tolist() == [len(some) for some in found]
     texts = [opened.target_subword.decode(ids) for ids in found[2]]
-    reference = opened.target_subword.decode(opened.train[2][1])
+    reference = opened.target_subword.decode(opened.train[2][1].tolist())
     assert candidates.rewards_BC[2, : len(texts)].tolist() == pytest.approx(Reward("bleu", "en")(texts, reference))
     assert candidates.scores_BC.requires_grad
     assert torch.equal(candidates.scores_BC.isfinite(), candidates.mask_BC)

@@ -5,6 +5,7 @@ import math
 from typing import Any, NamedTuple, Self
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from nmtcli.search.sampling import StepwiseProgram
 BOS, EOS, V = 0, 1, 4
 S = 3
 CPU = torch.device("cpu")
+Attention = npt.NDArray[np.floating]
 
 
 class Prefixes(NamedTuple):
@@ -104,6 +106,12 @@ def search(
     rules = SearchRules(beam=beam, bos=BOS, eos=EOS, **options)
     program = BeamProgram(Toy([*forbidden]), rules, device=CPU, runner=runner)
     return run_search(program, batch_of(sentences, longest))
+
+
+def assert_same_attention(found_TS: Attention | None, expected_TS: Attention | None) -> None:
+    assert found_TS is not None
+    assert expected_TS is not None
+    np.testing.assert_allclose(found_TS, expected_TS, rtol=1e-5)
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.6, 1.0, 2.0])
@@ -205,7 +213,7 @@ def test_fixed_shapes_find_the_same(beam: int, options: dict[str, Any]) -> None:
             assert one.ids == other.ids
             assert one.score == pytest.approx(other.score, abs=1e-6)
             if options.get("with_attention"):
-                np.testing.assert_allclose(one.attention_TS, other.attention_TS, rtol=1e-5)
+                assert_same_attention(one.attention_TS, other.attention_TS)
 
 
 @pytest.mark.parametrize("runner", [Graphs(), None])
@@ -223,13 +231,13 @@ def test_beam_one_equals_greedy_search() -> None:
         assert one.ids == other.ids
         assert one.log_probability == pytest.approx(other.log_probability, abs=1e-5)
         assert one.score == pytest.approx(other.score, abs=1e-5)
-        np.testing.assert_allclose(one.attention_TS, other.attention_TS, rtol=1e-5)
+        assert_same_attention(one.attention_TS, other.attention_TS)
 
 
 def test_attention_is_that_of_the_hypothesis_and_not_of_its_neighbours() -> None:
     for (best, *_), sentence in zip(search(list(range(6)), 3, [5] * 6, with_attention=True), range(6), strict=True):
         expected_TS = torch.stack([distribution(sentence, (BOS, *best.ids[:t]))[1] for t in range(len(best.ids))])
-        np.testing.assert_allclose(best.attention_TS, expected_TS.numpy(), rtol=1e-5)
+        assert_same_attention(best.attention_TS, expected_TS.numpy())
 
 
 def test_length_limit_is_each_sentences_own() -> None:

@@ -160,5 +160,6 @@ def test_a_shortlist_of_everything_changes_nothing() -> None:
             kept = other.log_probs_BKC.isfinite()
             torch.testing.assert_close(one.log_probs_BKC[finite], other.log_probs_BKC[kept])
             assert torch.equal(one.ids_BKC[finite], other.ids_BKC[kept])
-    assert state.allowed is not None
-    assert state.select(torch.tensor([0]), torch.zeros(1, 4, dtype=torch.long)).allowed.others_B1U.sum() == 3
+    kept_allowed = state.select(torch.tensor([0]), torch.zeros(1, 4, dtype=torch.long)).allowed
+    assert kept_allowed is not None
+    assert kept_allowed.others_B1U.sum() == 3

@@ -50,8 +50,8 @@ def translator_of(models: list[Seq2Seq], parts: Parts, config: SearchConfig, **o
     return LineTranslator(searcher_of(models, target, config, **options), SubwordPair(source, target), config)
 
 
-def translate(parts: Parts, lines: list[str], **options: object) -> list[Translation]:
-    wanted = int(str(options.pop("wanted", 1)))
+def translate(parts: Parts, lines: list[str], **options: Any) -> list[Translation]:
+    wanted = options.pop("wanted", 1)
     return translator_of([parts[0]], parts, SearchConfig(**options), wanted=wanted).translate(lines)
 
 
