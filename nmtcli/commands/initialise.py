@@ -1,4 +1,4 @@
-"""Where the weights of a run that begins come from, if not from random numbers: --init-from, and word vectors."""
+"""Initial weights of a new run that are not random: from another model (--init-from) or from word vectors."""
 
 from collections.abc import Callable
 
@@ -19,12 +19,12 @@ from nmtcli.training.assembly import Start
 
 
 def shape_to_start_from(path: str, asked: ModelConfig, given: frozenset[str]) -> ModelConfig:
-    """Return the options that were given and, for the others, those of the model to start from.
+    """Return the model options of a new run, taking those that were not given from the model to start from.
 
     Args:
-        path: its directory; empty: there is none.
-        asked: the options, defaults included.
-        given: the options that were given.
+        path: directory of that model; empty: return `asked`.
+        asked: all options, defaults included.
+        given: names of the options that were given.
     """
     if not path:
         return asked
@@ -35,7 +35,7 @@ def shape_to_start_from(path: str, asked: ModelConfig, given: frozenset[str]) ->
 
 
 def initialiser(start: Start, console: Console) -> Callable[[Seq2Seq], None]:
-    """Return what gives a model its initial weights where they are not drawn at random."""
+    """Return the function that sets the initial weights of a model where they are not random."""
     config, data = start.config, start.data
 
     def initialise(model: Seq2Seq) -> None:
@@ -43,7 +43,7 @@ def initialiser(start: Start, console: Console) -> Callable[[Seq2Seq], None]:
             _copy_weights(model, config.init_from, start.stored.record, console)
         if config.source_vectors:
             _copy_vectors(model.source_embedding.weight, data.source_subword, config.source_vectors, console)
-        if config.target_vectors:  # where both sides share a matrix, these replace the source's
+        if config.target_vectors:  # if both sides share a matrix, these replace the source's
             _copy_vectors(model.target_embedding_VE, data.target_subword, config.target_vectors, console)
 
     return initialise
@@ -74,7 +74,7 @@ def _copy_weights(model: Seq2Seq, path: str, record: ModelRecord, console: Conso
 
 
 def _copy_vectors(embedding_VE: torch.Tensor, subword: Subword, path: str, console: Console) -> None:
-    """Copy the vectors that a file has for pieces into their rows."""
+    """Copy the vectors of a file into the embeddings of the pieces that it has."""
     ids, vectors = read_vectors(path, subword.pieces(range(subword.size)), embedding_VE.shape[1])
     device = embedding_VE.device
     start_from_vectors(embedding_VE, torch.from_numpy(ids).to(device), torch.from_numpy(vectors).to(device))

@@ -1,4 +1,4 @@
-"""Which device, precision and threads a command computes with. Only commands choose these."""
+"""The device, precision and threads that a command computes with. Only commands choose these."""
 
 import ctypes
 import os
@@ -14,16 +14,20 @@ from nmtcli.model.linear import sums_are_exact
 from nmtcli.training.machine import Machine
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
-BATCHES_KEPT = 25  # so many batches of work, freed memory is kept
-CLEARLY_FASTER = 0.75  # a share of the time: a busy machine must not decide
-PRECISION_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}  # of what is not quantised
+BATCHES_KEPT = 25  # batches between two returns of freed memory to the kernel
+CLEARLY_FASTER = 0.75  # bf16's share of the time of fp32; a margin, so that noise on a busy machine does not decide
+PRECISION_TYPES = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,
+}  # types of values that are not quantised
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of `--device`; fp32 on it means fp32, not TF32.
+    """Return the device of `--device`, and turn off TF32, so that fp32 on a GPU means fp32.
 
     Raises:
-        ConfigError: no such device, or not on this machine.
+        ConfigError: the device does not exist, or not on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -34,8 +38,10 @@ def choose_device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(f"--device must be auto, cpu, cuda or cuda:N, but is {name}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--device {name}: this machine has {torch.cuda.device_count()} GPUs", "Use --device cpu")
-    if device.type == "cuda":  # so that the random numbers that are saved are those of this one
+        raise ConfigError(
+            f"--device {name} does not exist; GPUs on this machine: {torch.cuda.device_count()}", "Use --device cpu"
+        )
+    if device.type == "cuda":  # so that checkpoints save the random generator of this GPU
         torch.cuda.set_device(device.index or 0)
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     return device
@@ -43,9 +49,9 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic_algorithms() -> Iterator[None]:
-    """Only algorithms that give the same each time; torch raises an error where it has none.
+    """Context in which torch uses only deterministic algorithms; it raises an error where it has none.
 
-    A CPU's do anyhow, with one number of threads.
+    On a CPU, algorithms are deterministic anyway as long as the number of threads stays the same.
     """
     before = torch.are_deterministic_algorithms_enabled()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
@@ -57,10 +63,14 @@ def deterministic_algorithms() -> Iterator[None]:
 
 
 def choose_precision(name: str, device: torch.device) -> str:
-    """fp32, bf16 or int8; `auto` is bf16 where the hardware multiplies it natively, on a CPU if that is clearly faster.
+    """Resolve `--precision` to fp32, bf16 or int8.
 
-    CPUs differ: of two that have AVX512-BF16, one multiplies matrices in bf16 twice as fast as in fp32, the other half
-    as fast. So it is tried, with the threads that are set, in some 100 milliseconds.
+    `auto` is bf16 on hardware that multiplies it natively, and on a CPU only if bf16 is clearly faster. CPUs differ: of
+    two with AVX512-BF16, one multiplied matrices in bf16 twice as fast as in fp32, the other half as fast. So both are
+    timed, with the current number of threads, which takes about 100 milliseconds.
+
+    Raises:
+        ConfigError: int8 on a GPU, or on a CPU without exact int8 products.
     """
     if name == "int8" and device.type != "cpu":
         raise ConfigError("--precision int8 is for a CPU", "Use --precision bf16, or --device cpu")
@@ -77,7 +87,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def machine_of(device: torch.device, precision: str) -> Machine:
-    """Return the machine of a run, with the threads that are set.
+    """Return the machine of a run, with the current number of threads.
 
     Args:
         device: from `choose_device`.
@@ -87,9 +97,9 @@ def machine_of(device: torch.device, precision: str) -> Machine:
 
 
 def _product_seconds() -> tuple[float, float]:
-    """The shortest times of a product of matrices as large as a layer's, in fp32 and in bf16 [seconds].
+    """Time a matrix product as large as a layer's; return the shortest times in fp32 and in bf16 [seconds].
 
-    The two take turns, so that what else the machine does hits both.
+    The two take turns, so that other load on the machine affects both.
     """
     left, right = torch.ones(512, 512), torch.ones(512, 2048)
     pairs = [(left, right), (left.bfloat16(), right.bfloat16())]
@@ -103,7 +113,7 @@ def _product_seconds() -> tuple[float, float]:
 
 
 def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[object]]:
-    """Makes the context in which matrix products run in bf16, or in fp32."""
+    """Return a function that makes the autocast context for matrix products in bf16, or in fp32."""
 
     def context() -> AbstractContextManager[object]:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
@@ -112,22 +122,24 @@ def autocast(device: torch.device, precision: str) -> Callable[[], AbstractConte
 
 
 def keep_few_compiled() -> None:
-    """For whatever has ever new shapes: oneDNN keeps what it compiles for each, of the last 1,024 unless it is
-    told before it starts, which is some 150 MB."""
+    """Limit oneDNN's cache of compiled kernels, for work in which new shapes keep coming.
+
+    oneDNN keeps the last 1,024 kernels by default, about 150 MB. The limit must be set before oneDNN starts.
+    """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 
 def set_threads(threads: int) -> None:
-    """Threads of one operation; 0: one for each core that this process may use."""
+    """Set the threads of one operation; 0: one for each core that this process may use."""
     torch.set_num_threads(threads or cores())
 
 
 class FreedMemory:
-    """Has glibc keep freed memory for the next batch, rather than hand it to the kernel and ask for it again.
+    """Makes glibc keep freed memory for the next batch, rather than return it to the kernel and ask for it again.
 
-    That is a tenth of the time of training. But batches differ in shape, and the pieces that are left of one seldom fit
-    the next: kept for good they grow to several times of what is in use, so now and then all goes back. Elsewhere than
-    on glibc this does nothing.
+    This saves a tenth of the training time. But batches differ in shape, and free blocks of one seldom fit the next:
+    kept forever, they would grow to several times the memory in use, so all free memory is returned now and then.
+    Without glibc this does nothing.
     """
 
     def __init__(self) -> None:
@@ -139,7 +151,7 @@ class FreedMemory:
             libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
     def after_batch(self) -> None:
-        """Counts batches; after every so many, hands back what is free [25 ms]."""
+        """Count a batch; after every `BATCHES_KEPT` batches, return free memory to the kernel, which takes 25 ms."""
         self._batches += 1
         if self._trim is not None and self._batches % BATCHES_KEPT == 0:
             self._trim(0)

@@ -1,4 +1,4 @@
-"""What `nmt train` says: at the start, as it goes, and of a dry run."""
+"""Console and TensorBoard output of `nmt train`: at its start, during training, and for a dry run."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def introduce(console: Console, parts: Parts, data: DataDirectory) -> None:
-    """Tell what is about to be trained, on what data and machine."""
+    """Report what is about to be trained, on which data and machine."""
     machine, progress, ranks = parts.machine, parts.state.progress, parts.world.size
     parameters = sum(parameter.numel() for parameter in parts.state.model.parameters())
     console.say(
@@ -26,14 +26,14 @@ def introduce(console: Console, parts: Parts, data: DataDirectory) -> None:
         f"pairs; {parameters:,} parameters, {machine.precision} on {machine.device}, {machine.threads} threads"
     )
     if progress.update:
-        console.say(f"Going on at update {progress.update:,}, epoch {progress.epoch + 1}")
+        console.say(f"Resuming at update {progress.update:,}, epoch {progress.epoch + 1}")
     if ranks > 1:
         tokens = parts.batch_tokens * parts.config.accumulate * ranks
-        console.say(f"{ranks} ranks; {tokens:,} tokens an update, padding counted")
+        console.say(f"{ranks} ranks; {tokens:,} tokens per update, including padding")
 
 
-def say_plan(console: Console, config: TrainConfig, plan: Estimate, precision: str) -> None:
-    """What a dry run has found."""
+def show_plan(console: Console, config: TrainConfig, plan: Estimate, precision: str) -> None:
+    """Report the estimate of a dry run."""
     sentences, source, target = plan.largest
     megabytes = {
         "weights": plan.weights,
@@ -42,25 +42,25 @@ def say_plan(console: Console, config: TrainConfig, plan: Estimate, precision: s
         f"largest batch ({sentences:,} pairs, {source:,} and {target:,} positions)": plan.activations,
         "together": plan.memory,
     }
-    console.say(f"{plan.parameters:,} parameters, {precision}; memory [MB], at the least:")
+    console.say(f"{plan.parameters:,} parameters, {precision}; memory, at least [MB]:")
     for what, size in megabytes.items():
         console.say(f"    {size / 1e6:10,.1f}  {what}")
     console.say(
-        f"{plan.updates_per_epoch:,} updates an epoch, {plan.padding:.1%} of the positions are padding; "
-        f"{plan.tokens_per_second:,.0f} source and target tokens a second"
+        f"{plan.updates_per_epoch:,} updates per epoch, {plan.padding:.1%} of the positions are padding; "
+        f"{plan.tokens_per_second:,.0f} source and target tokens per second"
     )
     ends = [config.max_updates] if config.max_updates else []
     ends += [config.max_epochs * plan.updates_per_epoch] if config.max_epochs else []
     updates = min(ends, default=plan.updates_per_epoch)
-    sooner = [name for name, limit in (("patience", config.patience), ("--time-limit", config.time_limit)) if limit]
+    sooner = [name for name, limit in (("--patience", config.patience), ("--time-limit", config.time_limit)) if limit]
     unless = f"; {' or '.join(sooner)} may end it sooner" if sooner else ""
     console.say(
-        f"{plan.seconds_per_update * updates / 60:,.1f} minutes for {updates:,} updates, validations apart{unless}"
+        f"{plan.seconds_per_update * updates / 60:,.1f} minutes for {updates:,} updates, without validations{unless}"
     )
 
 
 def tensorboard() -> "type[SummaryWriter]":
-    """The class that writes for TensorBoard.
+    """Return the class that writes TensorBoard events.
 
     Raises:
         ConfigError: TensorBoard is not installed.
@@ -73,7 +73,7 @@ def tensorboard() -> "type[SummaryWriter]":
 
 
 class Reporter:
-    """Tells console and TensorBoard what the training loop does."""
+    """Reports the events of the training loop on the console and to TensorBoard."""
 
     def __init__(
         self, console: Console, bar: Bar, board: "SummaryWriter | None", config: TrainConfig, ranks: int
@@ -87,13 +87,13 @@ class Reporter:
         self._memory = FreedMemory()
 
     def updated(self, progress: Progress, batches_per_epoch: int) -> None:
-        """Moves the bar."""
+        """Advance the progress bar."""
         self._memory.after_batch()
         total = self._total(progress, batches_per_epoch)
         self._bar.update(completed=progress.update, total=total, facts=f"epoch {progress.epoch + 1}  {self._facts}")
 
     def logged(self, record: dict[str, Any]) -> None:
-        """A line for the log's reader, and the bar's facts."""
+        """Report a line of the log, and show it beside the progress bar."""
         self._facts = (
             f"loss {record['loss']:.3f}  lr {record['learning_rate']:.2g}  {record['tokens_per_second']:,.0f} tokens/s"
         )
@@ -102,7 +102,7 @@ class Reporter:
             self._console.say(f"update {record['update']:,}  epoch {record['epoch'] + 1}  {self._facts}")
 
     def validated(self, record: dict[str, Any], validation: Validation) -> None:
-        """Scores and a few translations."""
+        """Report scores and a few translations."""
         what = f"average of {len(record['averaged'])} checkpoints" if "averaged" in record else "validation"
         best = " (best)" if record.get("best") else ""
         self._console.say(
@@ -116,18 +116,18 @@ class Reporter:
         self._scalars("validation", record, ("loss", "perplexity", "bleu", "chrf"))
 
     def skipped(self, update: int, norm: float) -> None:
-        """A warning."""
-        self._console.warn(f"update {update:,} was left out: its gradient norm is {norm}")
+        """Warn that an update was skipped, since its gradient was not finite."""
+        self._console.warn(f"update {update:,} was skipped: its gradient norm is {norm}")
 
     def split(self, update: int, batch: Batch) -> None:
-        """A warning."""
+        """Warn that a batch did not fit in memory and was cut in two."""
         self._console.warn(
             f"update {update:,}: a batch of {len(batch.source_BS):,} pairs does not fit in memory and is cut in two; a "
             f"lower --batch-tokens saves the time this takes"
         )
 
     def save_failed(self, update: int, error: OSError) -> None:
-        """A warning."""
+        """Warn that a file could not be saved, and that training goes on."""
         self._console.warn(f"update {update:,} could not be saved ({error.strerror}); training goes on")
 
     def _scalars(self, kind: str, record: dict[str, Any], names: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""`nmt train`: data directory -> model directory."""
+"""`nmt train`: train a model from a data directory into a model directory."""
 
 import dataclasses
 import signal
@@ -18,7 +18,7 @@ from nmtcli.commands.machine import (
     machine_of,
     set_threads,
 )
-from nmtcli.commands.report import Reporter, introduce, say_plan, tensorboard
+from nmtcli.commands.report import Reporter, introduce, show_plan, tensorboard
 from nmtcli.config import ModelConfig, TrainConfig
 from nmtcli.console import Console
 from nmtcli.data.batches import loader_deaths
@@ -37,7 +37,7 @@ from nmtcli.training.lock import locked
 from nmtcli.training.loop import Trainer
 from nmtcli.training.machine import Machine
 
-FOR_EACH_CALL = ("data", "model", "resume", "overwrite", "dry_run", "nproc", "timeout")  # never those of a stored run
+FOR_EACH_CALL = ("data", "model", "resume", "overwrite", "dry_run", "nproc", "timeout")  # never taken from a stored run
 
 
 def run(
@@ -46,9 +46,9 @@ def run(
     """Train a model, or continue training one.
 
     Args:
-        model_config, config: what the command line and the recipe say.
-        given: the options that they set; on resume the others are those of the run that is resumed.
-        arguments: the whole command line, to launch other processes with.
+        model_config, config: options of the command line and the recipe.
+        given: names of the options set there; a resumed run takes all others from the stored run.
+        arguments: the whole command line, to launch further processes with.
         console: for messages.
     """
     if config.nproc > 1 and not environment().is_launched:
@@ -72,15 +72,15 @@ def run(
         parts = assembled(start, machine, world, initialise=initialiser(start, console))
         if config.dry_run:
             plan = estimate(parts.state, parts.loss, parts.batches, config, machine, ranks=world.size)
-            say_plan(console, config, plan, machine.precision)
+            show_plan(console, config, plan, machine.precision)
             return
 
-        # everything that can refuse has been asked: only now does anything appear on the disk, or go
+        # all checks have passed: only from here on are files created or deleted
         if writes and not resumes:
             stack.enter_context(locked(Path(config.model)))
-            _check_room(config)  # another run may have begun here since
+            _check_room(config)  # again: another run may have started here meanwhile
         _open_for_writing(parts, start.data)
-        world.broadcast(None)  # the directory is there: no rank reads it before
+        world.broadcast(None)  # barrier: no rank reads the directory before it exists
 
         introduce(console, parts, start.data)
         bar, signals = stack.enter_context(console.bar("training")), stack.enter_context(_signals())
@@ -91,7 +91,7 @@ def run(
 
 
 def _device_of_rank(name: str) -> str:
-    """Name the GPU of this rank, where the machine has GPUs: each rank has one of its own."""
+    """Return the device name of this rank: on a machine with GPUs, each rank has one of its own."""
     local_rank = environment().local_rank
     return f"cuda:{local_rank}" if local_rank is not None and choose_device(name) == torch.device("cuda") else name
 
@@ -99,7 +99,7 @@ def _device_of_rank(name: str) -> str:
 def _begin(
     model_config: ModelConfig, config: TrainConfig, given: frozenset[str], device: torch.device, world: World
 ) -> tuple[Start, Machine]:
-    """Return what a new run starts from, and the machine that it computes on."""
+    """Return the starting point of a new run, and its machine."""
     data = _open_data(config)
     if world.is_first and not config.dry_run:
         _check_room(config)
@@ -111,7 +111,7 @@ def _begin(
 def _resume(
     model_config: ModelConfig, config: TrainConfig, given: frozenset[str], device: torch.device, _: World
 ) -> tuple[Start, Machine]:
-    """Return what a resumed run starts from, and the machine that it computes on."""
+    """Return the starting point of a resumed run, and its machine."""
     stored = StoredModel.open(config.model)
     config = merged((stored.record.model, stored.train_config), (model_config, config), given)[1]
     data = _open_data(config)
@@ -119,7 +119,7 @@ def _resume(
 
 
 def _open_data(config: TrainConfig) -> DataDirectory:
-    """Open the data directory, and set the threads of this rank."""
+    """Open the data directory, and set the number of threads of this rank."""
     data = DataDirectory.open(config.data)
     data.verify(quick=not config.verify)
     set_threads(config.threads or max(1, cores() // environment().local_world_size))
@@ -129,16 +129,16 @@ def _open_data(config: TrainConfig) -> DataDirectory:
 def merged(
     stored: tuple[ModelConfig, TrainConfig], asked: tuple[ModelConfig, TrainConfig], given: frozenset[str]
 ) -> tuple[ModelConfig, TrainConfig]:
-    """Return the options of a resumed run: those it began with, but for those given now that may change.
+    """Return the options of a resumed run: the stored ones, updated with the ones given now that may change.
 
     Raises:
-        ConfigError: an option that may not change was given another value; all of them are named.
+        ConfigError: options that may not change were given other values; the message lists them all.
     """
     differences: list[str] = []
     both = [_merged(old, new, given, differences) for old, new in zip(stored, asked, strict=True)]
     if differences:
         raise ConfigError(
-            f"--resume goes on with the options the run began with, but now there is {', '.join(differences)}",
+            f"--resume continues with the options that the run began with, but now there is {', '.join(differences)}",
             "Leave them out, or start again with --overwrite",
         )
     return both[0], both[1]
@@ -165,14 +165,14 @@ def _check_room(config: TrainConfig) -> None:
         raise DirectoryError(f"{path} is a file", "Name another directory with --model")
     if holds_model(path):
         if not config.overwrite:
-            raise DirectoryError(f"{path} holds a run", "Go on with --resume, replace it with --overwrite")
-        check_is_model(path)  # refuse to remove what is not ours
+            raise DirectoryError(f"{path} holds a run", "Continue it with --resume, or replace it with --overwrite")
+        check_is_model(path)  # --overwrite must not delete a directory that nmt did not make
     elif any(child.name not in LEFT_AT_START for child in path.iterdir()):
         raise DirectoryError(f"{path} is not empty, and not a model directory", "Name another one with --model")
 
 
 def _open_for_writing(parts: Parts, data: DataDirectory) -> None:
-    """Make the model directory of a run that begins, or prepare that of a run that continues."""
+    """Create the model directory of a new run, or prepare the existing one of a resumed run."""
     if parts.continues:
         parts.writer.continue_run()
         return

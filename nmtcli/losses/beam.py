@@ -1,22 +1,23 @@
-"""Beam-search optimisation: the reference must stay in the beam, by a margin, at every step of a search.
+"""Beam-search optimisation: train the model to keep the reference in the beam, by a margin, at every step of a search.
 
-The score of a prefix is the logit of its last token: there is no softmax, and nothing is summed over the steps; what
-came before is in the decoder's state. A search keeps K prefixes. Where the reference's prefix is not ahead of its rival
-by 1, the loss is
+The score f of a prefix is the logit of its last token. There is no softmax, and nothing is summed over steps: the
+decoder's state carries the history. A search keeps K prefixes. Whenever the reference's prefix does not lead its rival
+by at least 1, the loss grows by
 
     cost * (1 - f(reference's token) + f(rival's token))
 
-and the search of this sentence starts again from the reference's prefix, alone. The rival is the K-th of all prefixes
-that could go on, or the one after that where the K-th is the reference itself; at the end of the reference it is the
-best of the others.
+and the search of this sentence restarts from the reference's prefix alone. The rival is the K-th best of all candidate
+prefixes, or the next one if the K-th is the reference's own; at the end of the reference, which should then come first,
+the rival is the best of the other prefixes.
 
-There are two passes. The search has no gradient, and all sentences and prefixes in one batch; it leaves the rivals'
-tokens. Between two starts there is one rival, so that one chain of tokens holds all of a sentence. The second pass
-steps over the reference and over this chain, side by side; the chain takes the reference's state where the search
-started again. One dropout mask serves the reference, the chain and all of the beam, in both passes.
+The loss takes two passes. The first one searches, without gradient, over all sentences and prefixes in one batch, and
+records the rivals' tokens. There is one rival between two restarts, so a single chain of tokens holds all rivals of a
+sentence. The second pass, with gradient, steps over the reference and this chain side by side; at each restart the
+chain continues from the reference's state. The reference, the chain and the whole beam share one dropout mask, in both
+passes.
 
 Source:
-    Wiseman and Rush 2016, section 4; the chain is theirs (section 4.2.2, "recurrent search path").
+    Wiseman and Rush 2016, section 4; the chain is from section 4.2.2, "recurrent search path".
 """
 
 from collections.abc import Callable
@@ -35,16 +36,16 @@ from nmtcli.model.seq2seq import Seq2Seq, forget_casts
 from nmtcli.scoring.sentence import sentence_bleu
 
 MARGIN = 1.0
-Drops = Callable[[int], Drop]  # from the number of a step to what drops values in it
+Drops = Callable[[int], Drop]  # maps the number of a step to its dropout function
 
 
 class Path(NamedTuple):
-    """What a search leaves.
+    """Rivals and restarts that a search has found, for each target position.
 
     Attributes:
-        rival_BT: tokens of the rivals' prefixes since the last start; the reference's where there is no rival.
-        starts_BT: True where the search goes on from the reference's prefix alone, before this token.
-        violated_BT: True where the reference was not ahead by the margin.
+        rival_BT: tokens of each rival's prefix since the last restart; the reference's tokens where there is no rival.
+        starts_BT: True where the search starts or restarts from the reference's prefix alone, before this token.
+        violated_BT: True where the reference did not lead by the margin.
     """
 
     rival_BT: Tensor
@@ -53,13 +54,13 @@ class Path(NamedTuple):
 
 
 class BeamSearchLoss:
-    """The margin loss of a beam search.
+    """Margin loss over the steps of a beam search.
 
     Args:
-        beam: K, prefixes that are kept.
-        growth: start with K = 2 and add one every so many updates; 0: K from the start [updates].
-        cost: `one`; or `bleu`, 1 - sentence BLEU of the rival's tokens since the last start.
-        forbidden: ids that no search says.
+        beam: K, the number of prefixes that a search keeps.
+        growth: updates after which K grows by 1, from 2 up to `beam`; 0: K is `beam` from the start [updates].
+        cost: `one`, or `bleu`: 1 - sentence BLEU of the rival's tokens since the last restart.
+        forbidden: ids that a search may not choose, except where the reference has them.
     """
 
     def __init__(self, *, beam: int, growth: int, cost: str, forbidden: tuple[int, ...]) -> None:
@@ -69,11 +70,11 @@ class BeamSearchLoss:
         self.forbidden = forbidden
 
     def count(self, batch: Batch) -> int:
-        """See `Loss.count`: target tokens."""
+        """Return the number of target tokens."""
         return batch.target_tokens
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """See `Loss` [logits]."""
+        """Return the sum of the margin losses; there is no nll [logits]."""
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         drops = shared_masks(model.dropout, model.training)
         with torch.no_grad():
@@ -83,12 +84,12 @@ class BeamSearchLoss:
         return LossSums(margin_loss(model, memory, state, batch, path, cost_BT, drops), None)
 
     def beam_at(self, update: int) -> int:
-        """K at this update."""
+        """Return K at this update."""
         return min(self.beam, 2 + update // self.growth) if self.growth else self.beam
 
 
 def shared_masks(dropout_of_model: Dropout, training: bool) -> Drops:
-    """Dropout with one mask a sentence for all of its prefixes, the same one whenever a step is taken again."""
+    """Make dropout with one mask per sentence, shared by all its prefixes and reused whenever a step is repeated."""
     masks: dict[tuple[str, int], Tensor] = {}
 
     def at(step: int) -> Drop:
@@ -108,15 +109,16 @@ def shared_masks(dropout_of_model: Dropout, training: bool) -> Drops:
 def search(
     model: Seq2Seq, memory: Memory, state: State, batch: Batch, beam: int, forbidden: tuple[int, ...], drops: Drops
 ) -> Path:
-    """Searches each sentence along its reference.
+    """Search each sentence along its reference, and record rivals and restarts.
 
-    The reference's prefix is in the beam at every step: it was ahead of the K-th of the others, or the beam is new.
+    The reference's prefix is in the beam at every step: it led the K-th of the others, or the beam has just restarted.
 
     Args:
-        model, memory, state: from `model.encode`.
+        model: in training mode.
+        memory, state: from `model.encode`.
         batch: the sentences.
         beam: K.
-        forbidden: ids that are never said, unless the reference does.
+        forbidden: ids that are disallowed, except where the reference has them.
         drops: dropout of each step.
     """
     target_BT, mask_BT = batch.target_output_BT, batch.target_mask_BT
@@ -127,28 +129,28 @@ def search(
     state = state.select(row_B.repeat_interleave(K))
     tokens_BK = batch.target_input_BT[:, :1].expand(B, K)
     live_BK = (slot_K == 0).expand(B, K)
-    reference_B = torch.zeros_like(last_B)  # which of the K is the reference's prefix
+    reference_B = torch.zeros_like(last_B)  # slot of the reference's prefix in the beam
     start_B = torch.zeros_like(last_B)
-    said_BKT = target_BT.unsqueeze(1).expand(B, K, T)
+    prefix_BKT = target_BT.unsqueeze(1).expand(B, K, T)
     rival_BT, starts_BT, violated_BT = target_BT, (position_T == 0).expand(B, T), torch.zeros_like(mask_BT)
     for t in range(T):
         readout_BKE, _, state = model.advance(memory, state, tokens_BK, drops(t))
         logits_BKV = model.logits(readout_BKE)
         V = logits_BKV.shape[-1]
-        said_B = target_BT[:, t]
-        score_B = logits_BKV[row_B, reference_B, said_B]
+        target_B = target_BT[:, t]
+        score_B = logits_BKV[row_B, reference_B, target_B]
         logits_BKV[..., forbidden_ids] = -torch.inf
         logits_BKV.masked_fill_(~live_BK.unsqueeze(-1), -torch.inf)
-        logits_BKV[row_B, reference_B, said_B] = score_B
+        logits_BKV[row_B, reference_B, target_B] = score_B
         scores_BC, flat_BC = logits_BKV.flatten(1).topk(min(K + 1, K * V))
-        is_reference_BC = flat_BC == (reference_B * V + said_B).unsqueeze(1)
+        is_reference_BC = flat_BC == (reference_B * V + target_B).unsqueeze(1)
         kth_B = torch.where(last_B == t, 0, K - 1)
         kth_B = torch.where(is_reference_BC[row_B, kth_B], kth_B + 1, kth_B)
         violated_B = mask_BT[:, t] & (score_B - scores_BC[row_B, kth_B] < MARGIN)
 
         parents_BC, tokens_BC = flat_BC // V, flat_BC % V
         rival_parent_B = parents_BC[row_B, kth_B]
-        rival_prefix_BT = said_BKT[row_B, rival_parent_B].clone()
+        rival_prefix_BT = prefix_BKT[row_B, rival_parent_B].clone()
         rival_prefix_BT[:, t] = tokens_BC[row_B, kth_B]
         span_BT = violated_B.unsqueeze(1) & (position_T >= start_B.unsqueeze(1)) & (position_T <= t)
         rival_BT = torch.where(span_BT, rival_prefix_BT, rival_BT)
@@ -158,18 +160,18 @@ def search(
 
         violated_B1 = violated_B.unsqueeze(1)
         parents_BK = torch.where(violated_B1, reference_B.unsqueeze(1), parents_BC[:, :K])
-        tokens_BK = torch.where(violated_B1, said_B.unsqueeze(1), tokens_BC[:, :K])
+        tokens_BK = torch.where(violated_B1, target_B.unsqueeze(1), tokens_BC[:, :K])
         goes_on_BK = scores_BC[:, :K].isfinite() & (tokens_BK != EOS)
         live_BK = torch.where(violated_B1, slot_K == 0, goes_on_BK)
         reference_B = torch.where(violated_B, 0, is_reference_BC[:, :K].long().argmax(dim=1))
-        said_BKT = said_BKT[row_B.unsqueeze(1), parents_BK].clone()
-        said_BKT[:, :, t] = tokens_BK
+        prefix_BKT = prefix_BKT[row_B.unsqueeze(1), parents_BK].clone()
+        prefix_BKT[:, :, t] = tokens_BK
         state = state.select((row_B.unsqueeze(1) * K + parents_BK).flatten())
     return Path(rival_BT, starts_BT, violated_BT)
 
 
 def bleu_costs(path: Path, batch: Batch) -> Tensor:
-    """cost_BT: at violations 1 - sentence BLEU of the rival's tokens since the last start, else 0."""
+    """Return cost_BT: 1 - sentence BLEU of the rival's tokens since the last restart at violations, 0 elsewhere."""
     costs = [[0.0] * path.violated_BT.shape[1] for _ in path.violated_BT]
     starts = path.starts_BT.tolist()
     rivals, references = path.rival_BT.tolist(), batch.target_output_BT.tolist()
@@ -183,16 +185,16 @@ def bleu_costs(path: Path, batch: Batch) -> Tensor:
 def margin_loss(
     model: Seq2Seq, memory: Memory, state: State, batch: Batch, path: Path, cost_BT: Tensor, drops: Drops
 ) -> Tensor:
-    """The sum of cost * (1 - f(reference) + f(rival)) over the violations of a search, with gradient.
+    """Sum cost * (1 - f(reference) + f(rival)) over the violations of a search, with gradient.
 
     Args:
         model, memory, state, batch, drops: as in `search`.
-        path: what the search left.
-        cost_BT: of each violation; 0 elsewhere.
+        path: from `search`.
+        cost_BT: cost of each violation; 0 elsewhere.
     """
     B, T = cost_BT.shape
     row_B = torch.arange(B, device=cost_BT.device)
-    state = state.select(row_B.repeat_interleave(2))  # of each sentence the reference's, then the rival's
+    state = state.select(row_B.repeat_interleave(2))  # two rows per sentence: the reference's, then the rival's
     read_BT = torch.where(path.starts_BT[:, 1:], batch.target_output_BT[:, :-1], path.rival_BT[:, :-1])
     read_BT = torch.cat([batch.target_input_BT[:, :1], read_BT], dim=1)
     readouts = []
@@ -201,14 +203,14 @@ def margin_loss(
         tokens_B2 = torch.stack([batch.target_input_BT[:, t], read_BT[:, t]], dim=1)
         readout_B2E, _, state = model.advance(memory, state, tokens_B2, drops(t))
         readouts.append(readout_B2E)
-    said_B2T = torch.stack([batch.target_output_BT, path.rival_BT], dim=1)
-    reference_BT, rival_BT = token_logits(model, torch.stack(readouts, dim=2), said_B2T).unbind(dim=1)
-    missing_BT = (MARGIN - reference_BT + rival_BT).clamp(min=0.0)  # in bf16 the search may have rounded otherwise
+    outputs_B2T = torch.stack([batch.target_output_BT, path.rival_BT], dim=1)
+    reference_BT, rival_BT = token_logits(model, torch.stack(readouts, dim=2), outputs_B2T).unbind(dim=1)
+    missing_BT = (MARGIN - reference_BT + rival_BT).clamp(min=0.0)  # in bf16 the search may have rounded differently
     return (cost_BT.to(missing_BT.dtype) * missing_BT).masked_fill(~path.violated_BT, 0.0).sum()
 
 
 def token_logits(model: Seq2Seq, readout_BKTE: Tensor, tokens_BKT: Tensor) -> Tensor:
-    """logits_BKT of one token each, in fp32 or better."""
+    """Return logits_BKT of these tokens, in fp32 or better."""
     full = torch.promote_types(readout_BKTE.dtype, torch.float32)
     logits_BKT = (readout_BKTE.to(full) * model.projection_VE[tokens_BKT].to(full)).sum(dim=-1)
     return logits_BKT + model.projection_bias_V[tokens_BKT].to(full)

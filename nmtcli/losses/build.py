@@ -1,4 +1,4 @@
-"""From the options to a loss: the one module that knows all losses by name."""
+"""Build a loss from options; the one module that knows all losses by name."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,12 +19,12 @@ from nmtcli.scoring.sentence import Reward
 
 
 class Setting(NamedTuple):
-    """What a loss is built from.
+    """Everything that a loss is built from.
 
     Attributes:
-        config, model_config: the run's options.
-        target: the subword model of the target.
-        target_lang: decides how a reward cuts text into tokens.
+        config, model_config: training and model options of the run.
+        target: subword model of the target side.
+        target_lang: target language; it decides how a reward tokenises text.
     """
 
     config: TrainConfig
@@ -39,7 +39,7 @@ def build_loss(config: TrainConfig, model_config: ModelConfig, *, target: Subwor
     Args:
         config, model_config, target, target_lang: see `Setting`.
     Raises:
-        ConfigError: options that do not go together.
+        ConfigError: the options cannot be combined.
     """
     setting = Setting(config, model_config, target, target_lang)
     loss = LOSSES[config.loss](setting)
@@ -65,7 +65,7 @@ def _greedy(setting: Setting) -> Loss:
 def _beam(setting: Setting) -> Loss:
     if setting.model_config.word_dropout:
         raise ConfigError(
-            "--loss beam has one dropout mask for the reference and its rivals, but --word-dropout draws for each",
+            "--loss beam needs one dropout mask for the reference and its rivals, but --word-dropout draws several",
             "Use --word-dropout 0",
         )
     config = setting.config

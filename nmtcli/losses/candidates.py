@@ -1,7 +1,7 @@
-"""Candidate translations of a sentence, what the model gives each, and what each is worth.
+"""Candidate translations of each sentence, with their scores under the model and their rewards.
 
 Losses over whole translations compare candidates. These are found without gradient and without dropout, by beam search
-or by sampling; each comes once. Then one fused pass of forced decoding scores all of them, with gradient.
+or by sampling, and duplicates are dropped. One fused pass of forced decoding then scores all of them, with gradient.
 """
 
 from typing import Any, NamedTuple
@@ -19,12 +19,12 @@ from nmtcli.search.host import SearchRules
 from nmtcli.search.model_searcher import ModelSearcher
 from nmtcli.search.translator import search_sentences
 
-UNKNOWN = "⁇"  # as a word of a reference, so that leaving it out is no merit
-LONGEST = 1.5  # a candidate at most, in lengths of its source, plus search.host.EXTRA_LENGTH [tokens]
+UNKNOWN = "⁇"  # text of an unknown word: a candidate must not gain by omitting what the reference has there
+LONGEST = 1.5  # maximum length of a candidate relative to its source, plus search.host.EXTRA_LENGTH [tokens]
 
 
 class Candidates(NamedTuple):
-    """The candidates of B sentences, C at most of each.
+    """Scores and rewards of the candidates of B sentences, at most C candidates each.
 
     Attributes:
         scores_BC: mean log-probability of a token; minus infinity where there is no candidate [nats/token].
@@ -37,24 +37,24 @@ class Candidates(NamedTuple):
     mask_BC: Tensor
 
     def best(self) -> Tensor:
-        """number_B1 of the candidate with the highest reward; of equal ones the first."""
+        """Return number_B1, the index of the candidate with the highest reward; the first one on ties."""
         return self.rewards_BC.masked_fill(~self.mask_BC, -1.0).argmax(dim=1, keepdim=True)
 
     def differ(self) -> Tensor:
-        """differ_B: True where candidates are not all worth the same."""
+        """Return differ_B: True where the candidates of a sentence differ in reward."""
         lowest_B = self.rewards_BC.masked_fill(~self.mask_BC, 2.0).amin(dim=1)
         return self.rewards_BC.masked_fill(~self.mask_BC, -1.0).amax(dim=1) > lowest_B
 
 
 class CandidateSearch:
-    """Finds, rewards and scores candidates.
+    """Finds candidates, scores them with the model and rewards them.
 
     Args:
-        count: hypotheses of beam search, or samples, of each sentence.
+        count: number of hypotheses of beam search, or of samples, per sentence.
         by: `beam` or `samples`.
-        with_reference: the reference is a candidate too, unless it has an unknown piece.
-        target: subword model.
-        reward: what a candidate is worth.
+        with_reference: add the reference as a candidate, unless it has an unknown piece.
+        target: subword model of the target side.
+        reward: rewards candidates by their references.
     """
 
     def __init__(self, *, count: int, by: str, with_reference: bool, target: Subword, reward: Reward) -> None:
@@ -66,9 +66,9 @@ class CandidateSearch:
         self._reward = reward
 
     def __call__(self, model: Seq2Seq, batch: Batch) -> Candidates:
-        """The candidates of a batch; scores have a gradient."""
+        """Return the candidates of a batch; their scores have a gradient."""
         found = self.find(model, batch)
-        scores_N = mean_log_probabilities(model, batch, found)  # a GPU does this while the host rewards
+        scores_N = mean_log_probabilities(model, batch, found)  # a GPU computes this while the host rewards
         rewards = [
             self._reward(self.texts(candidates), *self.texts([reference]))
             for candidates, reference in zip(found, _ids(batch.target_output_BT, batch.target_mask_BT), strict=True)
@@ -79,11 +79,11 @@ class CandidateSearch:
         return Candidates(scores_BC, _padded(rewards, 0.0, mask_BC.device), mask_BC)
 
     def texts(self, sentences: list[list[int]]) -> list[str]:
-        """Detokenised text, in which unknown words stay visible."""
+        """Detokenise sentences; unknown words stay visible."""
         return [self._target.decode(ids, UNKNOWN) for ids in sentences]
 
     def find(self, model: Seq2Seq, batch: Batch) -> list[list[list[int]]]:
-        """The ids of each sentence's candidates, each once, those of search first."""
+        """Return the ids of each sentence's candidates without duplicates, in the order of the search."""
         sources = _ids(batch.source_BS, batch.source_mask_BS)
         with model.searching():
             rules = SearchRules.from_config(self._config, wanted=self._count)
@@ -98,10 +98,10 @@ class CandidateSearch:
 
 
 def mean_log_probabilities(model: Seq2Seq, batch: Batch, candidates: list[list[list[int]]]) -> Tensor:
-    """scores_N of all candidates, sentence by sentence, by one pass over all of them.
+    """Score all candidates in one pass: scores_N, the mean log-probability of a token, sentence by sentence.
 
     Args:
-        model: in training mode: with dropout.
+        model: in training mode, that is, with dropout.
         batch: the sentences.
         candidates: ids of each sentence's candidates, EOS at the end.
     """
@@ -120,12 +120,12 @@ def mean_log_probabilities(model: Seq2Seq, batch: Batch, candidates: list[list[l
 
 
 def _ids(ids_BT: Tensor, mask_BT: Tensor) -> list[list[int]]:
-    """The ids of each sentence, without padding."""
+    """Return the ids of each sentence, without padding."""
     lengths = mask_BT.sum(dim=1).tolist()
     return [ids[:length] for ids, length in zip(ids_BT.tolist(), lengths, strict=True)]
 
 
 def _padded(rows: list[list[Any]], filling: Any, device: torch.device) -> Tensor:
-    """A tensor of rows of unequal length."""
+    """Make a tensor from rows of unequal length."""
     width = max(map(len, rows))
     return torch.tensor([row + [filling] * (width - len(row)) for row in rows], device=device)

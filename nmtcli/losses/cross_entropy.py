@@ -10,13 +10,13 @@ from nmtcli.data.batches import Batch
 from nmtcli.losses.protocol import LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 
-CHUNK_ELEMENTS = 1 << 22  # logits in memory at a time: 16 MiB in fp32, near a CPU's last cache
-GPU_CHUNK_ELEMENTS = 1 << 24  # at least: enough to fill a GPU
-GPU_CHUNKS = 32  # at most: after each one, gradients of the whole matrix are added up
+CHUNK_ELEMENTS = 1 << 22  # logits in memory at a time: 16 MiB in fp32, about a CPU's last-level cache
+GPU_CHUNK_ELEMENTS = 1 << 24  # smallest chunk on a GPU: enough to keep it busy
+GPU_CHUNKS = 32  # at most, since each chunk adds to the gradient of the whole matrix
 
 
 class CrossEntropy:
-    """The loss of a model on a batch, each target token given the reference before it.
+    """Cross-entropy of each target token, given the reference's tokens before it.
 
     Args:
         label_smoothing: share of the target distribution that is uniform over the vocabulary.
@@ -28,26 +28,26 @@ class CrossEntropy:
         self.label_smoothing = label_smoothing
 
     def count(self, batch: Batch) -> int:
-        """See `Loss.count`: target tokens."""
+        """Return the number of target tokens."""
         return batch.target_tokens
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int = 0) -> LossSums:
-        """See `Loss`; padding has no part in the sums [nats]."""
+        """Return loss and nll of a batch, summed over real tokens [nats]."""
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         readout_BTE = model.decode(memory, state, batch.target_input_BT)
         return cross_entropy_of(model, readout_BTE, batch, self.label_smoothing)
 
 
 def cross_entropy_of(model: Seq2Seq, readout_BTE: Tensor, batch: Batch, label_smoothing: float) -> LossSums:
-    """The cross-entropy of a batch's references, given the decoder's readouts; padding has no part in it.
+    """Compute the cross-entropy of a batch's references from the decoder's readouts, without padding.
 
     Args:
-        model: has the output projection.
-        readout_BTE: a readout for each position of the references.
-        batch: has the references.
+        model: for its output projection.
+        readout_BTE: one readout for each position of the references.
+        batch: for its references.
         label_smoothing: share of the target distribution that is uniform over the vocabulary.
     Returns:
-        both sums [nats].
+        the sums of loss and nll [nats].
     """
     loss, nll = chunked_cross_entropy(
         readout_BTE.flatten(0, 1),
@@ -70,20 +70,20 @@ def chunked_cross_entropy(
     label_smoothing: float,
     chunk_elements: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """The sum of the cross-entropies of `readout @ projection.T + bias`, a few rows of logits at a time.
+    """Sum the cross-entropies of `readout @ projection.T + bias`, a few rows of logits at a time.
 
-    The gradient is made in the same pass, so nothing is computed twice: as many operations as with all logits at once.
+    The gradient is computed in the same pass, so this takes no more operations than with all logits at once.
 
     Args:
-        readout_NE: one row a token.
+        readout_NE: one row per token.
         projection_VE, bias_V: the output projection.
         targets_N: ids.
         mask_N: True on rows that count.
-        label_smoothing: share of uniform.
-        chunk_elements: logits in memory at a time, at most (one row at least); 0: what the device likes.
+        label_smoothing: share of the uniform distribution.
+        chunk_elements: most logits in memory at a time, but at least one row; 0: chosen for the device.
     Returns:
-        the smoothed loss, with gradient, and the plain one, without; F.cross_entropy(reduction="sum") to rounding
-        [nats].
+        the smoothed loss, with gradient, and the nll, without; equal to F.cross_entropy(reduction="sum") up to
+        rounding [nats].
     """
     device = readout_NE.device.type
     if not chunk_elements:
@@ -91,12 +91,12 @@ def chunked_cross_entropy(
         chunk_elements = CHUNK_ELEMENTS if device == "cpu" else max(GPU_CHUNK_ELEMENTS, elements // GPU_CHUNKS)
     if torch.is_autocast_enabled(device):
         readout_NE = readout_NE.to(torch.get_autocast_dtype(device))
-    with torch.autocast(device, enabled=False):  # on a GPU it would have probabilities in fp32, whatever the logits are
+    with torch.autocast(device, enabled=False):  # on a GPU, autocast would compute any softmax in fp32
         return _chunked(readout_NE, projection_VE, bias_V, targets_N, mask_N, label_smoothing, chunk_elements)
 
 
 def nll_by(probs_NV: Tensor, targets_N1: Tensor, full: torch.dtype) -> Tensor:
-    """nll_N1 of the targets by their probabilities; what is too small for this type counts as its smallest [nats]."""
+    """Return nll_N1 of the targets, their probabilities clamped to the smallest number of type `full` [nats]."""
     return -probs_NV.gather(1, targets_N1).to(full).clamp_(min=torch.finfo(full).tiny).log_()
 
 
@@ -124,7 +124,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             grad_matrix_VE = torch.zeros_like(projection_VE, dtype=full)
             grad_bias_V = torch.zeros_like(bias_V, dtype=full)
         nll_N1 = torch.empty_like(weight_N1, dtype=full)
-        logits_N1 = torch.empty_like(nll_N1)  # of the targets
+        logits_N1 = torch.empty_like(nll_N1)  # logits of the targets
         mean_E = matrix_VE.mean(dim=0, dtype=full)
         vocabulary = matrix_VE.shape[0]
         rows = max(1, chunk_elements // vocabulary)
@@ -135,7 +135,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             if not needs_gradient:
                 nll_N1[chunk] = -logits_NV.log_softmax(dim=1, dtype=full).gather(1, targets_N1[chunk])
                 continue
-            probs_NV = logits_NV.softmax(dim=1)  # in fewer passes than log_softmax and its exp
+            probs_NV = logits_NV.softmax(dim=1)  # takes fewer passes over memory than log_softmax and exp
             nll_N1[chunk] = nll_by(probs_NV, targets_N1[chunk], full)
             torch.mm(probs_NV, matrix_VE, out=grad_readout_NE[chunk])
             if dtype == full:
@@ -143,14 +143,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             else:
                 grad_matrix_VE += probs_NV.T @ counted_NE[chunk]
             grad_bias_V += (weight_N1[chunk].T @ probs_NV).squeeze(0)
-            del logits_NV, probs_NV  # before the next ones
+            del logits_NV, probs_NV  # free the memory before the next chunk
         mean_logits_N1 = (readout_NE.to(full) @ mean_E).unsqueeze(1) + low_bias_V.mean(dtype=full)
-        uniform_N1 = nll_N1 + logits_N1 - mean_logits_N1  # nll + logit is the logarithm of the sum
+        uniform_N1 = nll_N1 + logits_N1 - mean_logits_N1  # nll + logit = logsumexp
         weight_N1 = weight_N1.to(full)
         nll = (nll_N1 * weight_N1).sum()
         loss = (1 - smoothing) * nll + smoothing * (uniform_N1 * weight_N1).sum()
         if needs_gradient:
-            # d loss / d logits = probabilities - target distribution; of the latter, what products with it would give
+            # d loss / d logits = probabilities - target distribution; products with the latter have a closed form
             at_target = smoothing - 1
             grad_NE = grad_readout_NE.to(full).sub_(smoothing * mean_E)
             grad_NE = grad_NE.add_(matrix_VE[targets_N], alpha=at_target).mul_(weight_N1)
@@ -166,7 +166,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         scale, gradients = grads[0], ctx.gradients
         if gradients is None:
-            raise RuntimeError("the gradient of this loss is made once: it is scaled where it lies")
+            raise RuntimeError("the gradient of this loss can be used only once: backward scales it in place")
         ctx.gradients = None
         readout, matrix, bias = (
             gradient.mul_(scale.to(gradient.dtype)) if need else None

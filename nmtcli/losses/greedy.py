@@ -1,12 +1,12 @@
-"""The greedy-search loss: the decoder reads its own most probable tokens, and is trained to say the reference's.
+"""Greedy-search loss: the decoder reads its own most probable tokens, and learns to predict the reference's.
 
 Position t of the reference is the target whatever was read before it, over the whole length of the reference. No
-gradient goes through the choice of a token. With probability R a position reads the reference's token instead: R = 1 is
-cross-entropy.
+gradient flows through the choice of a token. With probability R a position reads the reference's token instead; R = 1
+is cross-entropy with teacher forcing.
 
-    exact       one step after the other: what is read at t is the argmax of what the step before has said
-    in passes   all positions at once, one fused call a pass: what is read at t is the argmax at t - 1 of the pass
-                before; the first pass reads the reference. With a pass for every position this is the exact form.
+    exact       one step at a time: position t reads the argmax of the step before
+    in passes   all positions at once, one fused call per pass: position t reads the argmax at t - 1 in the previous
+                pass, and the first pass reads the reference; with one pass per position this equals the exact form
 """
 
 import math
@@ -23,16 +23,16 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class GreedySearchLoss:
-    """The loss of a decoder that goes its own way.
+    """Cross-entropy of the reference, given the tokens that the decoder itself predicts.
 
     Args:
         label_smoothing: share of the target distribution that is uniform over the vocabulary.
-        passes: 0: exact; else of how many passes, two at least.
+        passes: number of passes, at least 2; 0: the exact form.
         teacher_forcing, decay, half: see `teacher_forcing_at`.
-        forbidden: ids that no search says, and that the decoder does not read unless the reference has them.
+        forbidden: ids that a search disallows; the decoder reads them from the reference only.
     Source:
-        mixing in the reference: Bengio et al. 2015 (scheduled sampling); in two passes: Mihaylova and Martins 2019; in
-        more: Duckworth et al. 2019.
+        scheduled sampling: Bengio et al. 2015; in two passes: Mihaylova and Martins 2019; in more passes: Duckworth et
+        al. 2019.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class GreedySearchLoss:
         self.forbidden = forbidden
 
     def count(self, batch: Batch) -> int:
-        """See `Loss.count`: target tokens."""
+        """Return the number of target tokens."""
         return batch.target_tokens
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """See `Loss` [nats]."""
+        """Return loss and nll of a batch [nats]."""
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         ratio = teacher_forcing_at(update, lowest=self.teacher_forcing, decay=self.decay, half=self.half)
         shape, device = batch.target_input_BT.shape, batch.target_input_BT.device
-        # nothing is drawn where nothing is to be decided, so that dropout draws what it would in cross-entropy
+        # with R = 0 or 1 nothing is drawn, so that dropout gets the same random numbers as with cross-entropy
         forced_BT = torch.rand(shape, device=device) < ratio if 0 < ratio < 1 else torch.full(shape, ratio >= 1)
         forced_BT = forced_BT.to(device)
         if self.passes:
@@ -77,13 +77,13 @@ class GreedySearchLoss:
 
 
 def teacher_forcing_at(update: int, *, lowest: float, decay: str, half: int) -> float:
-    """The probability R that a position reads the reference's token.
+    """Return R, the probability that a position reads the reference's token.
 
     Args:
-        update: updates done.
-        lowest: R without a schedule; what a schedule falls to.
+        update: i, the number of updates done.
+        lowest: R without a schedule; the lower bound of a schedule.
         decay: `none`; `linear`, 1 - c i; `exponential`, k ** i; `inverse-sigmoid`, k / (k + exp(i / k)).
-        half: updates after which the schedule's formula is 1/2, which decides c or k.
+        half: number of updates after which the schedule's formula is 1/2; this determines c or k.
     Source:
         Bengio et al. 2015, section 2.4.
 
@@ -103,7 +103,7 @@ def teacher_forcing_at(update: int, *, lowest: float, decay: str, half: int) -> 
 
 
 def _inverse_sigmoid_k(half: int) -> float:
-    """The k whose k * log(k), where the formula is 1/2, is `half`; by Newton's method."""
+    """Solve k * log(k) = half, where the formula is 1/2, for k by Newton's method."""
     k = half / math.log(half + 2) + 1.0
     for _ in range(50):
         k -= (k * math.log(k) - half) / (math.log(k) + 1)
@@ -119,13 +119,14 @@ def decode_own_tokens(
     *,
     forbidden: tuple[int, ...] = (),
 ) -> Tensor:
-    """The exact form.
+    """Decode in the exact form, one step at a time.
 
     Args:
-        model, memory, state: from `model.encode`.
-        target_BT: the reference, BOS first.
-        forced_BT: True where the reference is read; BOS is read anyhow.
-        forbidden: ids that are not read otherwise.
+        model: in training mode.
+        memory, state: from `model.encode`.
+        target_BT: the reference, starting with BOS.
+        forced_BT: True where the reference's token is read; BOS always is.
+        forbidden: ids that are read from the reference only.
     Returns:
         readout_BTE.
     """
@@ -153,23 +154,23 @@ def decode_in_passes(
     *,
     forbidden: tuple[int, ...] = (),
 ) -> Tensor:
-    """The form that is fused over time; Args and Returns as in `decode_own_tokens`.
+    """Decode in passes, fused over time; other arguments and the result are as in `decode_own_tokens`.
 
     Args:
-        passes: calls of the decoder; the last one has gradients, those before have neither gradients nor dropout.
+        passes: calls of the decoder; only the last one has gradients and dropout.
     """
     read_BT = target_BT
     for _ in range(passes - 1):
         with model.searching():
-            said_BT = most_probable(model, model.decode(memory, state, read_BT), forbidden)
-        shifted_BT = torch.cat([target_BT[:, :1], said_BT[:, :-1]], dim=1)
+            predicted_BT = most_probable(model, model.decode(memory, state, read_BT), forbidden)
+        shifted_BT = torch.cat([target_BT[:, :1], predicted_BT[:, :-1]], dim=1)
         read_BT = torch.where(forced_BT, target_BT, shifted_BT)
     return model.decode(memory, state, read_BT)
 
 
 @torch.no_grad()
 def most_probable(model: Seq2Seq, readout_BTE: Tensor, forbidden: tuple[int, ...]) -> Tensor:
-    """The argmax of the logits of what may be said, tokens_BT, a few rows of logits at a time."""
+    """Return tokens_BT, the argmax over the allowed tokens, computing a few rows of logits at a time."""
     bar_V = model.projection_bias_V.new_zeros(model.projection_bias_V.shape)
     bar_V[list(forbidden)] = -torch.inf
     rows_NE = readout_BTE.flatten(0, 1)

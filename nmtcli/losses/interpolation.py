@@ -1,4 +1,4 @@
-"""The interpolation of cross-entropy and another loss."""
+"""Interpolation of cross-entropy with another loss."""
 
 from nmtcli.data.batches import Batch
 from nmtcli.losses.cross_entropy import CrossEntropy
@@ -7,13 +7,13 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class Interpolation:
-    """A * cross-entropy per target token + (1 - A) * another loss per token or sentence, whichever `other` counts.
+    """A * cross-entropy per target token + (1 - A) * `other` per token or per sentence, whichever it counts.
 
     Over accumulated batches both terms are weighted by `other.count`.
 
     Args:
-        cross_entropy: has the weight A.
-        other: has the weight 1 - A.
+        cross_entropy: loss with weight A.
+        other: loss with weight 1 - A.
         share: A.
     Source:
         Edunov et al. 2018, section 3.3; also Shen et al. 2016 and Wu et al. 2016.
@@ -25,11 +25,11 @@ class Interpolation:
         self.share = share
 
     def count(self, batch: Batch) -> int:
-        """See `Loss.count`: what the other loss counts."""
+        """Return the count of the other loss."""
         return self.other.count(batch)
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """See `Loss`; nll is cross-entropy's."""
+        """Return the interpolated sum, and the nll of cross-entropy [nats]."""
         tokens = self.cross_entropy(model, batch, update)
         other = self.other(model, batch, update)
         weight = self.share * self.count(batch) / self.cross_entropy.count(batch)

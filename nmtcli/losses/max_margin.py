@@ -1,4 +1,4 @@
-"""The margin between the best candidate translation and the one that the model would rather say."""
+"""Max-margin loss between the best candidate translation and the one that the model prefers."""
 
 import torch
 from torch import Tensor
@@ -10,33 +10,33 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class MaxMargin:
-    """The candidate with the highest reward, u*, must be ahead of the model's favourite among the others, v, by as much
-    as its reward is:
+    """The candidate with the highest reward, u*, must outscore the model's favourite among the others, v, by the
+    difference of their rewards:
 
         max(0, reward(u*) - reward(v) - s(u*) + s(v))
 
-    It is 0 where all candidates are worth the same.
+    s is the mean log-probability of a token. The loss is 0 where all candidates have the same reward.
 
     Args:
         search: finds candidates.
     Source:
-        Edunov et al. 2018, section 3.2; s is the mean log-probability of a token.
+        Edunov et al. 2018, section 3.2.
     """
 
     def __init__(self, search: CandidateSearch) -> None:
         self.search = search
 
     def count(self, batch: Batch) -> int:
-        """See `Loss.count`: sentences."""
+        """Return the number of sentences."""
         return len(batch.source_BS)
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """See `Loss` [nats/token]."""
+        """Return the sum of the margins; there is no nll [nats/token]."""
         return LossSums(margin(self.search(model, batch)).sum(), None)
 
 
 def margin(candidates: Candidates) -> Tensor:
-    """margin_B of each sentence; of equal ones the first candidate is the best."""
+    """Return margin_B of each sentence; on ties the first candidate is the best."""
     scores_BC, rewards_BC, mask_BC = candidates
     best_B1 = candidates.best()
     is_best_BC = torch.zeros_like(mask_BC).scatter(1, best_B1, True)

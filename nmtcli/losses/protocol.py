@@ -1,4 +1,4 @@
-"""What every loss gives the training loop, which knows none of them by name."""
+"""The interface of a loss: what the training loop uses, without knowing any loss by name."""
 
 from typing import NamedTuple, Protocol
 
@@ -9,12 +9,12 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class LossSums(NamedTuple):
-    """Sums over a batch; whoever wants a mean divides.
+    """Sums over a batch, never means: the caller divides.
 
     Attributes:
-        loss: what is trained on; has a gradient. It is a sum over as many things as `Loss.count` says.
-        nll: negative log-likelihood of the reference's tokens, without smoothing, given what the decoder was fed; it
-            has no gradient [nats]. None where a loss does not compute it.
+        loss: the training objective, with gradient; a sum over the tokens or sentences that `Loss.count` counts.
+        nll: negative log-likelihood of the reference's tokens given the decoder's inputs, without smoothing and without
+            gradient [nats]; None if the loss does not compute it.
     """
 
     loss: Tensor
@@ -22,16 +22,16 @@ class LossSums(NamedTuple):
 
 
 class Loss(Protocol):
-    """A loss of a model on a batch."""
+    """A training loss, computed from a model and a batch."""
 
     def count(self, batch: Batch) -> int:
-        """What a mean of this loss is over: the batch's target tokens, or its sentences."""
+        """Return the divisor of a mean of this loss: the number of the batch's target tokens, or of its sentences."""
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """The sums.
+        """Return the sums over a batch.
 
         Args:
             model: in training mode, on the batch's device.
             batch: sentence pairs.
-            update: updates done before; what follows a schedule follows this.
+            update: number of updates done before, on which schedules depend.
         """

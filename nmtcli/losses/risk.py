@@ -1,4 +1,4 @@
-"""Expected risk over candidate translations."""
+"""Expected risk over candidate translations, also known as minimum risk training."""
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class Risk:
-    """The mean of 1 - reward under the model's own distribution over the candidates of a sentence.
+    """Mean of 1 - reward under the model's own distribution over the candidates of a sentence.
 
         Q(u) = softmax over the candidates of alpha * s(u),     risk = sum over u of Q(u) * (1 - reward(u))
 
@@ -28,16 +28,16 @@ class Risk:
         self.alpha = alpha
 
     def count(self, batch: Batch) -> int:
-        """See `Loss.count`: sentences."""
+        """Return the number of sentences."""
         return len(batch.source_BS)
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """See `Loss` [1 - reward]."""
+        """Return the sum of the risks; there is no nll [1 - reward]."""
         return LossSums(expected_risk(self.search(model, batch), self.alpha).sum(), None)
 
 
 def expected_risk(candidates: Candidates, alpha: float) -> Tensor:
-    """risk_B of each sentence."""
+    """Return risk_B of each sentence."""
     scores_BC, rewards_BC, mask_BC = candidates
     sharpened_BC = (alpha * scores_BC.masked_fill(~mask_BC, 0.0)).masked_fill(~mask_BC, -torch.inf)
     return (sharpened_BC.softmax(dim=1) * (1 - rewards_BC)).sum(dim=1)

@@ -1,4 +1,4 @@
-"""The negative log-likelihood of the best candidate translation, among the candidates."""
+"""Negative log-likelihood of the best candidate translation, normalised over the candidates."""
 
 from torch import Tensor
 
@@ -9,29 +9,32 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class SequenceNLL:
-    """-log of the probability, among the candidates, of the one with the highest reward; 0 where all are worth alike.
+    """-log p(u*) of the candidate u* with the highest reward; 0 where all candidates have the same reward.
+
+        p(u) = softmax over the candidates of s(u)
+
+    s is the mean log-probability of a token.
 
     Args:
         search: finds candidates.
     Source:
-        Edunov et al. 2018, section 3.2: the probability of u is softmax over the candidates of s(u), the mean
-        log-probability of a token.
+        Edunov et al. 2018, section 3.2.
     """
 
     def __init__(self, search: CandidateSearch) -> None:
         self.search = search
 
     def count(self, batch: Batch) -> int:
-        """See `Loss.count`: sentences."""
+        """Return the number of sentences."""
         return len(batch.source_BS)
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """See `Loss` [nats]."""
+        """Return the sum of -log p(u*); there is no nll of the reference [nats]."""
         return LossSums(nll_of_best(self.search(model, batch)).sum(), None)
 
 
 def nll_of_best(candidates: Candidates) -> Tensor:
-    """nll_B of the candidate with the highest reward; of equal ones the first."""
+    """Return nll_B of the candidate with the highest reward; the first one on ties."""
     scores_BC, best_B1 = candidates.scores_BC, candidates.best()
     nll_B = scores_BC.logsumexp(dim=1) - scores_BC.gather(1, best_B1).squeeze(1)
     return nll_B.masked_fill(~candidates.differ(), 0.0)

@@ -1,9 +1,9 @@
-"""The negative log-probability of each target token, with gradient, a few rows of logits at a time.
+"""Negative log-probability of each target token, with gradient, a few rows of logits at a time.
 
-Cross-entropy knows what a token weighs before its logits are made (cross_entropy.py). Here the weights come from a
-comparison of whole candidates, after all tokens have been scored. Of a token's gradient they are only a factor: what
-goes to the readout is made at once and scaled later, and for the matrix the readout is scaled, not the probabilities,
-of which there are many more.
+Cross-entropy knows the weight of each token before its logits are computed (cross_entropy.py). Here the weights come
+from a comparison of whole candidates, after all tokens have been scored. But a weight is only a factor of its token's
+gradient: the gradient of the readout is computed in the forward pass and scaled later; for the gradient of the matrix,
+the backward pass scales the readout rather than the probabilities, which have far more elements.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from nmtcli.losses.cross_entropy import CHUNK_ELEMENTS, nll_by
 
-KEPT_ELEMENTS = 1 << 26  # probabilities of a batch that may stay in memory: 256 MiB in fp32
+KEPT_ELEMENTS = 1 << 26  # most probabilities kept for the backward pass: 256 MiB in fp32
 
 
 def token_nll(
@@ -27,24 +27,26 @@ def token_nll(
     chunk_elements: int = CHUNK_ELEMENTS,
     kept_elements: int = KEPT_ELEMENTS,
 ) -> Tensor:
-    """nll_N = F.cross_entropy(readout @ projection.T + bias, targets, reduction="none"), to the rounding of a
-    probability: 0.004 nats in bf16, and at most 87 in fp32, which holds no smaller one.
+    """Return nll_N = F.cross_entropy(readout @ projection.T + bias, targets, reduction="none").
+
+    It is accurate to the rounding of a probability (0.004 nats in bf16), and at most 87 nats: fp32 holds no smaller
+    probability.
 
     Args:
-        readout_NE: one row a token.
+        readout_NE: one row per token.
         projection_VE, bias_V: the output projection.
         targets_N: ids.
-        chunk_elements: logits made at a time, at most (one row at least).
-        kept_elements: where there are more, the probabilities are made again on the way back rather than kept.
+        chunk_elements: most logits in memory at a time, but at least one row.
+        kept_elements: most probabilities kept for the backward pass, which recomputes those of a larger batch.
     Returns:
-        in fp32 or better [nats].
+        nll_N in fp32 or better [nats].
     """
     device = readout_NE.device.type
     if torch.is_autocast_enabled(device):
         readout_NE = readout_NE.to(torch.get_autocast_dtype(device))
     keep = len(readout_NE) * len(projection_VE) <= kept_elements
     rows = max(1, chunk_elements // len(projection_VE))
-    with torch.autocast(device, enabled=False):  # see `chunked_cross_entropy`
+    with torch.autocast(device, enabled=False):  # for the reason given in `chunked_cross_entropy`
         return _token_nll(readout_NE, projection_VE, bias_V, targets_N, rows, keep)
 
 
@@ -57,13 +59,13 @@ class _TokenNLL(torch.autograd.Function):
         matrix_VE, low_bias_V = projection_VE.to(dtype), bias_V.to(dtype)
         full = torch.promote_types(dtype, torch.float32)
         nll_N1 = torch.empty(len(readout_NE), 1, dtype=full, device=readout_NE.device)
-        expected_NE = torch.empty_like(readout_NE)  # row of the matrix, under the probabilities
+        expected_NE = torch.empty_like(readout_NE)  # mean row of the matrix under the probabilities
         targets_N1 = targets_N.unsqueeze(1)
         kept = []
         for start in range(0, len(readout_NE), rows):
             chunk = slice(start, start + rows)
             logits_NV = torch.addmm(low_bias_V, readout_NE[chunk], matrix_VE.T)
-            probs_NV = logits_NV.softmax(dim=1)  # in fewer passes than log_softmax and its exp
+            probs_NV = logits_NV.softmax(dim=1)  # takes fewer passes over memory than log_softmax and exp
             nll_N1[chunk] = nll_by(probs_NV, targets_N1[chunk], full)
             if any(ctx.needs_input_grad):
                 torch.mm(probs_NV, matrix_VE, out=expected_NE[chunk])
@@ -80,7 +82,7 @@ class _TokenNLL(torch.autograd.Function):
         dtype = readout_NE.dtype
         matrix_VE, low_bias_V = projection_VE.to(dtype), bias_V.to(dtype)
         weight_N1 = grad_N.unsqueeze(1)
-        # d nll / d logits = probabilities - the target, where it is one
+        # d nll / d logits = probabilities - one-hot target
         grad_readout_NE = expected_NE.to(grad_N.dtype).sub_(matrix_VE[targets_N]).mul_(weight_N1)
         weighted_NE = readout_NE.to(grad_N.dtype) * weight_N1
         grad_matrix_VE = torch.zeros_like(projection_VE, dtype=grad_N.dtype)

@@ -1,16 +1,16 @@
 """The LSTM encoder-decoder: tensors in, tensors out; no files, no text.
 
-Tensors carry their axes in the name, one letter each, in the whole package:
+Throughout the package, the name of a tensor ends with its axes, one letter each:
 
     B  sentences of a batch; in `search.ensemble.top`, blocks of values
     C  choices: candidates for the next token, for a source piece, or for a whole translation
     D  attention width
     E  embedding width, or the inputs of any matrix
-    F  a few tokens of the vocabulary: those that are forbidden, or frequent
+    F  a few tokens of the vocabulary, such as the forbidden or the frequent ones
     G  gates times hidden: the rows of a recurrent layer's matrices
     H  hidden width
-    J  input and hidden width side by side
-    K  beams: hypotheses of a sentence
+    J  input width plus hidden width, for the two side by side
+    K  beam: hypotheses per sentence
     L  layers; in `search.ensemble.top`, values of a block
     M  models of an ensemble
     N  rows: B * K, or any flattened batch

@@ -1,4 +1,4 @@
-"""Attention of the decoder over the memory: dot, general and additive scores."""
+"""Attention of the decoder over the encoded source, with dot, general or additive scores."""
 
 from typing import NamedTuple, Self
 
@@ -9,13 +9,13 @@ from nmtcli.model.linear import Linear
 
 
 class Memory(NamedTuple):
-    """The source as the decoder sees it; made once for a batch.
+    """The encoded source as the decoder sees it, computed once per batch.
 
     Attributes:
         values_BSH: outputs of the encoder.
-        keys_BSD: what queries are compared with: `values_BSH`, projected and scaled once.
+        keys_BSD: compared with the queries; `values_BSH`, projected and scaled once.
         mask_BS: True on real tokens.
-        summary_BH: the whole sentence in one vector.
+        summary_BH: the whole sentence as one vector.
     """
 
     values_BSH: Tensor
@@ -24,11 +24,11 @@ class Memory(NamedTuple):
     summary_BH: Tensor
 
     def select(self, sentences_B: Tensor) -> Self:
-        """The memory of these sentences, in this order."""
+        """Return the memory of these sentences, in this order."""
         return self.__class__(*(values[sentences_B] for values in self))
 
     def keep(self, sentences_B: Tensor) -> Self:
-        """`select`, but what stays in its place is not copied, and this memory must not be used again."""
+        """Select without copying the sentences that stay in place; this memory must not be used afterwards."""
         mask_BS, summary_BH = self.mask_BS[sentences_B], self.summary_BH[sentences_B]
         values_BSH = kept_in_place(self.values_BSH, sentences_B)
         keys_BSD = values_BSH if self.keys_BSD is self.values_BSH else kept_in_place(self.keys_BSD, sentences_B)
@@ -36,12 +36,12 @@ class Memory(NamedTuple):
 
 
 def kept_in_place(values_N: Tensor, rows_R: Tensor) -> Tensor:
-    """`values_N[rows_R]`; on a CPU as the first rows of `values_N`, where only those that were elsewhere are written.
+    """Return `values_N[rows_R]`; on a CPU in the first rows of `values_N` itself, where only moved rows are written.
 
     >>> kept_in_place(torch.arange(5), torch.tensor([0, 4, 2])).tolist()
     [0, 4, 2]
     """
-    if values_N.is_cuda:  # looking which these are would wait for it
+    if values_N.is_cuda:  # finding the moved rows would wait for the GPU
         return values_N[rows_R]
     moved_R = (rows_R != torch.arange(len(rows_R))).nonzero().flatten()
     values_N[moved_R] = values_N[rows_R[moved_R]]
@@ -49,13 +49,14 @@ def kept_in_place(values_N: Tensor, rows_R: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Weights over the source for each query, and the sum of the values under them; scores are a subclass's.
+    """Weights over the source for each query, and the weighted sum of the values; subclasses define the scores.
 
     Args:
         query_size: width of the decoder's layer.
         value_size: width of the memory.
-        scaled: dot and general are over the square root of `query_size`. Without it a softmax over outputs of the size
-            that a GRU's or a plain RNN's have looks at one position from the first update on, and learns slowly.
+        scaled: divide dot and general scores by the square root of `query_size`. Without this, the large outputs of a
+            GRU or a plain RNN make the softmax attend to a single position from the first update on, and learning is
+            slow.
     Source:
         scaled: Vaswani et al. 2017, section 3.2.1.
     """
@@ -65,21 +66,21 @@ class Attention(nn.Module):
         self.scale = query_size**-0.5 if scaled else 1.0
 
     def keys(self, values_BSH: Tensor) -> Tensor:
-        """keys_BSD of a memory, projected and scaled."""
+        """Return keys_BSD of the values, projected and scaled."""
         raise NotImplementedError
 
     def scores(self, query_BTD: Tensor, keys_BSD: Tensor) -> Tensor:
-        """scores_BTS of each query with each key: products, as dot and general have them."""
+        """Return scores_BTS of each query with each key; for dot and general attention their products."""
         return query_BTD @ keys_BSD.transpose(1, 2)
 
     def forward(self, query_BTD: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
-        """Attend, for every query position at once.
+        """Attend from all query positions at once.
 
         Args:
-            query_BTD: T target positions, or as many hypotheses of each sentence.
-            memory: of the same B sentences.
+            query_BTD: T target positions, or T hypotheses of each sentence.
+            memory: the same B sentences.
         Returns:
-            context_BTH and weights_BTS; weights sum to 1 and are exactly 0 on padding.
+            context_BTH and weights_BTS; the weights sum to 1 and are exactly 0 on padding.
         """
         scores_BTS = self.scores(query_BTD, memory.keys_BSD)
         searches_on_gpu = scores_BTS.is_cuda and not torch.is_grad_enabled()  # the kernel sums in fp32 in any case
@@ -92,7 +93,7 @@ class Attention(nn.Module):
 
 
 class DotAttention(Attention):
-    """Scores q . m; both widths must be equal.
+    """Scores q . m of query q and memory m, which must have equal widths.
 
     Source:
         Luong et al. 2015, eq. 8.
@@ -103,12 +104,12 @@ class DotAttention(Attention):
         assert query_size == value_size
 
     def keys(self, values_BSH: Tensor) -> Tensor:
-        """See `Attention.keys`: the values themselves, scaled."""
+        """Return the values themselves, scaled."""
         return self._scaled(values_BSH)
 
 
 class GeneralAttention(Attention):
-    """Scores q . W m.
+    """Scores q . W m of query q and memory m.
 
     Source:
         Luong et al. 2015, eq. 8.
@@ -119,12 +120,12 @@ class GeneralAttention(Attention):
         self.project_keys = nn.Linear(value_size, query_size, bias=False)
 
     def keys(self, values_BSH: Tensor) -> Tensor:
-        """See `Attention.keys`: W m, scaled."""
+        """Return W m, scaled."""
         return self._scaled(self.project_keys(values_BSH))
 
 
 class AdditiveAttention(Attention):
-    """Scores v . tanh(U q + W m); they are not scaled.
+    """Scores v . tanh(U q + W m) of query q and memory m, never scaled.
 
     Source:
         Bahdanau et al. 2015, appendix A.1.2.
@@ -137,13 +138,13 @@ class AdditiveAttention(Attention):
         self.combine = nn.Linear(query_size, 1, bias=False)
 
     def keys(self, values_BSH: Tensor) -> Tensor:
-        """See `Attention.keys`: W m."""
+        """Return W m."""
         keys_BSD = self.project_keys(values_BSH)
         assert isinstance(keys_BSD, Tensor)
         return keys_BSD
 
     def scores(self, query_BTD: Tensor, keys_BSD: Tensor) -> Tensor:
-        """See `Attention.scores`: v . tanh(U q + key)."""
+        """Return v . tanh(U q + key)."""
         joined_BTSD = self.project_query(query_BTD).unsqueeze(2) + keys_BSD.unsqueeze(1)
         scores_BTS = self.combine(joined_BTSD.tanh()).squeeze(-1)
         assert isinstance(scores_BTS, Tensor)

@@ -1,7 +1,7 @@
-"""Recurrent cells: written gate by gate, as the textbook has them, and as one fused call over a known sequence.
+"""Recurrent cells, written out gate by gate as in a textbook, and as one fused call over a known sequence.
 
-The written cells take one step. They are the oracle of the tests, and what decoding steps with. `RecurrentLayer` runs
-torch's sequence kernels (oneDNN on a CPU, cuDNN on a GPU) over the same parameters.
+The written cells take one step. Decoding uses them, and tests compare the fused kernels with them. `RecurrentLayer`
+runs torch's sequence kernels (oneDNN on a CPU, cuDNN on a GPU) over the same parameters.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,11 +15,11 @@ from nmtcli.model.linear import Int8Matrix, Matrix, linear, quantised
 
 
 class CellState(NamedTuple):
-    """What one recurrent layer carries from step to step.
+    """State that one recurrent layer carries from step to step.
 
     Attributes:
         hidden_NH: the output of the last step.
-        cell_NH: the LSTM's cell state, which may be in fp32 where the weights are bf16; of width 0 for GRU and RNN.
+        cell_NH: the LSTM's cell state, which may be fp32 where the weights are bf16; of width 0 for GRU and RNN.
     """
 
     hidden_NH: Tensor
@@ -27,7 +27,7 @@ class CellState(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The parameters of one cell, gates stacked as torch stacks them: i f g o (LSTM), r z n (GRU)."""
+    """Parameters of one cell; gates are stacked in torch's order: i f g o (LSTM), r z n (GRU)."""
 
     input_GE: Matrix
     recurrent_GH: Matrix
@@ -35,18 +35,18 @@ class Weights(NamedTuple):
     recurrent_bias_G: Tensor
 
 
-Step = Callable[[Tensor, CellState, Weights], CellState]  # input_NE, the state before, and the parameters
+Step = Callable[[Tensor, CellState, Weights], CellState]  # from input_NE, the previous state and the parameters
 
 
 class Int8Weights(Protocol):
-    """The parameters of one cell in int8, with the step that reads them."""
+    """Parameters of one cell in int8, with the step that uses them."""
 
     def step(self, input_NE: Tensor, state: CellState) -> CellState:
-        """One step of the cell, without gradient."""
+        """Take one step of the cell, without gradient."""
 
 
 class JointInt8Weights(NamedTuple):
-    """The parameters of an LSTM whose input and state are multiplied side by side, in one product.
+    """Parameters of an LSTM that multiplies input and state, side by side, in one product.
 
     Attributes:
         joint_GJ: W and U side by side; J = E + H.
@@ -57,24 +57,24 @@ class JointInt8Weights(NamedTuple):
     bias_G: Tensor
 
     def step(self, input_NE: Tensor, state: CellState) -> CellState:
-        """See `Int8Weights`: `lstm_cell` from one product."""
+        """Take one step of `lstm_cell`, with one product."""
         joint_NJ = torch.cat([input_NE, state.hidden_NH], dim=1)
         return _lstm_from_sums(linear(joint_NJ, self.joint_GJ, self.bias_G), state)[0]
 
 
 class SeparateInt8Weights(NamedTuple):
-    """The parameters of a cell that multiplies input and state apart.
+    """Parameters of a cell that multiplies input and state separately.
 
     Attributes:
         cell_step: the written step.
-        weights: with both matrices in int8.
+        weights: the parameters, with both matrices in int8.
     """
 
     cell_step: Step
     weights: Weights
 
     def step(self, input_NE: Tensor, state: CellState) -> CellState:
-        """See `Int8Weights`: the written step over int8 matrices."""
+        """Take the written step with int8 matrices."""
         return self.cell_step(input_NE, state, self.weights)
 
 
@@ -96,7 +96,7 @@ class GRUGates(NamedTuple):
 
 
 def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[CellState, LSTMGates]:
-    """One step of the LSTM with forget gate, without peepholes.
+    """Take one step of the LSTM, with forget gate and without peepholes.
 
         i = sigmoid(W_i x + U_i h + b_i)        input gate: how much of the candidate is written
         f = sigmoid(W_f x + U_f h + b_f)        forget gate: how much of the cell is kept
@@ -110,7 +110,7 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
         state: h and c.
         weights: W, U and their two biases, G = 4 H.
     Returns:
-        h' and c', and the gates. Equal to torch's kernels to rounding, in value and gradient.
+        the next state, h' and c', and the gates; equal to torch's kernels up to rounding, in value and gradient.
     Source:
         Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000.
     """
@@ -118,7 +118,7 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
 
 
 def _lstm_from_sums(sums_NG: Tensor, state: CellState) -> tuple[CellState, LSTMGates]:
-    """What follows the products of an LSTM step: `sums_NG` are the arguments of sigmoid and tanh."""
+    """Finish an LSTM step after its products: `sums_NG` are the arguments of sigmoid and tanh."""
     sums_NG = sums_NG.to(state.cell_NH.dtype)
     i_NH, f_NH, g_NH, o_NH = sums_NG.chunk(4, dim=-1)
     gates = LSTMGates(i_NH.sigmoid(), f_NH.sigmoid(), g_NH.tanh(), o_NH.sigmoid())
@@ -130,11 +130,11 @@ def _lstm_from_sums(sums_NG: Tensor, state: CellState) -> tuple[CellState, LSTMG
 def fused_lstm_cell(
     input_NE: Tensor, state: CellState, weights: Weights, from_hidden_NG: Tensor | None = None
 ) -> CellState:
-    """`lstm_cell` on a GPU, all that follows the products in one kernel; no gates are kept, no gradient follows.
+    """Take one step of `lstm_cell` on a GPU, with one kernel after the products; without gates and without gradient.
 
     Args:
         input_NE, state, weights: as in `lstm_cell`.
-        from_hidden_NG: U h, where it is known already.
+        from_hidden_NG: U h, if already computed.
     """
     if from_hidden_NG is None:
         from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH)
@@ -148,14 +148,16 @@ def fused_lstm_cell(
 
 
 def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[CellState, GRUGates]:
-    """One step of the GRU, with the reset gate after the recurrent product, as cuDNN has it.
+    """Take one step of the GRU, with the reset gate after the recurrent product, as in cuDNN.
 
         r = sigmoid(W_r x + U_r h + b_r)        reset gate
         z = sigmoid(W_z x + U_z h + b_z)        update gate: how much of the old state is kept
         n = tanh(W_n x + b_n + r * (U_n h + c_n))
         h' = (1 - z) * n + z * h
 
-    Args and Returns as `lstm_cell`, G = 3 H; c is of width 0.
+    c_n is the recurrent bias of n. Arguments and result are as in `lstm_cell`; G = 3 H, and the cell state has
+    width 0.
+
     Source:
         Cho et al. 2014.
     """
@@ -174,7 +176,7 @@ def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cell
 
 
 def rnn_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
-    """One step of the plain RNN: h' = tanh(W x + U h + b). G = H.
+    """Take one step of the plain RNN: h' = tanh(W x + U h + b), with G = H.
 
     Source:
         Elman 1990.
@@ -203,7 +205,7 @@ def _start_forget_gate(input_bias_G: Tensor, forget_bias: float) -> None:
 
 
 def _quantise_jointly(weights: Weights) -> JointInt8Weights:
-    """One product takes input and state together: the state, small as it is, loses little beside the input."""
+    """Quantise W and U side by side: the state, although smaller than the input, loses little by sharing its scale."""
     assert isinstance(weights.input_GE, Tensor)
     assert isinstance(weights.recurrent_GH, Tensor)
     joint_GJ = quantised(torch.cat([weights.input_GE.detach(), weights.recurrent_GH.detach()], dim=1))
@@ -211,28 +213,28 @@ def _quantise_jointly(weights: Weights) -> JointInt8Weights:
 
 
 class FusedStep(Protocol):
-    """A step on a GPU without gradient; see `fused_lstm_cell`."""
+    """Step of a cell on a GPU, without gradient; see `fused_lstm_cell`."""
 
     def __call__(
         self, input_NE: Tensor, state: CellState, weights: Weights, from_hidden_NG: Tensor | None = None
     ) -> CellState:
-        """As `Step`; `from_hidden_NG` is U h, where it is known already."""
+        """Take one step; `from_hidden_NG` is U h, if already computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """A kind of recurrent cell: a row of `CELLS`.
+    """Kind of recurrent cell: an entry of `CELLS`.
 
     Attributes:
-        gates: blocks of H rows in the weight matrices.
-        carries_cell: whether there is a cell state beside the hidden one.
-        kernel: torch's module over a whole sequence.
-        step: one written step.
-        fused_step: the step on a GPU without gradient; None: `step` there too.
-        start: sets what starts otherwise than by the common rule of init.py, given the input's biases and the option
-            `forget_bias`; None: nothing does.
-        quantise: the int8 form of the weights; None: both matrices in int8, each by itself.
-        int8_encodes_faster: whether an encoder runs faster in int8, where it loses the fused call over time.
+        gates: number of gates, each a block of H rows in the weight matrices.
+        carries_cell: True if there is a cell state beside the hidden state.
+        kernel: torch's module for whole sequences.
+        step: the written step.
+        fused_step: the step on a GPU without gradient; None: `step` is used there too.
+        start: overrides the initial values of init.py, given the input biases and the option `forget_bias`; None: they
+            are kept.
+        quantise: converts the weights to int8; None: both matrices, separately.
+        int8_encodes_faster: True if an encoder runs faster in int8, even though it then has no fused call over time.
     """
 
     gates: int
@@ -276,13 +278,13 @@ class RecurrentLayer(nn.Module):
         self.int8_weights: Int8Weights | None = None
 
     def forward(self, input_BTE: Tensor, state: CellState | None = None) -> Tensor:
-        """All positions at once.
+        """Run over all positions at once.
 
         Args:
-            input_BTE: the sequence; what stands in padding on the right touches no position before it.
-            state: where it starts; zeros where absent.
+            input_BTE: the sequence; padding on the right does not affect the positions before it.
+            state: the initial state; None: zeros.
         Returns:
-            hidden_BTH, equal to T calls of `step` to rounding.
+            hidden_BTH, equal to T calls of `step` up to rounding.
         """
         if self.int8_weights is not None:
             if state is None:
@@ -307,10 +309,10 @@ class RecurrentLayer(nn.Module):
         return (hidden_1BH, cell_1BH) if self.cell.carries_cell else hidden_1BH
 
     def _forward_flat(self, input_BTE: Tensor, state: CellState | None, dtype: torch.dtype) -> Tensor:
-        """`forward` in a precision that torch's module does not know how to bring to cuDNN.
+        """Run `forward` in a precision that torch's module does not pass on to cuDNN properly.
 
-        An autocast context has cuDNN run in fp16, whatever it was told. And in bf16 the weights are not kept as parts
-        of one tensor, in cuDNN's order, as they are here.
+        Under autocast, torch runs cuDNN in fp16, whatever type was asked for. And in bf16, torch does not keep the
+        weights as parts of one flat tensor in cuDNN's order, as is done here.
         """
         with torch.autocast("cuda", enabled=False):
             named = dict(self.kernel.named_parameters())
@@ -324,7 +326,7 @@ class RecurrentLayer(nn.Module):
         return output_BTH
 
     def step(self, input_NE: Tensor, state: CellState, from_hidden_NG: Tensor | None = None) -> CellState:
-        """One position, gate by gate; see `fused_lstm_cell` for the last argument."""
+        """Take one step, gate by gate; `from_hidden_NG` is U h, if already computed."""
         if self.int8_weights is not None:
             return self.int8_weights.step(input_NE, state)
         fused_step = self.cell.fused_step
@@ -333,7 +335,7 @@ class RecurrentLayer(nn.Module):
         return self.cell.step(input_NE, state, self.weights())
 
     def quantise(self) -> None:
-        """Use int8 weights from now on; on a CPU only."""
+        """Use int8 weights from now on; CPU only."""
         weights = self.weights()
         if self.cell.quantise is not None:
             self.int8_weights = self.cell.quantise(weights)
@@ -343,13 +345,13 @@ class RecurrentLayer(nn.Module):
             self.int8_weights = SeparateInt8Weights(self.cell.step, weights)
 
     def weights(self) -> Weights:
-        """The parameters, as the written cells take them."""
+        """Return the parameters as the written cells take them."""
         (parameters,) = self.kernel.all_weights
         return Weights(*parameters)
 
 
 class RecurrentLayers(nn.ModuleList):
-    """A stack of recurrent layers: torch's list of modules, typed."""
+    """Stack of recurrent layers: torch's `ModuleList`, typed."""
 
     def __init__(self, layers: Iterable[RecurrentLayer]) -> None:
         super().__init__(layers)
@@ -361,7 +363,7 @@ class RecurrentLayers(nn.ModuleList):
     def __getitem__(self, idx: int) -> RecurrentLayer: ...
 
     def __getitem__(self, idx: int | slice) -> RecurrentLayer | Self:
-        """One layer, or a stack of some."""
+        """Return one layer, or a slice of the stack."""
         return cast("RecurrentLayer | Self", super().__getitem__(idx))
 
     def __iter__(self) -> Iterator[RecurrentLayer]:
@@ -369,6 +371,6 @@ class RecurrentLayers(nn.ModuleList):
 
 
 def zero_state(like_NH: Tensor, cell: Cell) -> CellState:
-    """A state of zeros with the shape, type and device of a hidden state."""
+    """Return a state of zeros with the shape, type and device of a hidden state."""
     width = like_NH.shape[-1] if cell.carries_cell else 0
     return CellState(torch.zeros_like(like_NH), like_NH.new_zeros(*like_NH.shape[:-1], width))

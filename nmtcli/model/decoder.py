@@ -4,14 +4,17 @@
                 [layer below; context] -> upper layers -> [top; context] -> readout
     luong       target embeddings -> all layers -> queries -> attention -> context; [top; context] -> readout;
                 with input feeding the first layer reads [embedding; last readout]
-    bahdanau    the state before -> query -> attention -> context; [embedding; context] -> all layers;
+    bahdanau    previous state -> query -> attention -> context; [embedding; context] -> all layers;
                 [top; context; embedding] -> readout
-    sutskever   target embeddings -> all layers -> readout; the source is in the first state alone
+    sutskever   target embeddings -> all layers -> readout; only the first state knows the source
     cho         [embedding; summary of the source] -> all layers; [top; summary; embedding] -> readout
 
-Where no layer's input depends on what attention or readout said a step before, training has no loop over time: every
-layer runs over the whole target in one fused call. So it is but in `bahdanau`, and in `luong` with input feeding.
-Decoding uses the same weights one step at a time in all of them. The readout has the embeddings' width.
+[a; b] is a and b concatenated, and top is the output of the top layer. The readout is as wide as the embeddings; the
+output projection turns it into logits.
+
+Training has no loop over time if no layer reads the attention or the readout of the previous step: each layer then
+runs over the whole target in one fused call. This holds for all wirings except `bahdanau`, and `luong` with input
+feeding. Decoding takes one step at a time in all of them, with the same weights.
 """
 
 from typing import NamedTuple, Protocol, Self
@@ -27,28 +30,28 @@ from nmtcli.model.linear import Linear
 
 
 class Run(Protocol):
-    """Runs one layer of a decoder. A wiring runs each layer once, in any order."""
+    """Function that runs one layer of a decoder. A wiring must run each layer once, in any order."""
 
     def __call__(self, number: int, input_BTE: Tensor, state: CellState | None = None, /) -> Tensor:
         """Run a layer over its input.
 
         Args:
-            number: of the layer, from 0; its state after the step is kept under this number.
-            input_BTE: T target positions, or the last tokens of as many hypotheses.
-            state: of the layer before the first position, of B rows, or a row for each hypothesis; None: the state that
-                the decoder was given.
+            number: index of the layer, from 0; its state after the step is kept under this number.
+            input_BTE: T target positions, or the last tokens of T hypotheses of each sentence.
+            state: of the layer before the first position, with one row per sentence or per hypothesis; None: the state
+                that the decoder was given.
         Returns:
             output_BTH.
         """
 
 
 class State(NamedTuple):
-    """What the decoder carries from step to step, for N = B * K hypotheses, those of a sentence next to each other.
+    """State that the decoder carries from step to step, for N = B * K hypotheses, grouped by sentence.
 
     Attributes:
         hidden_LNH: the layers' last outputs.
         cell_LNH: the LSTM layers' cell states; of width 0 for GRU and RNN.
-        fed_NE: the last readout where it is fed to the first layer; else of width 0.
+        fed_NE: the last readout if it is fed to the first layer; otherwise of width 0.
     """
 
     hidden_LNH: Tensor
@@ -56,27 +59,27 @@ class State(NamedTuple):
     fed_NE: Tensor
 
     def select(self, rows_N: Tensor) -> Self:
-        """The state of these rows, in this order; rows may repeat and drop out."""
+        """Return the state of these rows, in this order; rows may repeat or be left out."""
         return self.__class__(self.hidden_LNH[:, rows_N], self.cell_LNH[:, rows_N], self.fed_NE[rows_N])
 
     def layer(self, number: int) -> CellState:
-        """One layer's state."""
+        """Return the state of one layer."""
         return CellState(self.hidden_LNH[number], self.cell_LNH[number])
 
 
 class Decoder(nn.Module):
-    """From target embeddings and the memory to the readout that the output projection takes.
+    """Maps target embeddings and the memory to readouts, the input of the output projection; subclasses wire it.
 
     Args:
-        config: cell, layers, hidden size, residual, attention, decoder_init.
+        config: for the cell, layers, hidden size, residual, attention and decoder_init.
         input_size: E, width of the embeddings and of the readout.
         memory_size: width of the memory.
-        beside_first, beside_upper, beside_top: widths of what is joined to the input of the first layer, of the layers
-            above it, and of the readout.
+        beside_first, beside_upper, beside_top: widths of the vectors joined to the input of the first layer, of the
+            layers above it, and of the readout.
         dropout: on the input of each layer above the first, and before and after the readout.
     """
 
-    steps_in_training = False  # a step needs what the one before has said
+    steps_in_training = False  # True where a step needs the result of the previous one
 
     def __init__(
         self,
@@ -110,8 +113,8 @@ class Decoder(nn.Module):
     def first_state(self, summary_BH: Tensor) -> State:
         """The state before the first step, from a summary of the source: hidden = tanh(W x), cell = W x; or zeros.
 
-        The cell state is kept in fp32 where the weights are bf16: it is a sum over time. A search on a GPU keeps it as
-        cuDNN does in training, in bf16.
+        The cell state is a sum over time, so it is kept in fp32 where the weights are bf16. A search on a GPU keeps it
+        in bf16, as cuDNN does in training.
         """
         layers, batch = len(self.layers), len(summary_BH)
         if self.bridge is None:
@@ -124,10 +127,10 @@ class Decoder(nn.Module):
         return State(parts_LBH[:layers].tanh(), cell_LBH.to(full), parts_LBH.new_zeros(batch, self.fed_size))
 
     def forward(self, embedded_BTE: Tensor, memory: Memory, state: State) -> tuple[Tensor, Tensor]:
-        """The whole target at once, or step by step where the wiring asks for it.
+        """Decode the whole target at once, or step by step where the wiring requires it.
 
         Returns:
-            readout_BTE and weights_BTS, equal to T calls of `step` to rounding.
+            readout_BTE and weights_BTS, equal to T calls of `step` up to rounding.
         """
         drop = self.dropout.over_a_sentence(self.training)
         if not self.steps_in_training:
@@ -140,7 +143,7 @@ class Decoder(nn.Module):
         return torch.cat(readouts, dim=1), torch.cat(weights, dim=1)
 
     def _over_time(self, embedded_BTE: Tensor, memory: Memory, state: State, drop: Drop) -> tuple[Tensor, Tensor]:
-        """The whole target in one fused call a layer."""
+        """Decode the whole target with one fused call per layer."""
         ran: list[int] = []
 
         def run(number: int, input_BTE: Tensor, before: CellState | None = None, /) -> Tensor:
@@ -154,23 +157,22 @@ class Decoder(nn.Module):
         return read
 
     def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
-        """From embeddings to readout_BTE and weights_BTS: what tells one decoder from another.
+        """Map embeddings to readout_BTE and weights_BTS; the decoders differ in this method only.
 
         Args:
-            embedded_BTE: T target positions, or the last tokens of as many hypotheses.
+            embedded_BTE: T target positions, or the last tokens of T hypotheses of each sentence.
             memory: the source.
-            state: before the first of the positions.
+            state: before the first position.
             run: runs a layer.
-            drop: drops values.
+            drop: dropout function.
         """
         raise NotImplementedError
 
     def step(self, embedded_BKE: Tensor, memory: Memory, state: State, drop: Drop) -> tuple[Tensor, Tensor, State]:
-        """One token for each of K hypotheses of each sentence.
+        """Decode one token for each of K hypotheses of each sentence.
 
         Args:
-            embedded_BKE, memory, state: as in `wire`.
-            drop: drops values.
+            embedded_BKE, memory, state, drop: as in `wire`.
         Returns:
             readout_BKE, weights_BKS, and the next state.
         """
@@ -195,9 +197,9 @@ class Decoder(nn.Module):
         return readout_BKE, weights_BKS, State(hidden_LNH, cell_LNH, fed_NE)
 
     def join_layers(self) -> None:
-        """Multiply the states of all layers at once in each step on a GPU from now on, for cells with a fused step.
+        """From now on, multiply the states of all layers at once in each step on a GPU, for cells with a fused step.
 
-        The weights must not change afterwards. One layer's product has too few rows to keep a GPU busy.
+        The product of one layer has too few rows to keep a GPU busy. The weights must not change afterwards.
         """
         if self.cell.fused_step is not None:
             matrices = [layer.kernel.all_weights[0][1].detach().T for layer in self.layers]
@@ -208,7 +210,7 @@ class Decoder(nn.Module):
             raise RuntimeError(f"`wire` must run each of {len(self.layers)} layers once, but it ran {ran}")
 
     def _upwards(self, layer_BTH: Tensor, run: Run, drop: Drop, *beside: Tensor) -> Tensor:
-        """The layers above the first, each over the one below and what is beside it, with residuals if asked for."""
+        """Run the layers above the first, each over the layer below and `beside`, with residuals if configured."""
         for number in range(1, len(self.layers)):
             input_BTH = torch.cat([layer_BTH, *beside], dim=-1) if beside else layer_BTH
             output_BTH = run(number, drop(f"layer {number}", input_BTH))
@@ -226,10 +228,10 @@ class Decoder(nn.Module):
 
 
 class GNMTDecoder(Decoder):
-    """Attention between the first and the upper layers. With one layer, the context meets the readout only.
+    """Attention between the first and the upper layers; with a single layer, the context goes to the readout only.
 
     Source:
-        Wu et al. 2016, section 3; the wiring of NVIDIA's GNMT v2, whose context also goes to every upper layer.
+        Wu et al. 2016, section 3; wired as in NVIDIA's GNMT v2, where the context also goes to every upper layer.
     """
 
     def __init__(self, config: ModelConfig, *, input_size: int, memory_size: int, dropout: Dropout) -> None:
@@ -237,7 +239,7 @@ class GNMTDecoder(Decoder):
         super().__init__(config, input_size=input_size, memory_size=memory_size, dropout=dropout, **beside)
 
     def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
-        """See `Decoder.wire`."""
+        """Run the first layer, attend from it, then run the upper layers."""
         layer_BTH = run(0, embedded_BTE)
         context_BTH, weights_BTS = self._attend(layer_BTH, memory)
         layer_BTH = self._upwards(layer_BTH, run, drop, context_BTH)
@@ -245,7 +247,7 @@ class GNMTDecoder(Decoder):
 
 
 class LuongDecoder(Decoder):
-    """Global attention over the top layer: readout = tanh(W [context; top]), their attentional vector.
+    """Global attention over the top layer: readout = tanh(W [context; top]), the "attentional vector" of the paper.
 
     Source:
         Luong, Pham and Manning 2015, section 3.1; input feeding: section 3.3.
@@ -257,7 +259,7 @@ class LuongDecoder(Decoder):
         self.steps_in_training = config.input_feeding
 
     def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
-        """See `Decoder.wire`."""
+        """Run all layers, then attend from the top one."""
         if self.fed_size:
             fed_BKE = state.fed_NE.view(*embedded_BTE.shape)
             embedded_BTE = torch.cat([embedded_BTE, fed_BKE.to(embedded_BTE.dtype)], dim=-1)
@@ -267,10 +269,10 @@ class LuongDecoder(Decoder):
 
 
 class BahdanauDecoder(Decoder):
-    """Attention before the recurrence: the top layer's last output is the query, its context an input of this step.
+    """Attention before the recurrence: the top layer's previous output is the query, and the context is an input.
 
     Source:
-        Bahdanau, Cho and Bengio 2015, section 3 and appendix A.2; their maxout before the output is a tanh here.
+        Bahdanau, Cho and Bengio 2015, section 3 and appendix A.2; the paper's maxout before the output is a tanh here.
     """
 
     steps_in_training = True
@@ -280,7 +282,7 @@ class BahdanauDecoder(Decoder):
         super().__init__(config, input_size=input_size, memory_size=memory_size, dropout=dropout, **beside)
 
     def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
-        """See `Decoder.wire`."""
+        """Attend from the previous state, then run all layers."""
         query_BKH = state.hidden_LNH[-1].view(*embedded_BTE.shape[:2], -1)
         context_BKH, weights_BKS = self._attend(query_BKH, memory)
         context_BKH = context_BKH.to(embedded_BTE.dtype)
@@ -289,12 +291,12 @@ class BahdanauDecoder(Decoder):
 
 
 class FixedVectorDecoder(Decoder):
-    """No attention: the sentence is one vector, which starts the decoder and, with --arch cho, is read at every step.
+    """No attention: the source is one vector, which starts the decoder and, with --arch cho, is read at every step.
 
     Source:
-        Sutskever, Vinyals and Le 2014 (the vector starts the decoder); Cho et al. 2014, section 2.2 and appendix A
-        (it is read at every step; their maxout before the output is a tanh here). Their first state is the encoder's
-        last; here it is a learned map of the encoder's last output.
+        Sutskever, Vinyals and Le 2014 (the vector starts the decoder); Cho et al. 2014, section 2.2 and appendix A (it
+        is read at every step; the paper's maxout before the output is a tanh here). In the papers the decoder starts
+        from the encoder's last state; here it starts from a learned map of the encoder's last output.
     """
 
     def __init__(self, config: ModelConfig, *, input_size: int, memory_size: int, dropout: Dropout) -> None:
@@ -304,7 +306,7 @@ class FixedVectorDecoder(Decoder):
         self.reads_summary = reads_summary
 
     def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
-        """See `Decoder.wire`; the weights are zeros."""
+        """Run all layers without attention; the attention weights are zeros."""
         beside: list[Tensor] = []
         if self.reads_summary:
             beside = [memory.summary_BH.to(embedded_BTE.dtype).unsqueeze(1).expand(-1, embedded_BTE.shape[1], -1)]

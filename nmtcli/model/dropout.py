@@ -1,4 +1,4 @@
-"""Dropout whose masks cost little on a CPU, drawn anew at every position or once for all of them."""
+"""Dropout with masks that are cheap on a CPU, drawn for each position or once for a whole sentence."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Drop = Callable[[str, Tensor], Tensor]
+Drop = Callable[[str, Tensor], Tensor]  # from a place in the network and its values
 
 
 def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
-    """Zeroes each value with this probability and scales the others so that the mean stays.
+    """Zero each value with this probability, and scale the others so that the mean stays the same.
 
-    On a CPU one 64-bit random number decides eight values, a byte each, rather than one number a value: the probability
-    is then rounded to the nearest 1/256.
+    On a CPU one 64-bit random number decides eight values, one byte each, rather than one value; the probability is
+    therefore rounded to the nearest 1/256.
 
     Args:
         values: of any shape.
-        probability: of a zero, below 1.
-        training: False gives the values back.
+        probability: probability of a zero, below 1.
+        training: False returns the values unchanged.
     Source:
         Srivastava et al. 2014.
     """
@@ -37,11 +37,11 @@ def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Dropout:
-    """How the places of a network drop values.
+    """Dropout at all places of a network.
 
     Args:
-        probability: of a zero, below 1.
-        variational: a place draws one mask for all positions of a sentence, rather than one for each.
+        probability: probability of a zero, below 1.
+        variational: each place draws one mask for all positions of a sentence, rather than one per position.
     Source:
         variational: Gal and Ghahramani 2016.
     """
@@ -50,12 +50,12 @@ class Dropout:
     variational: bool
 
     def over_a_sentence(self, training: bool) -> Drop:
-        """The function that drops, for one pass over a batch, however many steps that takes.
+        """Return the dropout function for one pass over a batch, whatever the number of its steps.
 
         Args:
-            training: False gives a function that gives the values back.
+            training: False returns a function that leaves values unchanged.
         Returns:
-            `drop(place, values_BTH)`: places are told apart by their names; variational masks are kept by them.
+            `drop(place, values_BTH)`, where `place` is any name; variational masks are kept by name.
         """
         if not self.variational:
             return lambda _, values_BTH: dropout(values_BTH, self.probability, training)

@@ -1,9 +1,9 @@
-"""The stacked encoder, without packed sequences.
+"""Stacked recurrent encoder, without packed sequences.
 
-Sentences are padded on the right. The forward direction runs as it is: padding comes after every real position. The
-backward direction runs over each sentence reversed within its length, so that padding comes after again; one gather
-before, one after. Every direction of every layer is one fused call, and no length travels to the host. An encoder that
-reads the source reversed is one that has the backward direction only.
+Sentences are padded on the right. The forward direction needs no special care, since padding comes after all real
+positions. The backward direction runs over each sentence reversed within its own length, so that padding again comes
+last; this takes one gather before the layer and one after it. Each direction of each layer is one fused call, and no
+length is copied to the host. An encoder with a reversed source has the backward direction only.
 """
 
 import torch
@@ -14,13 +14,13 @@ from nmtcli.model.dropout import Dropout
 
 
 def reversal(lengths_B: Tensor, size: int) -> Tensor:
-    """Where each position stands when a sentence is reversed within its length; padding stays where it is.
+    """Return the order of positions that reverses each sentence within its length and leaves padding in place.
 
-    Its own inverse: reversing twice gives the sentence back.
+    The order is its own inverse: reversing twice gives the sentence back.
 
     Args:
-        lengths_B: [tokens].
-        size: S, with padding.
+        lengths_B: lengths of the sentences [tokens].
+        size: S, padding included.
     Returns:
         index_BS.
 
@@ -33,7 +33,7 @@ def reversal(lengths_B: Tensor, size: int) -> Tensor:
 
 
 def gather_positions(values_BSE: Tensor, index_BS: Tensor) -> Tensor:
-    """`values_BSE[b, index_BS[b, s]]` for every b and s."""
+    """Return `values_BSE[b, index_BS[b, s]]` for all b and s."""
     return values_BSE.gather(1, index_BS.unsqueeze(-1).expand(-1, -1, values_BSE.shape[-1]))
 
 
@@ -44,9 +44,9 @@ class Encoder(nn.Module):
         cell: a name in `CELLS`.
         layers: L.
         input_size: width of the embeddings.
-        hidden_size: H, both directions together.
-        bidirectional: half of H reads from the right.
-        reverse_source: all of H reads from the right; not with `bidirectional`.
+        hidden_size: H, the total width of both directions.
+        bidirectional: half of H reads from right to left.
+        reverse_source: all of H reads from right to left; not together with `bidirectional`.
         residual: each layer above the first adds its input to its output.
         dropout: on the input of each layer above the first.
     Source:
@@ -76,14 +76,14 @@ class Encoder(nn.Module):
         self.dropout = dropout
 
     def forward(self, embedded_BSE: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
-        """Reads the source.
+        """Encode the source.
 
         Args:
             embedded_BSE: embedded source; padding on the right.
-            lengths_B: [tokens], at least 1.
+            lengths_B: lengths of the sentences, at least 1 [tokens].
         Returns:
-            memory_BSH, whose real positions do not depend on padding, and last_BH: what the forward direction says at
-            the last real position and the backward direction at the first.
+            memory_BSH, whose real positions do not depend on padding, and last_BH: the output of the forward direction
+            at the last real position, joined with the output of the backward direction at the first.
         """
         drop = self.dropout.over_a_sentence(self.training)
         index_BS = reversal(lengths_B, embedded_BSE.shape[1])
@@ -99,7 +99,7 @@ class Encoder(nn.Module):
             output_BSH = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
             layer_BSH = output_BSH + layer_BSH if number and self.residual else output_BSH
         width = layer_BSH.shape[-1] // (2 if self.forward_layers and self.backward_layers else 1)
-        end = width if self.forward_layers else 0  # what is before it was read from the left
+        end = width if self.forward_layers else 0  # values before `end` come from the forward direction
         last_B = lengths_B - 1
         rows_B = torch.arange(len(last_B), device=last_B.device)
         last_BH = torch.cat([layer_BSH[rows_B, last_B, :end], layer_BSH[:, 0, end:]], dim=-1)

@@ -1,4 +1,4 @@
-"""How parameters start."""
+"""Initial values of a model's parameters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,20 +11,21 @@ from nmtcli.model.cells import RecurrentLayer
 
 
 def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float) -> None:
-    """Set every parameter of a model, from torch's random numbers.
+    """Initialise every parameter of a model, with torch's random numbers.
 
-    Matrices start by the rule `init`, and vectors by their names: 0 for `bias...` and `..._bias_V`, 1 for `weight` (the
-    gain of a normalisation layer). A cell may then set biases of its own (`Cell.start`).
+    Matrices are drawn by the rule `init`. Vectors are set by name: 0 for `bias...` and `..._bias_V`, 1 for `weight`
+    (the gain of a normalisation layer). A cell may then override its biases (`Cell.start`).
 
     Args:
-        model: its matrices are embeddings, linear maps and recurrent layers, one block a gate.
-        init: `uniform` in +-scale; `normal` with deviation scale; `truncated-normal` likewise, cut at two deviations;
-            `xavier`: Glorot's uniform, each gate for itself, and embeddings uniform with variance 1/E, so that scaled
-            ones have variance 1; `orthogonal`: recurrent matrices orthogonal, each gate for itself, the rest as xavier.
+        model: its matrices are embeddings, linear maps, and recurrent layers with one block per gate.
+        init: `uniform` in +-scale; `normal` with deviation scale; `truncated-normal`, the same cut at two deviations;
+            `xavier`: Glorot's uniform for each gate separately, and embeddings uniform with variance 1/E, so that
+            scaled ones have variance 1; `orthogonal`: recurrent matrices orthogonal for each gate separately, the rest
+            as in xavier.
         scale: of uniform, normal and truncated-normal.
-        forget_bias: of the LSTM's forget gate.
+        forget_bias: bias of the LSTM's forget gate.
     Raises:
-        ValueError: a vector or scalar whose name tells neither a bias nor a gain.
+        ValueError: a vector or scalar is neither a bias nor a gain by its name.
     Source:
         uniform +-0.08: Sutskever et al. 2014; xavier: Glorot and Bengio 2010; orthogonal: Saxe et al. 2014; forget
         bias: Jozefowicz et al. 2015.
@@ -61,7 +62,7 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
 
 
 def _vector_start(name: str) -> float:
-    """The first value of a parameter with less than two dimensions.
+    """Return the initial value of a parameter with fewer than two dimensions.
 
     >>> [_vector_start(name) for name in ("decoder.readout.bias", "decoder.norm.weight")]
     [0.0, 1.0]
@@ -75,14 +76,16 @@ def _vector_start(name: str) -> float:
 
 
 class Undrawn(TorchFunctionMode):
-    """While it is on, parameters are not drawn at random: for a model whose weights are read. On the meta device torch
-    would import its compiler to draw nothing, which takes as long as importing torch itself.
+    """Context in which parameters are not drawn at random, for a model whose weights will be read from a file.
+
+    Even on the meta device, where nothing is drawn, torch would import its compiler, which takes as long as importing
+    torch itself.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Leaves out what `torch.nn.init` would draw."""
+        """Skip the functions of `torch.nn.init`."""
         kwargs = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
@@ -90,8 +93,10 @@ class Undrawn(TorchFunctionMode):
 
 
 def start_from_vectors(embedding_VE: Tensor, ids_N: Tensor, vectors_NE: Tensor) -> None:
-    """Puts pretrained vectors into rows of an embedding matrix, all times one number, so that their root mean square is
-    that of the matrix as it started: what reads the embeddings expects that size, whoever made the vectors.
+    """Copy pretrained vectors into rows of an embedding matrix.
+
+    All are multiplied by one factor, which gives them the root mean square of the initial matrix: the layers above the
+    embeddings expect that scale, whatever the scale of the file.
     """
     with torch.no_grad():
         size, pretrained_size = (values.square().mean().sqrt() for values in (embedding_VE, vectors_NE))

@@ -1,9 +1,9 @@
-"""Products with a matrix of weights: in floating point, or, for decoding on a CPU, in whole numbers of 8 bits.
+"""Matrix products with weights in floating point or, for decoding on a CPU, in 8-bit integers.
 
-A weight w of output v becomes round(w / s_v), an activation x of row n round(x / t_n), with scales such that the
-largest of a row of either becomes 127. Their products are summed exactly, in 32 bits, so that a row does not depend on
-what else is in its batch; the sum times s_v t_n is the output. oneDNN's product takes the weights in an order of its
-own, made once, and activations that are never negative: 128 is added to each, and taken away from the sums.
+A weight w of output v is quantised to round(w / s_v), and an activation x of row n to round(x / t_n), with scales such
+that the largest magnitude in each row becomes 127. The products are summed exactly, in 32 bits, so that a row does not
+depend on the rest of its batch; the sum times s_v t_n is the output. oneDNN's product needs the weights in a layout of
+its own, prepared once, and activations that are not negative: 128 is added to each, and subtracted from the sums again.
 """
 
 from typing import NamedTuple, Self
@@ -13,16 +13,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LARGEST = 127
-ZERO = 128  # what 0 is among activations
+ZERO = 128  # the activation that stands for 0
 
 
 class Int8Matrix(NamedTuple):
-    """A matrix in whole numbers.
+    """Matrix of 8-bit integers.
 
     Attributes:
-        values_VE: in -127 .. 127.
+        values_VE: integers in -127 .. 127.
         scales_V: one for each output.
-        ordered: the values as oneDNN wants them.
+        ordered: the values in oneDNN's layout.
     """
 
     values_VE: Tensor
@@ -31,11 +31,11 @@ class Int8Matrix(NamedTuple):
 
     @classmethod
     def of(cls, values_VE: Tensor, scales_V: Tensor) -> Self:
-        """With its values in order."""
+        """Make a matrix from its values and scales."""
         return cls(values_VE, scales_V, torch.ops.onednn.qlinear_prepack(values_VE, None))
 
     def rows(self, outputs_U: Tensor) -> "Int8Matrix":
-        """Of these outputs."""
+        """Return the rows of these outputs as a matrix."""
         return self.of(self.values_VE[outputs_U], self.scales_V[outputs_U])
 
 
@@ -43,25 +43,25 @@ Matrix = Tensor | Int8Matrix  # V outputs, E inputs
 
 
 def quantised(matrix_VE: Tensor) -> Int8Matrix:
-    """The nearest matrix in whole numbers."""
+    """Round a matrix to int8."""
     values_VE = matrix_VE.detach().float()
     scales_V1 = _scales(values_VE)
     return Int8Matrix.of((values_VE / scales_V1).round_().to(torch.int8), scales_V1.squeeze(1))
 
 
 def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Tensor:
-    """`input @ matrix.T + bias`, for any number of axes before the last.
+    """Return `input @ matrix.T + bias`, for any number of axes before the last.
 
     Returns:
-        output_NV; in fp32 and without gradient where the matrix is in whole numbers.
+        output_NV; in fp32 and without gradient if the matrix is int8.
     """
     if isinstance(matrix, Tensor):
         return F.linear(input_NE, matrix, bias_V)
     values_NE = input_NE.detach().flatten(0, -2).float()
     scales_N1 = _scales(values_NE)
     rows = len(values_NE)
-    padded_RE = torch.empty(compiled_rows(rows), values_NE.shape[1], dtype=torch.uint8)  # padding rows hold anything
-    padded_RE[:rows] = (values_NE / scales_N1).add_(ZERO + 0.5)  # rounds: what is beyond the point is cut off
+    padded_RE = torch.empty(compiled_rows(rows), values_NE.shape[1], dtype=torch.uint8)  # padding rows stay undefined
+    padded_RE[:rows] = (values_NE / scales_N1).add_(ZERO + 0.5)  # + 0.5 rounds: the conversion truncates
     output_NV = _product(padded_RE, matrix)[:rows]
     output_NV = (
         output_NV.mul_(scales_N1)
@@ -72,10 +72,10 @@ def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Te
 
 
 def compiled_rows(rows: int) -> int:
-    """The next number that is at most three binary digits, and zeros after them.
+    """Round up to a number with at most three significant binary digits.
 
-    oneDNN compiles a product for each number of rows. That takes as long as the product itself, and sentences leave a
-    batch in most steps.
+    oneDNN compiles a kernel for each number of rows, which takes as long as the product itself, and the number changes
+    in most steps, as sentences leave the batch.
 
     >>> [compiled_rows(rows) for rows in (1, 7, 8, 9, 17, 300)]
     [1, 7, 8, 10, 20, 320]
@@ -85,7 +85,7 @@ def compiled_rows(rows: int) -> int:
 
 
 def _product(values_NE: Tensor, matrix: Int8Matrix) -> Tensor:
-    """The exact sums over (x - 128) w, times the scale of each output, in fp32."""
+    """Return the exact sums of (x - 128) w, times the scale of each output, in fp32."""
     zeros_V = torch.zeros_like(matrix.scales_V, dtype=torch.int32)
     output_NV: Tensor = torch.ops.onednn.qlinear_pointwise(
         *(values_NE, 1.0, ZERO, matrix.ordered, matrix.scales_V, zeros_V),
@@ -95,8 +95,11 @@ def _product(values_NE: Tensor, matrix: Int8Matrix) -> Tensor:
 
 
 def sums_are_exact() -> bool:
-    """Whether this CPU sums products in 32 bits: without VNNI an x86 has 16 for every two, which large ones exceed; and
-    torch may be built without oneDNN, which makes the product."""
+    """Return True if this CPU sums int8 products exactly, in 32 bits.
+
+    An x86 without VNNI sums pairs of products in 16 bits, which large ones overflow; and torch may be built without
+    oneDNN, which computes the product.
+    """
     ones_NE = torch.full((33, 64), LARGEST, dtype=torch.int8)
     try:
         sums_NN = _product((ones_NE.to(torch.int16) + ZERO).to(torch.uint8), Int8Matrix.of(ones_NE, torch.ones(33)))
@@ -106,20 +109,20 @@ def sums_are_exact() -> bool:
 
 
 def _scales(values_NE: Tensor) -> Tensor:
-    """scales_N1 of rows."""
+    """Return scales_N1 of the rows."""
     largest_N1 = torch.maximum(values_NE.amax(dim=1, keepdim=True), -values_NE.amin(dim=1, keepdim=True))
     return largest_N1.clamp_(min=torch.finfo(torch.float32).tiny).div_(LARGEST)
 
 
 class Linear(nn.Linear):
-    """torch's linear map, which can multiply by int8 weights."""
+    """Linear layer of torch that can also multiply by int8 weights."""
 
     int8_weights: Int8Matrix | None = None
 
     def quantise(self) -> None:
-        """Multiply by int8 weights from now on."""
+        """Use int8 weights from now on; CPU only."""
         self.int8_weights = quantised(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:
-        """See `linear`."""
+        """Apply `linear` with the layer's weights."""
         return linear(input, self.int8_weights or self.weight, self.bias)

@@ -20,29 +20,30 @@ from nmtcli.model.linear import Int8Matrix, Linear, Matrix, linear, quantised
 
 
 def forget_casts() -> None:
-    """Before gradients follow a search in one autocast context: torch before 2.10 would use the weights that the search
-    has cast to bf16, and these have no gradient (pytorch issue 158232).
+    """Clear autocast's cache after a search, before a pass with gradients in the same autocast context.
+
+    torch before 2.10 would reuse the weights that the search has cast to bf16, which have no gradient (pytorch issue
+    158232).
     """
     torch.clear_autocast_cache()
 
 
 class Projection(NamedTuple):
-    """From the readout to logits."""
+    """Output projection, from the readout to logits."""
 
     matrix: Matrix
     bias_V: Tensor
 
 
 class Seq2Seq(nn.Module):
-    """A translation model. `decode` over T positions and T calls of `step` agree to rounding.
+    """Translation model. `decode` over T positions and T calls of `step` agree up to rounding.
 
     Args:
-        config: the shape.
-        source_size: V of the source.
-        target_size: V of the target.
-        joint: both sides have one vocabulary.
+        config: the model's shape.
+        source_size, target_size: sizes of the vocabularies.
+        joint: True if both sides share one vocabulary.
     Raises:
-        ConfigError: a shape that cannot be.
+        ConfigError: all embeddings are to be tied, but the sides do not share a vocabulary.
     """
 
     def __init__(self, config: ModelConfig, *, source_size: int, target_size: int, joint: bool) -> None:
@@ -51,7 +52,9 @@ class Seq2Seq(nn.Module):
         if tie == "auto":
             tie = "all" if joint else "target"
         if tie == "all" and not joint:
-            raise ConfigError("--tie-embeddings all needs one vocabulary, but the data has two", "Use target")
+            raise ConfigError(
+                "--tie-embeddings all needs one vocabulary, but the data has two", "Use --tie-embeddings target"
+            )
         embedding, hidden = config.embedding_size, config.hidden_size
         self.source_embedding = nn.Embedding(source_size, embedding)
         self.target_embedding = nn.Embedding(target_size, embedding) if tie != "all" else None
@@ -77,22 +80,22 @@ class Seq2Seq(nn.Module):
 
     @property
     def target_embedding_VE(self) -> Tensor:
-        """The target's embeddings, whichever module holds them."""
+        """Embedding matrix of the target, whichever module holds it."""
         return (self.target_embedding or self.source_embedding).weight
 
     @property
     def projection_VE(self) -> Tensor:
-        """The output projection's matrix: the target's embeddings where tied."""
+        """Matrix of the output projection: the target's embeddings if they are tied."""
         return self.projection.weight if self.projection is not None else self.target_embedding_VE
 
     def encode(self, source_BS: Tensor, mask_BS: Tensor) -> tuple[Memory, State]:
-        """Reads the source.
+        """Encode the source.
 
         Args:
-            source_BS: ids, EOS at the end, padding on the right.
-            mask_BS: True on real tokens; at least one a sentence.
+            source_BS: ids, ending in EOS, padded on the right.
+            mask_BS: True on real tokens, at least one per sentence.
         Returns:
-            the memory, and the decoder's first state with one hypothesis a sentence.
+            the memory, and the decoder's first state with one hypothesis per sentence.
         """
         drop = self.dropout.over_a_sentence(self.training)
         embedded_BSE = self._embed(source_BS, self.source_embedding.weight, drop)
@@ -107,13 +110,13 @@ class Seq2Seq(nn.Module):
         return Memory(values_BSH, keys_BSD, mask_BS, summary_BH), self.decoder.first_state(summary_BH)
 
     def decode(self, memory: Memory, state: State, target_BT: Tensor) -> Tensor:
-        """The whole target, each position given the tokens before it.
+        """Decode the whole target, each position given the tokens before it.
 
         Args:
             memory, state: from `encode`.
-            target_BT: ids, BOS first.
+            target_BT: ids, starting with BOS.
         Returns:
-            readout_BTE; `logits` or a loss takes it from there.
+            readout_BTE, the input of `logits` or of a loss.
         """
         drop = self.dropout.over_a_sentence(self.training)
         embedded_BTE = self._embed(target_BT, self.target_embedding_VE, drop)
@@ -122,12 +125,12 @@ class Seq2Seq(nn.Module):
         return readout_BTE
 
     def step(self, memory: Memory, state: State, tokens_BK: Tensor) -> tuple[Tensor, Tensor, State]:
-        """One token of K hypotheses for each sentence.
+        """Decode one token of K hypotheses for each sentence.
 
         Args:
             memory: of B sentences.
             state: of B * K hypotheses.
-            tokens_BK: the ids said last; BOS at first.
+            tokens_BK: the last ids of the hypotheses; BOS in the first step.
         Returns:
             logits_BKV of the next token, attention weights_BKS, and the next state.
         """
@@ -137,23 +140,23 @@ class Seq2Seq(nn.Module):
     def advance(
         self, memory: Memory, state: State, tokens_BK: Tensor, drop: Drop | None = None
     ) -> tuple[Tensor, Tensor, State]:
-        """`step`, but for the output projection: readout_BKE rather than logits.
+        """Take a `step` without the output projection: return readout_BKE rather than logits.
 
         Args:
             memory, state, tokens_BK: as in `step`.
-            drop: what drops values in training, if this step has something to do with another's; None: a new one.
+            drop: dropout function, if steps are to share masks; None: a new one.
         """
         drop = drop or self.dropout.over_a_sentence(self.training)
         embedded_BKE = self._embed(tokens_BK, self.target_embedding_VE, drop)
         return self.decoder.step(embedded_BKE, memory, state, drop)
 
     def projection_to(self, ids_U: Tensor) -> Projection:
-        """The output projection to these target ids only."""
+        """Return the output projection to these target ids only."""
         matrix = self.int8_weights.rows(ids_U) if self.int8_weights else self.projection_VE[ids_U]
         return Projection(matrix, self.projection_bias_V[ids_U])
 
     def logits(self, readout_BTE: Tensor, projection: Projection | None = None) -> Tensor:
-        """logits_BTV, in fp32 or better; by another projection, of its outputs."""
+        """Return logits_BTV, in fp32 or better; another projection gives logits of its own outputs."""
         matrix, bias_V = projection or Projection(self.int8_weights or self.projection_VE, self.projection_bias_V)
         if readout_BTE.dtype != torch.bfloat16 and not torch.is_autocast_enabled(readout_BTE.device.type):
             return linear(readout_BTE, matrix, bias_V)
@@ -162,10 +165,10 @@ class Seq2Seq(nn.Module):
         return logits_BTV.to(full) + bias_V.to(full)
 
     def quantise(self) -> None:
-        """Multiply by int8 weights from now on; on a CPU only.
+        """Use int8 weights from now on; CPU only.
 
-        The keys, the decoder's first state and the vector of additive scores stay as they are; so does an encoder of
-        cells that run no faster in int8.
+        The attention keys, the decoder's first state and the vector of additive scores stay in floating point, and so
+        does an encoder whose cells run no faster in int8.
         """
         for module in self.decoder.modules():
             if isinstance(module, RecurrentLayer | Linear):
@@ -176,12 +179,12 @@ class Seq2Seq(nn.Module):
         self.int8_weights = quantised(self.projection_VE)
 
     def join_layers(self) -> None:
-        """See `Decoder.join_layers`."""
+        """Join the decoder's layers, as `Decoder.join_layers` does."""
         self.decoder.join_layers()
 
     @contextmanager
     def searching(self) -> Iterator[None]:
-        """Without dropout and without gradients, as a search wants it; then as before."""
+        """Context without dropout and without gradients, for a search; the training mode is restored afterwards."""
         was_training = self.training
         self.eval()
         try:
@@ -192,8 +195,10 @@ class Seq2Seq(nn.Module):
             forget_casts()
 
     def _embed(self, ids_BT: Tensor, matrix_VE: Tensor, drop: Drop) -> Tensor:
-        """What the recurrent layers read. Scaled, an entry is of the size of their states, however wide the embedding;
-        the matrix itself stays small, as the output projection that is tied to it must.
+        """Return the input of the recurrent layers.
+
+        Scaled embeddings have the magnitude of the layers' states, however wide they are; the matrix itself stays
+        small, as a tied output projection requires.
         """
         embedded_BTE = F.embedding(ids_BT, matrix_VE) * self.embedding_scale
         if self.word_dropout and self.training:

@@ -1,1 +1,1 @@
-"""A model on disk: its record, its weights, and how they are read. Writing a run is the training package's."""
+"""Models on disk: their records, their weights, and how to read them. The training package writes them."""

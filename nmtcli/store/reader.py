@@ -1,4 +1,4 @@
-"""Open a model directory, check it, and read what it holds. Its layout is specified in training/checkpoint.py."""
+"""Open a model directory, check it, and read its files. The layout is specified in training/checkpoint.py."""
 
 import re
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ CHECKPOINTS = "checkpoints"
 
 
 def holds_model(path: str | Path) -> bool:
-    """Return True where there is the configuration of a model, usable or not."""
+    """Return True if a directory has the configuration of a model, usable or not."""
     return (Path(path) / CONFIG).exists()
 
 
@@ -36,18 +36,18 @@ def check_is_model(path: str | Path) -> None:
     """Check that a directory is a model directory of the version that this nmt reads.
 
     Raises:
-        DirectoryError: it is not.
+        DirectoryError: the configuration is missing, damaged, of another format or of another version.
     """
     _read_config(Path(path))
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model directory to read from.
+    """Model directory to read from.
 
     Attributes:
-        path: the directory; it may not be there yet when the record was just made.
-        record: its `config.json`.
+        path: the directory, which a new run has yet to create.
+        record: content of its `config.json`.
     """
 
     path: Path
@@ -58,21 +58,21 @@ class StoredModel:
         """Open a model directory.
 
         Raises:
-            DirectoryError: it is missing, or is not a usable model directory of the version that this nmt reads.
+            DirectoryError: the directory is missing, damaged, or not a model directory of this version.
         """
         path = Path(path)
         return cls(path, ModelRecord.from_json(_read_config(path), path / CONFIG))
 
     @property
     def train_config(self) -> TrainConfig:
-        """The options that the model was trained with; see `ModelRecord.train_config`."""
+        """Options that the model was trained with; errors are as in `ModelRecord.train_config`."""
         return self.record.train_config(self.path / CONFIG)
 
     def subwords(self) -> tuple[Subword, Subword]:
-        """Load the subword models of source and target; one object where both are the same.
+        """Load the subword models of source and target, as one object if both are the same.
 
         Raises:
-            DirectoryError: one is missing or damaged, or not the one that the model was trained with.
+            DirectoryError: a subword model is missing, damaged, or not the one that the model was trained with.
         """
         both: list[Subword] = []
         for side in ("source", "target"):
@@ -91,7 +91,7 @@ class StoredModel:
         """Read the likely translations of each source piece.
 
         Raises:
-            DirectoryError: there is no shortlist, or it is damaged or of other vocabularies.
+            DirectoryError: the shortlist is missing, damaged, or made for other vocabularies.
         """
         path = self.path / SHORTLIST
         if not path.exists():
@@ -115,17 +115,17 @@ class StoredModel:
         """Read the model with the weights of a checkpoint, in fp32 on the CPU.
 
         Args:
-            checkpoint: "" for what translate uses; last, best, or a name under checkpoints/.
-            verify: see `read_tensors`.
+            checkpoint: "" for the weights that translate uses; last, best, or a name under checkpoints/.
+            verify: as in `read_tensors`.
         Raises:
-            ConfigError: no name of a checkpoint.
-            DirectoryError: no such checkpoint, or weights that are damaged or of another shape.
+            ConfigError: `checkpoint` is not the name of a checkpoint.
+            DirectoryError: the checkpoint is missing, damaged, or of another shape than the record.
         """
         weights, path = self._weights_of(checkpoint, verify=verify)
-        with torch.device("meta"), Undrawn():  # a shape that does not match the weights must not take memory
+        with torch.device("meta"), Undrawn():  # weights are checked first: a wrong shape must not take memory
             model = self.new_model()
         check_shapes(model, weights, path)
-        # a copy: the tensors are views of the file, which another process may write to while we translate
+        # copied, since the tensors are views of a file that another process may write to meanwhile
         own = {name: value.to(torch.float32, copy=True) for name, value in weights.items()}
         model.load_state_dict(own, assign=True)
         return model
@@ -148,7 +148,7 @@ class StoredModel:
         return sorted(int(folder.name[7:]) for folder in folders if folder.name[7:].isdecimal())
 
     def has_state(self) -> bool:
-        """Return True where a training state was saved that a run can resume from."""
+        """Return True if there is a saved training state to resume from."""
         return (self.path / STATE).exists()
 
     def _weights_of(self, checkpoint: str, *, verify: bool = False) -> tuple[dict[str, Tensor], Path]:
@@ -164,7 +164,7 @@ class StoredModel:
             raise ConfigError(f"--checkpoint must be last, best or update-<number>, but is {checkpoint}")
         if not path.exists():
             kept = ", ".join(["last"] * self.has_state() + [checkpoint_name(update) for update in self.checkpoints()])
-            raise DirectoryError(f"{path} is not there", f"There is {kept}" if kept else "Train the model first")
+            raise DirectoryError(f"{path} is not there", f"Available: {kept}" if kept else "Train the model first")
         return read_tensors(path, verify=verify)[0], path
 
 

@@ -1,18 +1,18 @@
-"""The record of a model: `config.json` of a model directory, as a typed object. This docstring is its specification.
+"""The record of a model, the `config.json` of its directory, as a typed object. This docstring is its specification.
 
 One JSON object. Its keys, in this order:
 
     format, version       "nmtcli-model", 1
     source_lang, target_lang
     subword               unigram, bpe, char, word or none
-    joint                 true where source and target share one vocabulary
+    joint                 true if source and target share one vocabulary
     source_size, target_size          sizes of the vocabularies [pieces]
     source_sha256, target_sha256      of the SentencePiece files, in hexadecimal
     training_sha256       of the training pairs (see data/corpus.py)
     model                 the fields of `ModelConfig`; without scale_attention, attention scores are not scaled
     training              the fields of `TrainConfig`
-    precision             fp32 or bf16: what `auto` was resolved to
-    batch_tokens          what `auto` was resolved to [tokens/batch]
+    precision             fp32 or bf16, with `auto` resolved
+    batch_tokens          with `auto` resolved [tokens/batch]
 
 `joint`, the two sizes and `model` are required. The others may be missing: translation needs the hashes of the
 vocabularies, and only a resumed run reads the training options. Unknown keys are kept when the record is written again.
@@ -28,18 +28,18 @@ from nmtcli.config import LOSSES_OF_LOGITS, PRECISIONS, ModelConfig, TrainConfig
 from nmtcli.errors import ConfigError, DirectoryError
 
 FORMAT, VERSION = "nmtcli-model", 1
-MOST_PIECES = 1 << 24  # of a vocabulary
+MOST_PIECES = 1 << 24  # most pieces of a vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelRecord:
-    """What a model directory records of its model.
+    """Content of `config.json`.
 
     Attributes:
         source_lang, target_lang, subword, joint, source_size, target_size, source_sha256, target_sha256,
             training_sha256, model, precision: see the specification above; None where a key is missing.
-        training: the training options as JSON has them; `train_config` parses them.
-        batch_tokens: as JSON has it; `resolved_batch_tokens` checks it.
+        training: the training options as in JSON; `train_config` parses them.
+        batch_tokens: the value as in JSON; `resolved_batch_tokens` checks it.
         others: keys that this version does not know.
     """
 
@@ -64,9 +64,9 @@ class ModelRecord:
 
         Args:
             values: the JSON object.
-            file: where it was read, for the errors.
+            file: where it was read, for error messages.
         Raises:
-            DirectoryError: another format or version, or a required key that is missing or unusable.
+            DirectoryError: the format or the version is another one, or a required key is missing or unusable.
         """
         check_format(values, file)
         sizes = [values.get(name) for name in ("source_size", "target_size")]
@@ -74,7 +74,7 @@ class ModelRecord:
         if not all(isinstance(size, int) and 0 < size <= MOST_PIECES for size in sizes) or not isinstance(joint, bool):
             raise DirectoryError(f"{file} has no usable sizes of its vocabularies", "Copy it again")
         try:
-            # models from before there was a choice are not scaled
+            # models from before this option existed do not scale their attention
             model = ModelConfig.from_dict({"scale_attention": False, **values["model"]})
         except (ConfigError, KeyError, TypeError) as error:
             raise DirectoryError(f"{file} has no usable model configuration ({error})") from error
@@ -91,7 +91,7 @@ class ModelRecord:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the content of `config.json`; `from_json` gives an equal record back."""
+        """Return the content of `config.json`; `from_json` restores an equal record from it."""
         values: dict[str, Any] = {"format": FORMAT, "version": VERSION}
         for record_field in dataclasses.fields(self):
             value = getattr(self, record_field.name)
@@ -103,7 +103,7 @@ class ModelRecord:
 
     @property
     def direction(self) -> str:
-        """The languages, as in "de to en"."""
+        """Languages of the model, such as "de to en"."""
         return f"{self.source_lang} to {self.target_lang}"
 
     def sha256_of(self, side: str) -> str | None:
@@ -112,14 +112,14 @@ class ModelRecord:
 
     @property
     def searches_by_logits(self) -> bool:
-        """Whether the model scores whole hypotheses by logits rather than tokens by log-probabilities."""
+        """True if the model scores whole hypotheses by logits, rather than tokens by log-probabilities."""
         return self.training is not None and self.training.get("loss") in LOSSES_OF_LOGITS
 
     def train_config(self, file: Path) -> TrainConfig:
-        """Parse the training options, which only a run that is resumed needs.
+        """Parse the training options, which only a resumed run needs.
 
         Args:
-            file: where the record was read, for the error.
+            file: where the record was read, for error messages.
         Raises:
             DirectoryError: the options or the precision are missing or unusable.
         """
@@ -133,19 +133,19 @@ class ModelRecord:
             raise DirectoryError(f"{file} has no usable training configuration ({error})") from error
 
     def resolved_batch_tokens(self, file: Path) -> int:
-        """Return the size of a batch that `auto` was resolved to [tokens/batch].
+        """Return the batch size that `auto` was resolved to [tokens/batch].
 
         Args:
-            file: where the record was read, for the error.
+            file: where the record was read, for error messages.
         Raises:
-            DirectoryError: it is missing or unusable.
+            DirectoryError: batch_tokens is missing or unusable.
         """
         if not isinstance(self.batch_tokens, int) or self.batch_tokens < 1:
             raise DirectoryError(f"{file}: batch_tokens is {self.batch_tokens!r}", "Give --batch-tokens")
         return self.batch_tokens
 
 
-_TEXTS = (  # compared as text, whatever JSON has
+_TEXTS = (  # read as text, whatever their JSON type
     *("source_lang", "target_lang", "subword", "source_sha256", "target_sha256", "training_sha256", "precision"),
 )
 
@@ -154,7 +154,7 @@ def check_format(values: Mapping[str, Any], file: Path) -> None:
     """Check that a JSON object is the configuration of a model, of the version that this nmt reads.
 
     Raises:
-        DirectoryError: it is not.
+        DirectoryError: the format or the version is another one.
     """
     if values.get("format") != FORMAT:
         raise DirectoryError(f"{file} is not the configuration of a model", "Name a directory that nmt train made")

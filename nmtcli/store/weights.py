@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors whose metadata holds a hash of the tensors."""
+"""Weights files: safetensors whose metadata holds a hash of the tensors."""
 
 import hashlib
 from pathlib import Path
@@ -15,17 +15,17 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 def unique_state(model: Seq2Seq) -> dict[str, Tensor]:
-    """Each parameter once, by name."""
+    """Return each parameter once, by name."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def weights_bytes(model: Seq2Seq) -> bytes:
-    """The content of a weights file."""
-    return tensors_bytes(unique_state(model), {})  # one key: with more, their order is not the same in each process
+    """Return the content of a weights file."""
+    return tensors_bytes(unique_state(model), {})  # one metadata key: the order of several varies between processes
 
 
 def tensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """The content of a safetensors file, whose metadata has the hash of its tensors as `sha256`."""
+    """Return the content of a safetensors file, with the hash of its tensors as the metadata `sha256`."""
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     return bytes(safetensors.torch.save(contiguous, {**metadata, "sha256": _sha256_of(contiguous)}))
 
@@ -40,17 +40,17 @@ def _sha256_of(tensors: dict[str, Tensor]) -> str:
 
 
 def read_tensors(path: Path, *, verify: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors and the metadata of a safetensors file.
+    """Read the tensors and the metadata of a safetensors file.
 
     Args:
-        verify: look at the hash of the tensors even where that takes time; one from before there was a hash has none.
+        verify: check the hash of the tensors even if the file is large; files of early versions have no hash.
     Raises:
-        DirectoryError: missing, cut short, not such a file, or not what it was.
+        DirectoryError: the file is missing, cut short, not a safetensors file, or does not match its hash.
     """
     size = size_of_regular(path, "Train the model first, or copy it again")
     tensors, metadata = _read_tensors(path)
     if (verify or size <= QUICK_BYTES) and metadata.get("sha256", "") not in ("", _sha256_of(tensors)):
-        raise DirectoryError(f"{path} is damaged: its tensors are not those that were saved", "Copy it again")
+        raise DirectoryError(f"{path} is damaged: its tensors do not match their hash", "Copy it again")
     return tensors, metadata
 
 
@@ -64,7 +64,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_weights(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None:
-    """Copies weights into a model whose parameters have just these names and shapes."""
+    """Copy weights into a model, after checking their names and shapes with `check_shapes`."""
     check_shapes(model, weights, path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -72,10 +72,10 @@ def load_weights(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None
 
 
 def check_shapes(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None:
-    """Sees to it that these are just the parameters of a model.
+    """Check that weights have the names and shapes of a model's parameters.
 
     Raises:
-        DirectoryError: they are not.
+        DirectoryError: a name is missing or unknown, or a shape differs.
     """
     parameters = dict(model.named_parameters())
     if missing := sorted(set(parameters) ^ set(weights)):

@@ -1,1 +1,1 @@
-"""The training loop and what it needs: schedule, checkpoint."""
+"""Training: the loop, updates, schedule, validation, checkpoints and distributed ranks."""

@@ -1,9 +1,9 @@
 """Assemble a run: from options, data and a model directory to the parts that the training loop works with.
 
-    begun(...) or resumed(...)          what the run starts from
-    assembled(start, machine, world)    its parts, on their device, at the place where the run starts or continues
+    begun(...) or resumed(...)          the starting point of the run
+    assembled(start, machine, world)    its parts, on their device, positioned where the run starts or continues
 
-Nothing is written: `nmt train` writes when everything that can refuse has been asked.
+Nothing is written here: `nmt train` writes only after all checks have passed.
 """
 
 import copy
@@ -38,13 +38,13 @@ RANK_SEEDS = 1 << 63
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from.
+    """Starting point of a run: its options, data and model directory.
 
     Attributes:
-        config: its options.
+        config: options of the run.
         data: the data directory.
-        stored: the model directory; of a run that begins it is yet to be made.
-        has_state: there is a training state to continue from.
+        stored: the model directory; a new run has yet to create it.
+        has_state: True if there is a training state to continue from.
     """
 
     config: TrainConfig
@@ -55,19 +55,20 @@ class Start:
 
 @dataclass(frozen=True)
 class Parts:
-    """What a run is made of.
+    """Everything that the training loop works with.
 
     Attributes:
-        config: its options.
+        config: options of the run.
         stored: the model directory, to read checkpoints from.
         state: model in training mode, optimiser, progress and moving average.
-        loss: what is trained on.
-        batches: the training corpus, this rank's share.
+        loss: the training objective.
+        batches: this rank's share of the training corpus.
         validate: measures a model on the validation pairs.
         writer: writes the model directory.
-        batch_tokens: what `--batch-tokens` is or was resolved to [tokens/batch].
-        continues: the state is that of a run that was saved.
-        machine, world: what they compute on, and with.
+        batch_tokens: the value of `--batch-tokens`, with `auto` resolved [tokens/batch].
+        continues: True if the state was restored from a saved run.
+        machine: the hardware that this rank computes on.
+        world: the ranks that train together.
     """
 
     config: TrainConfig
@@ -84,10 +85,10 @@ class Parts:
 
 
 def begun(model_config: ModelConfig, config: TrainConfig, data: DataDirectory, precision: str) -> Start:
-    """Return what a new run starts from.
+    """Return the starting point of a new run.
 
     Args:
-        precision: what `--precision` was resolved to.
+        precision: the value of `--precision`, with `auto` resolved.
     """
     record = ModelRecord(
         source_lang=data.source_lang,
@@ -107,14 +108,14 @@ def begun(model_config: ModelConfig, config: TrainConfig, data: DataDirectory, p
 
 
 def resumed(stored: StoredModel, config: TrainConfig, data: DataDirectory) -> Start:
-    """Return what a resumed run starts from.
+    """Return the starting point of a resumed run.
 
     Args:
         stored: the model directory.
-        config: the stored options, with those that were given now and may change.
+        config: the stored options, updated with the options given now that may change.
         data: must have the languages, vocabularies and training pairs that the run began with.
     Raises:
-        DirectoryError: it has others.
+        DirectoryError: the data differs in one of these.
     """
     _check_same_data(stored, data)
     record = dataclasses.replace(stored.record, training=config.to_dict())
@@ -129,15 +130,16 @@ def assembled(
     initialise: Callable[[Seq2Seq], None] = lambda model: None,
     loss: Loss | None = None,
 ) -> Parts:
-    """Return the parts of a run at the place where it starts or continues. torch's generators are set accordingly.
+    """Return the parts of a run, positioned where it starts or continues; set torch's generators accordingly.
 
     Args:
         start: from `begun` or `resumed`.
-        machine, world: what the run computes on, and with.
-        initialise: gives the weights of a run without a training state other values than those that are drawn.
-        loss: None: the one that the options name.
+        machine: the hardware that this rank computes on.
+        world: the ranks that train together.
+        initialise: sets weights after they were drawn at random; not called if a training state is restored.
+        loss: the training objective; None: the one that the options name.
     Raises:
-        ConfigError: options that do not go together, or not with the data.
+        ConfigError: the options cannot be combined, or do not fit the data.
         DirectoryError: the training state is damaged.
         TrainingError: no batch fits in memory.
     """
@@ -162,7 +164,7 @@ def assembled(
     record = dataclasses.replace(start.stored.record, batch_tokens=batch_tokens)
     stored = dataclasses.replace(start.stored, record=record)
     state = dataclasses.replace(state, ema_model=copy.deepcopy(model) if config.ema else None)
-    if world.rank:  # dropout of its own; where its generators were saved, they are restored
+    if world.rank:  # each rank draws its own dropout, unless saved generators are restored below
         torch.manual_seed(hash((config.seed, world.rank)) % RANK_SEEDS)
     if has_state:
         state = load_last(stored.path / STATE, state, world.rank)
@@ -206,25 +208,25 @@ def _batches(
 
 
 def _check_same_data(stored: StoredModel, data: DataDirectory) -> None:
-    """Check that a run continues with the languages, vocabularies and training pairs that it began with."""
+    """Check that the data has the languages, vocabularies and training pairs that the run began with."""
     record = stored.record
     if record.direction != data.direction:
         raise DirectoryError(
             f"{data.path} is {data.direction}, but {stored.path} translates {record.direction}",
-            "Name the data that the model was trained on with --data",
+            "Use --data with the data that the model was trained on",
         )
     for side, subword in (("source", data.source_subword), ("target", data.target_subword)):
         if record.sha256_of(side) != subword.sha256:
             raise DirectoryError(
                 f"{data.path} has another {side} subword model ({subword.sha256[:12]}) than {stored.path} "
                 f"({str(record.sha256_of(side))[:12]})",
-                "Name the data that the model was trained on with --data",
+                "Use --data with the data that the model was trained on",
             )
     if record.training_sha256 != data.training_sha256:
         raise DirectoryError(
             f"{data.path} has other training pairs ({data.training_sha256[:12]}) than those that {stored.path} was "
             f"trained on ({str(record.training_sha256)[:12]})",
-            f"To train its model on other text, start another with --init-from {stored.path}",
+            f"To train the model on other text, start a new run with --init-from {stored.path}",
         )
 
 

@@ -1,4 +1,4 @@
-"""Write a run into its model directory: all that translation needs, and all that an exact resume needs.
+"""Write a run into its model directory: everything that translation and an exact resume need.
 
     model/
       config.json              the record of the model (see store/record.py)
@@ -6,22 +6,22 @@
       target.model
       model.safetensors        the weights that translate uses: the best by the validation metric, or, with --average,
                                the average
-      best.safetensors         the best weights, where model.safetensors holds an average, or is the result of the extra
-                               validation at the end of a run
-      log.jsonl                one JSON object a line (see training/loop.py)
+      best.safetensors         the best weights, if model.safetensors holds an average instead, or the result of the
+                               extra validation at the end of a run
+      log.jsonl                one JSON object per line (see training/loop.py)
       shortlist.safetensors    the likely translations of each source piece (see data/shortlist.py)
       lock                     while training runs (see training/lock.py)
-      last/state.safetensors   all that a resumed run needs
+      last/state.safetensors   everything that a resumed run needs
       checkpoints/update-00001000/model.safetensors
 
 Weights are safetensors files whose keys are the names of the parameters; tied parameters are stored once.
-`state.safetensors` holds `model.<parameter>`, `optimizer.<parameter>.<key>`, `random.<device>` (the states of the
-generators, bytes; those of a further rank r are `random.<device>.<r>`), with --ema `mean.<parameter>`, and, as the
-metadata `progress`, a JSON object: the fields of `training.progress.Progress`. The metadata `sha256` of each
-safetensors file is that of its tensors, by name: name, type, shape and bytes.
+`state.safetensors` holds `model.<parameter>`, `optimizer.<parameter>.<key>`, `random.<device>` (states of the random
+generators, as bytes; a rank r above 0 has `random.<device>.<r>`), with --ema also `mean.<parameter>`, and, as the
+metadata `progress`, a JSON object with the fields of `training.progress.Progress`. The metadata `sha256` of each
+safetensors file is the hash of its tensors in order of their names: name, type, shape and bytes.
 
-Every file is written under a temporary name, flushed to the disk and renamed, so that a name stands for a whole file.
-Nothing is pickled.
+Every file is written under a temporary name, flushed to the disk and renamed, so that a file under its own name is
+always complete. Nothing is pickled.
 """
 
 import dataclasses
@@ -60,19 +60,19 @@ from nmtcli.store.weights import load_weights, read_tensors, tensors_bytes, uniq
 from nmtcli.training.lock import LOCK
 from nmtcli.training.progress import Progress
 
-LEFT_AT_START = {LOCK, f"{CONFIG}.tmp"}  # what a run that was killed at its very start may leave
+LEFT_AT_START = {LOCK, f"{CONFIG}.tmp"}  # files that a run killed at its very start may leave
 LOG = "log.jsonl"
 
 
 class RunWriter(Protocol):
-    """Writes a run. `DiskWriter` is that of the first rank, `NoWriter` that of the others."""
+    """Writes a run. The first rank uses `DiskWriter`, all others use `NoWriter`."""
 
     def create(self, source_model: Path, target_model: Path, shortlist: Shortlist | None) -> None:
-        """Make the directory, with no weights yet, in the place of a run that may be there.
+        """Create the directory, without weights yet; delete any run that it holds.
 
         Args:
             source_model, target_model: SentencePiece files to copy.
-            shortlist: the likely translations of each source piece; None: none is kept.
+            shortlist: the likely translations of each source piece; None: write none.
         """
 
     def continue_run(self) -> None:
@@ -82,23 +82,23 @@ class RunWriter(Protocol):
         """Keep the weights of an update under checkpoints/."""
 
     def keep_checkpoints(self, updates: set[int]) -> None:
-        """Remove all checkpoints but those of these updates."""
+        """Delete the checkpoints of all other updates."""
 
     def save_best(self, model: Seq2Seq, *, keeping_last: bool = False) -> None:
         """Make these weights the ones that translate uses.
 
         Args:
-            keeping_last: the previous best stays beside them, as best.safetensors.
+            keeping_last: keep the previous best weights as best.safetensors.
         """
 
     def save_average(self, model: Seq2Seq) -> None:
         """Make these weights the ones that translate uses, and keep the best beside them."""
 
     def save_last(self, state: "RunState", generators: Sequence[dict[str, Tensor]]) -> None:
-        """Save all that a resumed run needs.
+        """Save everything that a resumed run needs.
 
         Args:
-            state: the run's.
+            state: of the run.
             generators: `generator_states` of each rank, in order.
         """
 
@@ -106,16 +106,20 @@ class RunWriter(Protocol):
         """Cut log.jsonl to a length, append a line, and return the new length [bytes]."""
 
     def cut_log(self, length: int) -> int:
-        """Cut log.jsonl to its last whole line within a length: later updates are done again. Return what is left."""
+        """Cut log.jsonl after its last whole line within a length, since later updates are repeated [bytes].
+
+        Returns:
+            the new length [bytes].
+        """
 
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
-    """All that changes in the course of a run, but for the generators.
+    """Everything that changes in the course of a run, except the random generators.
 
     Attributes:
-        model, optimizer, progress: the run's.
-        ema_model: the moving average of the weights; None: there is none.
+        model, optimizer, progress: of the run.
+        ema_model: the moving average of the weights; None without --ema.
     """
 
     model: Seq2Seq
@@ -128,7 +132,7 @@ class DiskWriter:
     """Writes a run on disk.
 
     Args:
-        stored: where the run is written, and its record.
+        stored: the model directory to write, and its record.
     """
 
     def __init__(self, stored: StoredModel) -> None:
@@ -138,7 +142,7 @@ class DiskWriter:
     def create(self, source_model: Path, target_model: Path, shortlist: Shortlist | None) -> None:
         if self._path.exists():
             empty_directory(self._path, keep={LOCK})
-        self._write_record()  # first: it makes the directory ours, whatever happens now
+        self._write_record()  # first: an interrupted run then leaves a directory that nmt recognises
         write_whole(self._path / "source.model", source_model.read_bytes())
         write_whole(self._path / "target.model", target_model.read_bytes())
         if shortlist is not None:
@@ -231,9 +235,9 @@ def load_last(file: Path, state: RunState, rank: int = 0) -> RunState:
     Args:
         file: the training state.
         state: its model, optimiser and ema_model are changed in place.
-        rank: whose generators are restored; those of a rank that was not there stay as they are.
+        rank: the rank whose generators are restored; a rank that was not saved keeps its own.
     Returns:
-        the state with the progress that was saved.
+        the state, with the saved progress.
     Raises:
         DirectoryError: the file is missing or damaged, or is the state of another run.
     """

@@ -1,10 +1,10 @@
-"""The processes that train one model together, on one machine or several: data-parallel, by torch.distributed.
+"""Data-parallel training of one model by several processes, on one machine or several, with torch.distributed.
 
-A launcher (`torchrun`, or `nmt train --nproc`) starts them and says by environment variables who is who. Each update
-is made of `accumulate` batches for each of them, taken from the epoch's plan in its order: batch i goes to rank i
-modulo their number. Gradients are of sums and are divided by what was counted on all ranks, so N ranks make the update
-that one makes of N times the accumulated batches. Only the first rank writes; all others follow what it decides. All
-read the data and the model directory, so on several machines these lie on a file system that all of them see.
+A launcher (`torchrun`, or `nmt train --nproc`) starts the processes and gives each its rank in environment variables.
+An update takes `accumulate` batches per rank from the epoch's plan, in its order: batch i goes to rank i modulo the
+number of ranks. Gradients are summed and divided by the count over all ranks, so N ranks make the same update as one
+rank with N times the accumulated batches. Only the first rank writes, and the others follow its decisions. All ranks
+read the data and the model directory, so several machines need a shared file system.
 """
 
 import json
@@ -36,11 +36,11 @@ NO_ANSWER = "has no answer from another rank"
 
 
 class World:
-    """One process that trains alone; `Ranks` is one of several.
+    """A process that trains alone; `Ranks` is its counterpart among several processes.
 
     Attributes:
-        rank: its number, from 0.
-        size: how many there are.
+        rank: number of this process, from 0.
+        size: number of processes.
     """
 
     rank = 0
@@ -48,7 +48,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """This is the one that writes."""
+        """True on the rank that writes."""
         return self.rank == 0
 
     def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
@@ -64,7 +64,7 @@ class World:
         return [value]
 
     def all_reduce_max(self, number: float) -> float:
-        """Return the largest number of all ranks."""
+        """Return the largest value of a number over the ranks."""
         return number
 
     def data_parallel(self, objective: "Objective") -> nn.Module:
@@ -76,10 +76,10 @@ class World:
 
 
 class Ranks(World):
-    """One of several processes.
+    """One of several processes that train together.
 
     Args:
-        control: the group that numbers and decisions go through; gradients go through the default one.
+        control: process group for numbers and decisions; gradients use the default group.
     """
 
     def __init__(self, control: Any) -> None:
@@ -139,7 +139,7 @@ class Objective(nn.Module):
 
 
 def without_sync(objective: nn.Module) -> AbstractContextManager[object]:
-    """Make a context in which a backward pass adds to this rank's gradients only."""
+    """Make a context in which a backward pass adds to this rank's gradients, without an all-reduce."""
     if isinstance(objective, nn.parallel.DistributedDataParallel):
         return objective.no_sync()
     return nullcontext()
@@ -147,10 +147,10 @@ def without_sync(objective: nn.Module) -> AbstractContextManager[object]:
 
 @contextmanager
 def answered(world: World) -> Iterator[None]:
-    """Says in one line that another rank did not answer.
+    """Turn the failure of a collective operation into a one-line error.
 
     Raises:
-        WorldError: it died, or took longer than the timeout.
+        WorldError: another rank died, or took longer than the timeout.
     """
     try:
         yield
@@ -161,7 +161,7 @@ def answered(world: World) -> Iterator[None]:
         raise WorldError(
             f"rank {world.rank} of {world.size} on {socket.gethostname()} {NO_ANSWER} "
             f"({str(error).splitlines()[0].strip()})",
-            "It died, or took longer than --timeout: see what it said; go on with --resume",
+            "It died, or took longer than --timeout: see its messages; continue with --resume",
         ) from error
 
 
@@ -171,10 +171,10 @@ def joined(device: torch.device, timeout: float) -> Iterator[World]:
 
     Args:
         device: where the model is.
-        timeout: the longest that a rank waits for another [seconds].
+        timeout: longest time that a rank waits for another [seconds].
 
     Raises:
-        ConfigError: the launcher's environment variables make no sense.
+        ConfigError: the launcher's environment variables are incomplete or contradictory.
     """
     ranks = environment()
     if ranks.world_size == 1:
@@ -196,8 +196,8 @@ def joined(device: torch.device, timeout: float) -> Iterator[World]:
 def _store_of_attempt(agent: AgentStore, world_size: int, wait: timedelta) -> Any:
     """Open the part of the launcher's store that belongs to this attempt.
 
-    torchrun keeps one store for all its restarts, in which a rank would find the addresses of those that are gone
-    (pytorch issue 135712). So each attempt has a part of its own.
+    torchrun keeps one store for all its restarts, in which a rank would find the addresses of ranks that have exited
+    (pytorch issue 135712). So each attempt uses a prefix of its own.
     """
     stores: Any = torch.distributed
     whole = stores.TCPStore(agent.host, agent.port, world_size, False, timeout=wait)
@@ -205,15 +205,15 @@ def _store_of_attempt(agent: AgentStore, world_size: int, wait: timedelta) -> An
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:
-    """Start ranks of `nmt` with these arguments on this machine, and wait for them. If one fails, all are ended.
+    """Start ranks of `nmt` with these arguments on this machine, and wait for them. If one fails, all are stopped.
 
     Args:
-        processes: how many ranks.
-        arguments: of the command line, `train` first.
+        processes: number of ranks.
+        arguments: command-line arguments, starting with `train`.
 
     Raises:
         RankError: the error of the rank that failed first.
-        Stopped: a signal came; the ranks have saved.
+        Stopped: a signal arrived, and the ranks have saved.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -236,7 +236,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
     try:
         elastic_launch(settings, sys.executable)("-m", "nmtcli", *arguments)
     except SignalException as stop:
-        raise Stopped(int(stop.sigval), "Stopped; go on with nmt train --resume") from stop
+        raise Stopped(int(stop.sigval), "Stopped; continue with nmt train --resume") from stop
     except ChildFailedError as error:
         rank, failure = min(error.failures.items(), key=lambda item: _failure_order(item[1]))
         raise RankError(rank, failure.exitcode, _message_in(failure.error_file)) from error
@@ -252,7 +252,7 @@ def _failure_order(failure: Any) -> tuple[int, int]:
 
 
 def _message_in(error_file: str) -> str:
-    """Read the error that a rank has left for the launcher; empty if there is none."""
+    """Read the error message that a rank has left for the launcher; return "" if there is none."""
     try:
         content = json.loads(Path(error_file).read_text(encoding="utf-8"))
         return str(content["message"]["message"])

@@ -1,4 +1,4 @@
-"""What training will take, before it is begun: memory, padding, updates, and time from a few updates that are timed."""
+"""Estimate what training will take: memory, padding, updates, and time as measured over a few updates."""
 
 import itertools
 import time
@@ -20,26 +20,26 @@ from nmtcli.training.machine import Machine
 from nmtcli.training.updater import OutOfMemory, Updater
 
 WARM_UP, TIMED = 2, 8  # updates
-LEAST, MOST = 1 << 10, 1 << 16  # tokens of a batch that `auto` chooses; larger ones are no faster, and learn less
-ROOM = 0.9  # of a GPU's memory
-OPTIMIZER_STATES = 2  # as large as the weights, that come with the first update
+LEAST, MOST = 1 << 10, 1 << 16  # range of `auto` [tokens/batch]; larger batches are no faster, and learn less
+ROOM = 0.9  # share of a GPU's memory that may be used
+OPTIMIZER_STATES = 2  # each as large as the weights; allocated by the first update
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What training will take.
+    """Resources that training will take.
 
     Attributes:
-        parameters: of the model.
-        weights: of the parameters [bytes].
-        gradients: likewise [bytes].
-        optimizer: what the optimiser keeps [bytes].
-        activations: what the largest batch keeps for the way back [bytes]; more may be needed for a moment.
-        largest: the shape of that batch: sentences, source and target positions.
-        padding: share of all positions of an epoch.
-        updates_per_epoch: of so many batches each as are accumulated.
-        tokens_per_second: source and target, without padding, of all ranks, if each is as fast as this one alone.
-        seconds_per_update: the mean of those that were timed, weighted by their tokens.
+        parameters: number of parameters of the model.
+        weights: memory of the parameters [bytes].
+        gradients: memory of the gradients [bytes].
+        optimizer: memory of the optimiser's state [bytes].
+        activations: memory that the largest batch keeps for the backward pass; the peak may be higher [bytes].
+        largest: shape of that batch: sentences, source and target positions.
+        padding: share of padding in all positions of an epoch.
+        updates_per_epoch: number of updates, each over the accumulated batches of all ranks.
+        tokens_per_second: source and target tokens without padding, over all ranks, if each is as fast as this one.
+        seconds_per_update: mean over an epoch, at the measured tokens per second.
     """
 
     parameters: int
@@ -55,24 +55,24 @@ class Estimate:
 
     @property
     def memory(self) -> int:
-        """All of it together [bytes]."""
+        """Total memory [bytes]."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
 def fitting_batch_tokens(
     state: RunState, loss: Loss, longest: tuple[int, int], config: TrainConfig, machine: Machine
 ) -> int:
-    """Return what `--batch-tokens auto` is: on a GPU the largest batch that fits in its memory, found by trying.
+    """Resolve `--batch-tokens auto`: on a GPU, find the largest batch that fits in memory by trying.
 
     Args:
         state: of the run, its model in training mode; torch's generators are left as they were.
-        loss: what is trained on.
-        longest: source and target of the longest pairs, of which the batches that are tried consist [tokens].
-        config, machine: the run's.
+        loss: the training objective.
+        longest: source and target lengths of the longest pairs; trial batches consist of such pairs [tokens].
+        config, machine: of the run.
     Returns:
-        sentences times longest side, a power of two; on a CPU the default [tokens].
+        sentences times longest side, a power of two; on a CPU the option's default [tokens/batch].
     Raises:
-        TrainingError: not even the smallest one fits.
+        TrainingError: not even the smallest batch fits.
     """
     device = machine.device
     if device.type != "cuda":
@@ -105,12 +105,12 @@ def fitting_batch_tokens(
 def estimate(
     state: RunState, loss: Loss, batches: TrainingBatches, config: TrainConfig, machine: Machine, *, ranks: int
 ) -> Estimate:
-    """Make a few updates, which change the model, and count the first epoch's batches.
+    """Make an estimate from a few updates, which change the model, and from the batches of the first epoch.
 
     Args:
         state: of the run, its model in training mode.
-        loss, batches, config, machine: the run's.
-        ranks: processes that will train together.
+        loss, batches, config, machine: of the run.
+        ranks: number of processes that will train together.
     Raises:
         TrainingError: a batch does not fit in memory.
     """
@@ -128,7 +128,7 @@ def estimate(
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         updater.update([next(batches.stream(0, largest))], 1, config.learning_rate)
 
-    group = list(itertools.islice(batches.stream(0, 0), WARM_UP + TIMED))  # made before the clock runs
+    group = list(itertools.islice(batches.stream(0, 0), WARM_UP + TIMED))  # prepared before the clock starts
     seconds, tokens = 0.0, 0
     for number, batch in enumerate(group):
         began = time.perf_counter()
@@ -157,7 +157,7 @@ def estimate(
 
 
 def _refuse(batch: Batch) -> NoReturn:
-    """Refuse a batch that a run would cut in two: that takes time which an estimate does not see."""
+    """Refuse a batch that a run would cut in two, since the estimate does not include the time that this takes."""
     raise TrainingError(
         f"a batch of {len(batch.source_BS):,} pairs, {batch.source_BS.shape[1]:,} and "
         f"{batch.target_output_BT.shape[1]:,} positions, does not fit in memory",

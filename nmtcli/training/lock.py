@@ -1,9 +1,9 @@
-"""One training at a time in a model directory.
+"""Lock a model directory, so that only one run at a time trains in it.
 
-    model/lock    the process that trains there, "<id> on <host>"; there is one while training runs
+    model/lock    names the process that trains there, "<id> on <host>"; it exists while training runs
 
-The lock is the kernel's, on the open file: it goes with the process, however that ends. What is left of the file of a
-process that was killed locks nothing.
+The kernel holds the lock on the open file and releases it when the process ends, however that happens. A file left
+behind by a killed process locks nothing.
 """
 
 import os
@@ -20,10 +20,10 @@ LOCK = "lock"
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of a directory, which is made if it is not there; if it was, and ends up empty, it is removed.
+    """Hold the lock of a directory. Create the directory if needed, and remove it again if it ends up empty.
 
     Raises:
-        DirectoryError: something else has its name.
+        DirectoryError: the directory, or one above it, is a file.
         WorldError: another process holds the lock.
     """
     try:
@@ -39,7 +39,7 @@ def locked(directory: Path) -> Iterator[None]:
         rewrite(file, f"{os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
-        remove_file(path, missing_ok=True)  # while it is held: whoever opened it before sees that the name is gone
+        remove_file(path, missing_ok=True)  # before unlocking: a process that has it open sees that the name is gone
         os.close(file)
         if made and not any(directory.iterdir()):
             remove_empty_directory(directory)
@@ -58,4 +58,4 @@ def _acquired(path: Path) -> int:
                 return file
         except FileNotFoundError:
             pass
-        os.close(file)  # it was removed between the two calls
+        os.close(file)  # the file was removed or replaced between opening and locking

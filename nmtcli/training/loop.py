@@ -1,15 +1,15 @@
-"""The training loop: batches in, updates, validations, saves, until there is a reason to stop.
+"""The training loop: batches, updates, validations and saves, until there is a reason to stop.
 
-`log.jsonl` has one object a line. All have `kind`, `update` [updates] and `epoch`.
+`log.jsonl` has one JSON object per line. All have `kind`, `update` [updates] and `epoch`.
 
-    kind "train": `loss` (of --loss; cross-entropy's, with smoothing, in nats/token) and `nll` [nats/token] (null where
+    kind "train": `loss` (of --loss; for cross-entropy with smoothing, in nats/token) and `nll` [nats/token] (null if
         the loss does not compute it), `learning_rate`, `gradient_norm` (before clipping, of the last update),
         `tokens_per_second` (source and target), `skipped` (updates so far whose gradient was not finite), `splits`
-        (batches so far that did not fit in memory and were cut in two: after one a run is no longer the same, bit for
-        bit, as it would be elsewhere), `seconds` (of training so far, validations apart)
-    kind "validation": `loss` [nats/token], `perplexity`, `bleu`, `bleu_signature`, `chrf`, `chrf_signature`, `best` (it
-        is the best so far), `seconds` (it took)
-    kind "average": as validation, and `averaged` (the updates)
+        (batches so far that did not fit in memory and were cut in two; after the first, the run is no longer the same,
+        bit for bit, as on another machine), `seconds` (of training so far, excluding validations)
+    kind "validation": `loss` [nats/token], `perplexity`, `bleu`, `bleu_signature`, `chrf`, `chrf_signature`, `best`
+        (true if this is the best so far), `seconds` (that it took)
+    kind "average": as for "validation", but with `averaged` (the updates of the averaged checkpoints) instead of `best`
 """
 
 import itertools
@@ -31,12 +31,12 @@ from nmtcli.training.validation import Validation
 
 
 class Trainer:
-    """Trains a model from where its progress stands: decides when to validate, to save and to stop.
+    """Trains a model from its current progress; decides when to validate, to save and to stop.
 
     Args:
         parts: of the run.
-        events: is told what happens.
-        signal_seen: returns the number of a signal that asks to stop, or 0.
+        events: receives the events of training.
+        signal_seen: returns the number of a signal that asks training to stop, or 0.
     """
 
     def __init__(self, parts: Parts, *, events: Events, signal_seen: Callable[[], int]) -> None:
@@ -75,9 +75,9 @@ class Trainer:
         Returns:
             the reason, as a phrase.
         Raises:
-            Stopped: a signal came; all is saved.
-            TrainingError: too many updates in a row were not finite, or a batch does not fit in memory.
-            WorldError: something could not be saved.
+            Stopped: a signal arrived, and everything is saved.
+            TrainingError: too many updates in a row had no finite gradient, or a batch does not fit in memory.
+            WorldError: a file could not be saved.
         """
         self._progress.log_bytes = self._writer.cut_log(self._progress.log_bytes)
         stream = self._batches.stream(self._progress.epoch, self._progress.batch, self._progress.block)
@@ -92,7 +92,7 @@ class Trainer:
         return reason
 
     def _advance(self, stream: Iterator[Batch]) -> str:
-        """Make one update, do what is due after it, and return a reason to stop, if there is one."""
+        """Make one update, do what is due after it, and return the reason to stop, or "" if there is none."""
         config, progress, world = self._config, self._progress, self._world
         began = time.monotonic()
         blocks, count = self._batches.blocks, len(self._batches.plan(progress.epoch, progress.block))
@@ -111,11 +111,11 @@ class Trainer:
             self._save()
         if signal_number := int(world.all_reduce_max(self._signal_seen())):
             self._save(at_the_end=True)
-            raise Stopped(signal_number, f"Stopped at update {progress.update:,}; go on with nmt train --resume")
+            raise Stopped(signal_number, f"Stopped at update {progress.update:,}; continue with nmt train --resume")
         return self._reason_to_stop() or world.broadcast(self._out_of_time())
 
     def _update(self, group: list[Batch]) -> bool:
-        """Make one update of a group of batches; return False where its gradient was not finite and it was skipped."""
+        """Make one update from a group of batches; return False if it was skipped, its gradient not being finite."""
         progress = self._progress
         rate = self._schedule.rate(progress.update + 1, cuts=progress.cuts, epochs=self._epochs())
         result = self._updater.update(group, progress.update + 1, rate)
@@ -149,7 +149,7 @@ class Trainer:
             )
 
     def _epochs(self) -> float:
-        """Epochs done, with the part of the present one."""
+        """Return the number of epochs done, including the fraction of the current one."""
         progress, batches = self._progress, self._batches
         if not progress.batch and not progress.block:
             return progress.epoch
@@ -190,12 +190,12 @@ class Trainer:
         self._events.validated({"update": progress.update, "epoch": progress.epoch, **record}, validation)
 
     def _kept(self) -> set[int]:
-        """The updates whose checkpoints are kept by rule."""
+        """Return the updates whose checkpoints are kept: the latest ones, and the ones to average."""
         latest = [update for update, _ in self._progress.validations]
         return {*latest[max(0, len(latest) - self._config.keep) :], *self._averaged()}
 
     def _averaged(self) -> list[int]:
-        """The updates whose checkpoints make the average, if training ended now."""
+        """Return the updates whose checkpoints would be averaged if training ended now."""
         config = self._config
         there = set(self._stored.checkpoints())
         validations = [one for one in self._progress.validations if one[0] in there]
@@ -220,17 +220,17 @@ class Trainer:
     def _reason_to_stop(self) -> str:
         config, progress = self._config, self._progress
         if config.max_updates and progress.update >= config.max_updates:
-            return f"{progress.update:,} updates"
+            return _counted(progress.update, "update")
         if config.max_epochs and progress.epoch >= config.max_epochs:
-            return f"{progress.epoch:,} epochs"
+            return _counted(progress.epoch, "epoch")
         if config.patience and progress.stalled >= config.patience:
-            return f"{progress.stalled} validations without a better {config.validation_metric}"
+            return f"{_counted(progress.stalled, 'validation')} without a better {config.validation_metric}"
         return ""
 
     def _out_of_time(self) -> str:
         limit = self._config.time_limit
         is_over = limit and time.monotonic() - self._started >= 60 * limit
-        return f"the time limit of {limit:g} minutes" if is_over else ""
+        return f"the time limit of {limit:g} minute{'' if limit == 1 else 's'}" if is_over else ""
 
     def _log_training(self) -> None:
         progress = self._progress
@@ -264,10 +264,10 @@ class Trainer:
 
     @contextmanager
     def _saving(self, *, at_the_end: bool = False) -> Iterator[None]:
-        """Says what could not be saved, and goes on if it may; at the end of a run nothing would come after.
+        """Report a failed save, and go on if --if-save-fails allows it; at the end of a run, always fail.
 
         Raises:
-            WorldError: something could not be saved.
+            WorldError: a file could not be saved.
         """
         try:
             yield
@@ -277,8 +277,17 @@ class Trainer:
                 return
             raise WorldError(
                 f"update {self._progress.update:,} could not be saved in {self._stored.path} ({error.strerror})",
-                "What was saved before is whole: go on with --resume when there is room and permission",
+                "Earlier saves are intact: continue with --resume once there is space and permission",
             ) from error
+
+
+def _counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the singular or the plural.
+
+    >>> _counted(1, "epoch"), _counted(2000, "update")
+    ('1 epoch', '2,000 updates')
+    """
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _validation_record(validation: Validation) -> dict[str, Any]:

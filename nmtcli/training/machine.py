@@ -1,4 +1,4 @@
-"""The machine that a run computes on; commands choose it (commands/machine.py)."""
+"""The hardware and precision that a run computes with; commands choose them (commands/machine.py)."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,7 +13,7 @@ class Machine:
 
     Attributes:
         device: holds the model and its batches.
-        precision: fp32 or bf16; of matrix products.
+        precision: of matrix products, fp32 or bf16.
         autocast: makes the context in which matrix products run in that precision.
         threads: CPU threads of one operation.
     """

@@ -7,11 +7,11 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 def optimizer_for(model: Seq2Seq, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser of a model's parameters.
+    """Create the optimiser of a model's parameters.
 
     Args:
         model: on its device.
-        config: its kind, rate, beta2 and weight decay.
+        config: for the kind of optimiser, learning rate, beta2 and weight decay.
     Source:
         Adam: Kingma and Ba 2015; with weight decay: Loshchilov and Hutter 2019; Adagrad: Duchi et al. 2011.
     """
@@ -32,10 +32,10 @@ def update_ema(ema_model: Seq2Seq, model: Seq2Seq, decay: float, update: int) ->
     Args:
         ema_model: holds the average; changed in place.
         model: has the current weights.
-        decay: d at its highest; early it is (1 + update) / (10 + update), so that the start is soon forgotten.
+        decay: highest value of d; early on, d is (1 + update) / (10 + update), so that the start is soon forgotten.
         update: number of the update, from 1.
     Source:
-        Polyak and Juditsky 1992; the early decay is TensorFlow's.
+        Polyak and Juditsky 1992; the early decay follows TensorFlow.
     """
     share = 1 - min(decay, (1 + update) / (10 + update))
     for averaged, parameter in zip(ema_model.parameters(), model.parameters(), strict=True):

@@ -1,4 +1,4 @@
-"""Where a run stands, and the events that it reports."""
+"""The progress of a run, and the events that it reports."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -9,24 +9,24 @@ from nmtcli.training.validation import Validation
 
 @dataclass
 class Progress:
-    """Where a run stands: with weights, optimiser and generators all that the next update depends on.
+    """Progress of a run; weights, optimiser, generators and this are all that the next update depends on.
 
     Attributes:
         update: updates done.
-        epoch: epochs done; the next batch is of this one, counted from 0.
-        block: blocks of this epoch done (see data/batches.py).
-        batch: batches of this block done.
-        seconds: spent on training, validations apart.
-        best: the best value of the validation metric.
-        stalled: validations since the best.
-        plateau_stalled: validations since the best or the last cut of the rate.
-        cuts: cuts of the rate.
-        validations: [update, value of the metric] of each checkpoint.
+        epoch: epochs done, and so the number of the current epoch, from 0.
+        block: blocks of the current epoch done (see data/batches.py).
+        batch: batches of the current block done.
+        seconds: time spent on training, excluding validations.
+        best: best value of the validation metric so far; None before the first validation.
+        stalled: validations since the best one.
+        plateau_stalled: validations since the best one or the last cut of the learning rate.
+        cuts: cuts of the learning rate by --decay plateau.
+        validations: [update, value of the metric] of each validation.
         skipped: updates whose gradient was not finite.
         splits: batches that did not fit in memory and were cut in two.
         log_bytes: length of log.jsonl.
-        loss, nll, tokens, source_tokens, logged_seconds: sums since the last line of log, the loss as if it were one of
-            tokens.
+        loss, nll, tokens, source_tokens: sums since the last line of the log, the loss scaled as if it counted tokens.
+        logged_seconds: `seconds` at the last line of the log.
     """
 
     update: int = 0
@@ -49,12 +49,12 @@ class Progress:
     logged_seconds: float = 0.0
 
     def advance(self, done: int, *, batches: int, blocks: int) -> bool:
-        """Move on by some batches of the current block; return True where the epoch has ended.
+        """Move on by some batches of the current block; return True if the epoch has ended.
 
         Args:
-            done: batches that were used now.
-            batches: batches of this block.
-            blocks: blocks of an epoch.
+            done: number of batches just used.
+            batches: number of batches in this block.
+            blocks: number of blocks in an epoch.
         """
         self.batch += done
         if self.batch == batches:
@@ -66,10 +66,10 @@ class Progress:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Return the progress that `dataclasses.asdict` and JSON made of one.
+        """Restore a progress that `dataclasses.asdict` turned into JSON.
 
         Raises:
-            TypeError: an unknown field, or a place in the data that is no whole number.
+            TypeError: a field is unknown, or a position in the data is not a whole number.
         """
         progress = cls(**fields)
         places = (progress.update, progress.epoch, progress.block, progress.batch)
@@ -79,22 +79,22 @@ class Progress:
 
 
 class Events(Protocol):
-    """What the loop reports to whoever runs it."""
+    """Receives the events of the training loop."""
 
     def updated(self, progress: Progress, batches_per_epoch: int) -> None:
         """An update was done."""
 
     def logged(self, record: dict[str, Any]) -> None:
-        """A line of log was written."""
+        """A line of the log was written."""
 
     def validated(self, record: dict[str, Any], validation: Validation) -> None:
         """A validation was done."""
 
     def skipped(self, update: int, norm: float) -> None:
-        """An update was left out: its gradient was not finite."""
+        """An update was skipped, since its gradient was not finite."""
 
     def split(self, update: int, batch: Batch) -> None:
         """A batch did not fit in memory and was cut in two."""
 
     def save_failed(self, update: int, error: OSError) -> None:
-        """Something could not be saved; training goes on."""
+        """A file could not be saved; training goes on."""

@@ -1,4 +1,4 @@
-"""The learning rate, as a function of how far training is and of how often the plateau rule has cut it."""
+"""The learning rate as a function of the update, the epoch, and the cuts made by the plateau rule."""
 
 import math
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from nmtcli.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A schedule of the learning rate.
+    """Schedule of the learning rate.
 
     Attributes:
         peak: the highest rate.
         warmup: length of the linear rise to the peak [updates].
-        decay: after that: `none`; `inverse-sqrt`: peak * sqrt(w / update), w the warm-up or 1; `linear`: to 0 just
-            after `max_updates`; `plateau`: peak * factor ** cuts; `step`: peak * factor ** n, n the cuts at `start` and
-            every `every` after it.
+        decay: the rate after the warm-up. `none`: peak; `inverse-sqrt`: peak * sqrt(w / update), w = max(warmup, 1);
+            `linear`: falls to 0 just after `max_updates`; `plateau`: peak * factor ** cuts; `step`: peak * factor ** n,
+            with n cuts so far, the first at `start` and then one every `every` epochs.
         max_updates: where `linear` ends [updates].
-        factor: of one cut.
+        factor: of the rate at each cut.
         start, every: when `step` cuts [epochs].
     Source:
         inverse square root: Vaswani et al. 2017, eq. 3; step: Luong et al. 2015, section 4.1 (halved every epoch after
@@ -51,8 +51,8 @@ class Schedule:
 
         Args:
             update: number of the update, from 1.
-            cuts: how often `plateau` has cut.
-            epochs: done before this update, with a fraction [epochs].
+            cuts: number of cuts made by `plateau`.
+            epochs: epochs done before this update, including a fraction [epochs].
 
         >>> Schedule(peak=0.1, warmup=100).rate(50)
         0.05

@@ -28,14 +28,14 @@ class OutOfMemory(Exception):
 
 
 class UpdateResult(NamedTuple):
-    """What one update did; sums are over the batches of all ranks.
+    """Result of one update; sums are over the batches of all ranks.
 
     Attributes:
-        is_done: False where the gradient was not finite: the weights are as before, and the sums are this rank's.
-        gradient_norm: before clipping.
+        is_done: False if the gradient was not finite; then the weights are unchanged, and the sums are this rank's.
+        gradient_norm: norm of the gradient before clipping.
         loss: the sum of the loss, scaled as if it counted target tokens.
-        nll: the sum of the negative log-likelihood [nats]; not a number where the loss does not compute it.
-        target_tokens, source_tokens: without padding [tokens].
+        nll: the sum of the negative log-likelihood [nats]; NaN if the loss does not compute it.
+        target_tokens, source_tokens: numbers of tokens, without padding [tokens].
     """
 
     is_done: bool
@@ -53,10 +53,10 @@ class Updater:
         model: on its device, in training mode.
         loss: sums over a batch.
         optimizer: of the model's parameters.
-        config: clip_norm and ema.
+        config: for clip_norm and ema.
         machine: where and how to compute.
         world: the ranks that train together.
-        ema_model: the moving average of the weights, which follows each update; None: there is none.
+        ema_model: the moving average of the weights, moved after each update; None without --ema.
         on_split: called with a batch that did not fit in memory, before it is cut in two.
     """
 
@@ -87,18 +87,18 @@ class Updater:
         """Make one update from the mean loss over the batches of all ranks, unless its gradient is not finite.
 
         Args:
-            group: this rank's batches; empty where an epoch ends with fewer batches than there are ranks.
+            group: this rank's batches; empty if an epoch ends with fewer batches than there are ranks.
             number: of the update, from 1.
             rate: the learning rate.
         Raises:
-            TrainingError: a single pair does not fit in memory, or a batch of one of several ranks.
+            TrainingError: a single pair does not fit in memory, or, with several ranks, a batch does not.
         """
         counts = [(batch.target_tokens, batch.source_tokens, self._loss.count(batch)) for batch in group]
         totals = self._world.all_reduce_sum([sum(column) for column in zip((0, 0, 0), *counts, strict=True)])
         target_tokens, source_tokens, count = (round(total) for total in totals)
         sums = self._gradient_in_parts(group, count, number)
         total_norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        norm, loss, nll = torch.stack([total_norm.double(), *sums]).tolist()  # the only time that the host waits
+        norm, loss, nll = torch.stack([total_norm.double(), *sums]).tolist()  # the only time the host waits for a GPU
         is_finite = math.isfinite(norm)
         if is_finite:
             self._step(total_norm, number, rate)
@@ -120,22 +120,21 @@ class Updater:
 
         Args:
             group, number: see `update`.
-            count: what the mean is over: the loss's count of the batches of all ranks.
+            count: divisor of the mean: the loss's count over the batches of all ranks.
         Returns:
-            the sums of this rank's losses and of their nll, the latter not a number where the loss does not compute
-            it, in float64.
+            the sums of this rank's losses and of their nll, in float64; the nll is NaN if the loss does not compute it.
         Raises:
             OutOfMemory: a batch does not fit.
         """
         self._optimizer.zero_grad(set_to_none=True)
         loss, nll = torch.zeros(2, dtype=torch.float64, device=self._machine.device)
-        share = float(bool(group))  # the other ranks wait for a gradient of this one, even where it has no batch
+        share = float(bool(group))  # without a batch, a rank still takes part in the all-reduce, with a zero gradient
         for place, batch in enumerate(group or [Batch.of([([UNK, EOS], [UNK, EOS])])], start=1):
             try:
                 with without_sync(self._objective) if place < len(group) else nullcontext():
                     with self._machine.autocast():
                         sums = self._objective(batch.to(self._machine.device), number - 1)
-                    # the mean over ranks, times their number, is the sum
+                    # the ranks' gradients are averaged; times their number, the mean is the sum
                     with answered(self._world):
                         (sums.loss * share / count * self._world.size).backward()
             except (RuntimeError, MemoryError) as error:
@@ -147,7 +146,7 @@ class Updater:
         return loss, nll
 
     def _gradient_in_parts(self, group: list[Batch], count: int, number: int) -> tuple[Tensor, Tensor]:
-        """Compute `gradient`, with batches that do not fit in memory cut in two."""
+        """Compute `gradient`, cutting batches in two that do not fit in memory."""
         while True:
             try:
                 return self.gradient(group, count, number)
@@ -155,11 +154,11 @@ class Updater:
                 group = self._split(group, full.batch, number)
 
     def _split(self, group: list[Batch], batch: Batch, number: int) -> list[Batch]:
-        """Return the group with one batch cut in two; the gradient made so far is discarded."""
+        """Return the group with one batch cut in two; discard the gradient computed so far."""
         self._optimizer.zero_grad(set_to_none=True)
         if self._machine.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self._world.size > 1:  # the other ranks would not know of the parts
+        if self._world.size > 1:  # the other ranks would not know about the parts
             raise TrainingError(
                 f"update {number:,}: a batch of {len(batch.source_BS):,} pairs does not fit in memory",
                 "Start again with a lower --batch-tokens, and a higher --accumulate",
@@ -168,12 +167,12 @@ class Updater:
             raise TrainingError(
                 f"update {number:,}: a pair of {batch.source_tokens:,} and {batch.target_tokens:,} tokens "
                 f"does not fit in memory",
-                "Preprocess with a lower --max-length, or train a smaller model; go on with --resume",
+                "Preprocess with a lower --max-length, or train a smaller model; continue with --resume",
             )
         self._on_split(batch)
         return [part for one in group for part in (one.halves() if one is batch else (one,))]
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return True for exhausted memory: CUDA raises a class of its own, a CPU's allocator a plain RuntimeError."""
+    """Return True if memory is exhausted: CUDA raises a class of its own, a CPU's allocator a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

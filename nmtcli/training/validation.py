@@ -31,12 +31,12 @@ class Sample(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """How good a model is on the validation pairs.
+    """Scores of a model on the validation pairs.
 
     Attributes:
         loss: negative log-likelihood of the references, without smoothing [nats/token].
         perplexity: exp(loss) [1/token].
-        bleu, chrf: of the translations, with their signatures.
+        bleu, chrf: scores of the translations, with their signatures.
         samples: a few translations.
     """
 
@@ -47,7 +47,7 @@ class Validation(NamedTuple):
     samples: list[Sample]
 
     def better_than(self, best: float | None, metric: str) -> bool:
-        """Return True where this is better than the best so far, None: there is none, by loss, bleu or chrf."""
+        """Return True if this beats the best value so far of a metric; None is beaten by any value."""
         value = self.value(metric)
         return best is None or (value < best if metric == "loss" else value > best)
 
@@ -60,13 +60,13 @@ class Validator:
     """Validates models on the same pairs in the same way.
 
     Args:
-        pairs: raw validation text; pairs with a blank side have no part in the loss.
+        pairs: raw validation text; pairs with a blank side do not count in the loss.
         text: the subword models.
-        record: of the model: its target language, which decides BLEU's tokenizer, and how its scores are to be read.
-        config: validation_beam, and how many translations are shown, the same sentences each time.
-        batch_tokens: of the loss [tokens/batch].
+        record: of the model, for its target language, which decides BLEU's tokenizer, and for the kind of its scores.
+        config: for validation_beam and the number of translations to show, of the same sentences each time.
+        batch_tokens: batch size for the loss [tokens/batch].
         machine: where and how to compute.
-        world: the ranks that share the work; each learns the result.
+        world: the ranks that share the work; all get the result.
     """
 
     def __init__(

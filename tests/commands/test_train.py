@@ -224,7 +224,7 @@ def test_on_resume_what_may_change_does_and_all_else_stays(
     flags = [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
     result = nmt("train", "--data", data, "--model", model, "--resume", *flags)
     assert result.code == 0
-    assert "Going on at update 14" in result.err
+    assert "Resuming at update 14" in result.err
     after = json.loads((model / "config.json").read_text(encoding="utf-8"))
     for part in (before, after):
         del part["training"]["model"]  # where it was is not where it is
@@ -315,8 +315,8 @@ def test_a_dry_run_says_what_training_takes_and_leaves_the_disk_as_it_is(
     assert not (tmp_path / "model").exists()
     corpus = DataDirectory.open(data).train
     batches = plan(*corpus.lengths(np.arange(len(corpus))), batch_tokens=256, seed=1, epoch=0)
-    assert f"{-(-len(batches) // 2)} updates an epoch" in result.err
-    assert "minutes for 300 updates, validations apart; patience may end it sooner" in result.err
+    assert f"{-(-len(batches) // 2)} updates per epoch" in result.err
+    assert "minutes for 300 updates, without validations; --patience may end it sooner" in result.err
     config = ModelConfig(hidden_size=16, embedding_size=8)
     size = DataDirectory.open(data).source_subword.size
     parameters = sum(p.numel() for p in Seq2Seq(config, source_size=size, target_size=size, joint=True).parameters())
@@ -324,7 +324,7 @@ def test_a_dry_run_says_what_training_takes_and_leaves_the_disk_as_it_is(
     before = tree(trained)
     endless = ["--max-epochs", "0", "--patience", "0"]
     said = nmt("train", "--data", data, "--model", trained, "--dry-run", *endless, *TINY).err  # where another model is
-    assert f"minutes for {len(batches)} updates, validations apart\n" in said  # an epoch
+    assert f"minutes for {len(batches)} updates, without validations\n" in said  # an epoch
     assert tree(trained) == before
 
 
@@ -539,7 +539,7 @@ def test_where_both_sides_share_a_matrix_the_target_has_the_last_word(nmt: Nmt, 
 
 def test_max_epochs_and_time_limit_and_rates_hold_on_the_command_line(nmt: Nmt, data: Path, tmp_path: Path) -> None:
     result = train(nmt, data, tmp_path / "epochs", "--max-epochs", "1", "--warmup", "5", "--decay", "inverse-sqrt")
-    assert "Done after 1 epochs" in result.err
+    assert "Done after 1 epoch." in result.err
     assert progress_of(tmp_path / "epochs")["epoch"] == 1
     result = train(nmt, data, tmp_path / "time", "--time-limit", "0.0001", "--save-every", "0")
     assert "Done after the time limit" in result.err

@@ -365,7 +365,7 @@ def test_a_bit_that_flipped_in_the_weights_is_found(
         monkeypatch.setattr(page, "QUICK_BYTES", 10)
         assert nmt("translate", "--model", model, stdin=b"1\n").code == 0
     said = nmt("translate", "--model", model, *verify, stdin=b"1\n").refusal(4)
-    assert "model.safetensors is damaged: its tensors are not those that were saved" in said
+    assert "model.safetensors is damaged: its tensors do not match their hash" in said
 
 
 def test_a_bit_that_flipped_in_the_state_is_found_whatever_its_size(

@@ -151,7 +151,7 @@ def test_nproc_is_the_run_of_one_process_that_accumulates(data: Path, tmp_path: 
         done = run(command(data, tmp_path / name, *options, *more))
         assert done.returncode == 0, done.stderr
         if name == "two":
-            assert "2 ranks; 512 tokens an update, padding counted" in done.stderr
+            assert "2 ranks; 512 tokens per update, including padding" in done.stderr
             assert done.stderr.count("validation at update 3") == 1  # one rank talks
     one, two = (read_tensors(tmp_path / name / "model.safetensors")[0] for name in ("one", "two"))
     for name, value in one.items():
@@ -193,7 +193,7 @@ def test_a_rank_that_is_killed_takes_the_others_down_and_the_run_goes_on(data: P
     assert "Traceback" not in said
     done = run(command(data, model, *options, "--max-updates", "30", *ranks))
     assert done.returncode == 0, done.stderr
-    assert "Going on at update" in done.stderr
+    assert "Resuming at update" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -209,7 +209,7 @@ def test_a_signal_to_the_launcher_ends_it_saved(number: signal.Signals, data: Pa
         process.send_signal(number)
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + number, said
-    assert "go on with nmt train --resume" in said
+    assert "continue with nmt train --resume" in said
     assert (model / "last/state.safetensors").exists()
     assert not (model / "lock").exists()
 
@@ -243,7 +243,7 @@ def test_torchrun_restarts_what_was_killed(machines: int, data: Path, tmp_path: 
     ranks[-1].kill()
     said = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [0] * machines, said
-    assert "Going on at update" in "".join(said)
+    assert "Resuming at update" in "".join(said)
     ours, theirs = (read_tensors(one / "last/state.safetensors")[0] for one in (model, tmp_path / "whole"))
     for name, value in theirs.items():
         assert torch.equal(value, ours[name]), name
@@ -255,7 +255,7 @@ def test_torchrun_starts_it(machines: int, data: Path, tmp_path: Path) -> None:
     started = torchruns(machines, "-m", "nmtcli", *command(data, tmp_path / "two", *options)[3:])
     said = [process.communicate(timeout=120)[1] for process in started]
     assert [process.returncode for process in started] == [0] * machines, said
-    assert "".join(said).count("2 ranks; 512 tokens an update, padding counted") == 1
+    assert "".join(said).count("2 ranks; 512 tokens per update, including padding") == 1
     assert run(command(data, tmp_path / "one", *options, "--accumulate", "2")).returncode == 0
     ours, theirs = (read_tensors(tmp_path / name / "model.safetensors")[0] for name in ("two", "one"))
     for name, value in theirs.items():
