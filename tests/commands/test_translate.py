@@ -184,7 +184,7 @@ def test_translation_and_scoring_keep_few_compiled_products(
 
 def test_bytes_that_are_not_utf8_are_replaced_and_counted(trained: Path, nmt: Nmt) -> None:
     result = translate(nmt, trained, *QUICK, stdin=b"1\n\xff 2\n3\n\x80\n")
-    assert result.err == "Warning: 2 lines were not UTF-8, line 2 first: bad bytes were replaced\n"
+    assert result.err == "Warning: 2 lines were not UTF-8, line 2 first: invalid bytes were replaced\n"
     assert result.out == translate(nmt, trained, *QUICK, stdin="1\n\ufffd 2\n3\n\ufffd\n".encode()).out
 
 
@@ -586,10 +586,10 @@ def test_many_lines_are_shared_among_the_cores(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--device", "cpu"], "--gpus 2 is for --device cuda, but that is cpu. Leave one out."),
-        (["--device", "cuda:1"], "--gpus 2 is for --device cuda, but that is cuda:1. Leave one out."),
-        (["--device", "cuda"], "--gpus 2: this machine has 1 GPUs. Use fewer."),
-        (["--device", "cuda", "--workers", "2"], "--workers 2 is for a CPU. Use --gpus, or --device cpu."),
+        (["--device", "cpu"], "--gpus 2 needs --device cuda, but the device is cpu. Leave one of them out."),
+        (["--device", "cuda:1"], "--gpus 2 needs --device cuda, but the device is cuda:1. Leave one of them out."),
+        (["--device", "cuda"], "--gpus 2: this machine has 1 GPU. Use fewer."),
+        (["--device", "cuda", "--workers", "2"], "--workers 2 works on a CPU only. Use --gpus, or --device cpu."),
     ],
 )
 def test_gpus_that_cannot_be_are_refused(

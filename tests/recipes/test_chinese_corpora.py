@@ -120,7 +120,7 @@ def test_the_same_archive_gives_the_same_files_and_train_is_a_sample(tmp_path: P
     [
         (90, "", [], "There are only 90 films; 100 are held out of training."),
         (120, "one more\n", [], "its files have unequal numbers of lines."),
-        (120, "", ["--test", "1000"], "There are only 302 subtitles of their own in 50 films held out."),
+        (120, "", ["--test", "1000"], "The 50 held-out films have only 302 subtitles that no other split has."),
     ],
 )
 def test_an_archive_that_cannot_be_split_costs_one_line(
@@ -255,7 +255,7 @@ def test_parts_that_do_not_fit_cost_one_line(tmp_path: Path) -> None:
         ccmt.main(arguments)
     (data / "test.zh").unlink()
     (data / "casia2015/casia2015_en.txt").unlink()
-    with pytest.raises(SystemExit, match=r"Error: .*test.zh is not there"):
+    with pytest.raises(SystemExit, match=r"Error: .*test.zh does not exist"):
         ccmt.main(arguments)
     with pytest.raises(SystemExit, match=r"Error: .*has no file that ends in _en.txt"):
         ccmt.main([str(tmp_path / "out"), *arguments[1:]])

@@ -220,7 +220,7 @@ SPACED = [" ".join(line) for line in CHINESE]
         (CHINESE, CHINESE, "", "zh", ["The references are Chinese", "TER", "add --target-lang zh"]),
         (CHINESE, CHINESE, "", "char", ["The references are Chinese", "TER", "add --target-lang zh"]),
         (["猫が好き。"], ["犬が好きです。"], "", "", ["The references are Japanese", "add --target-lang ja"]),
-        (["A cat."], ["A dog."], "zh", "", ["The references are not in the language of the tokenizer zh"]),
+        (["A cat."], ["A dog."], "zh", "", ["The references do not suit the tokenizer zh"]),
         (
             ["", "b", " "],
             ["a", "b", "c"],
