@@ -1,4 +1,4 @@
-"""The four commands, one after the other, with the words of the help and no others: in process, and in a real shell."""
+"""The four commands in sequence, exactly as the help shows them: in process, and in a real shell."""
 
 import json
 import os
@@ -23,7 +23,7 @@ PAIRS = [("1 2", "one two"), ("3", "three"), ("4 5 6", "four five six"), ("7", "
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a person has just put a parallel text."""
+    """A folder with nothing but a parallel text."""
     write_pairs(tmp_path / "corpus/train", PAIRS)
     write_pairs(tmp_path / "corpus/val", [("3", "nothing")])
     (tmp_path / "input.txt").write_bytes(b"1 2\n\n3\r\n4 5 6")

@@ -1,4 +1,4 @@
-"""`nmt translate`: N lines in, N lines out, whatever they hold; and the same translation however it is asked for."""
+"""`nmt translate`: N lines in, N lines out, whatever their bytes; equivalent options give the same translation."""
 
 import gzip
 import json
@@ -46,13 +46,13 @@ def translate(nmt: Nmt, model: Path, *options: str | Path, stdin: bytes = b"") -
 
 
 def count_lines(text: bytes) -> int:
-    """As `wc -l` counts, and a last line without its newline."""
+    """Count lines as `wc -l` does, and a last line without a newline."""
     return text.count(b"\n") + (not text.endswith(b"\n") and text not in (b"", b"\xef\xbb\xbf"))
 
 
 @pytest.fixture(scope="module")
 def text(corpus: Path) -> bytes:
-    """The test sentences, with a blank one, a repeated one and a long one among them."""
+    """The test sentences, including a blank, a repeated and a long one."""
     lines = (corpus / "test.num").read_bytes().splitlines(keepends=True)
     return b"".join([*lines[:5], b"\n", *lines[3:20], b"7 " * 60 + b"\n", b" \t\n", *lines[20:]])
 
@@ -130,7 +130,7 @@ def test_any_bytes_keep_their_number_of_lines(trained: Path, nmt: Nmt, content: 
 
 
 def bias_towards(model: Path, *pieces: str) -> list[int]:
-    """Makes a model say these pieces, the first one most, whatever it reads. Gives their ids."""
+    """Bias a model so that it emits these subwords for any source, the first with most weight; return their ids."""
     directory = StoredModel.open(model)
     processor = directory.subwords()[1]._processor
     ids = [int(processor.piece_to_id(piece)) for piece in pieces]
@@ -155,7 +155,7 @@ def test_a_model_that_says_line_ends_still_gives_one_line_a_line(
     source_1S = torch.tensor([[5, EOS]])
     memory, state = biased.encode(source_1S, torch.ones_like(source_1S).bool())
     logits_11V, _, _ = biased.step(memory, state, torch.tensor([[BOS]]))
-    assert int(logits_11V.argmax()) == ids[0]  # it would say it
+    assert int(logits_11V.argmax()) == ids[0]  # without the rule it would be emitted
     content = b"1 2\n\n3\r\n" * 4
     result = translate(nmt, model, *options, "--max-length", "0", stdin=content)
     assert len(result.lines) == 12
@@ -255,7 +255,7 @@ def test_lines_come_out_as_they_go_in(trained: Path) -> None:
 
 
 def nbest_of(result: Result) -> list[list[tuple[str, float, float]]]:
-    """By line of input, its hypotheses: text, log-probability, score."""
+    """Parse n-best output: for each input line its hypotheses with text, log-probability and score."""
     found: list[list[tuple[str, float, float]]] = []
     for line in result.lines:
         match = re.fullmatch(r"(\d+) \|\|\| (.*) \|\|\| (-?\d+\.\d{4}) \|\|\| (-?\d+\.\d{4})", line)
@@ -296,7 +296,7 @@ def test_scores_are_log_probabilities_over_the_length_penalty(trained: Path, nmt
 
 
 def forced(models: Sequence[Seq2Seq], source: list[int], ids: list[int]) -> float:
-    """log P(ids | source), each token's probability the mean of the models'."""
+    """Compute log P(ids | source), with each token's probability averaged over the models."""
     source_1S = torch.tensor([source])
     input_1T = torch.tensor([[BOS, *ids[:-1]]])
     with torch.no_grad():
@@ -382,7 +382,7 @@ def test_samples_depend_on_seed_and_line_only(trained: Path, nmt: Nmt, text: byt
         assert translate(nmt, trained, *SAMPLED, *options, stdin=text).out == first.out
     assert translate(nmt, trained, *SAMPLED, "--seed", "2", stdin=text).out != first.out
     twice = translate(nmt, trained, *SAMPLED, stdin=b"1 2 3 4 5\n" * 20).lines
-    assert len(set(twice)) > 1  # the same line is drawn anew
+    assert len(set(twice)) > 1  # a repeated line gets other samples
 
 
 def test_nbest_samples_are_that_many_draws(trained: Path, nmt: Nmt) -> None:
@@ -401,11 +401,11 @@ def test_sampling_from_the_most_probable_token_is_greedy_search(
     assert translate(nmt, trained, "--sample", *options, stdin=text).out == greedy.out
 
 
-# the same translation however it is asked for
+# equivalent options give the same translation
 
 
 def greedy_by_hand(model: Seq2Seq, source: list[int], forbidden: Sequence[int], longest: int) -> list[int]:
-    """One sentence, one token after the other."""
+    """Translate one sentence greedily, token by token."""
     source_1S = torch.tensor([source])
     ids: list[int] = []
     with torch.no_grad():
@@ -491,7 +491,7 @@ def test_a_shortlist_loses_little_and_depends_on_the_line_alone(trained: Path, n
     same = sum(one == other for one, other in zip(alone.lines, plain.lines, strict=True))
     assert same >= 0.8 * len(plain.lines)
     listed = translate(nmt, trained, "--shortlist", "--nbest", "1", stdin=text)
-    assert listed.out != translate(nmt, trained, "--nbest", "1", stdin=text).out  # probabilities are among fewer
+    assert listed.out != translate(nmt, trained, "--nbest", "1", stdin=text).out  # other normalisation
 
 
 def test_a_model_without_a_usable_shortlist_is_refused_with_the_mend(model: Path, nmt: Nmt) -> None:
@@ -555,7 +555,7 @@ def test_a_worker_that_dies_ends_it_with_one_line(trained: Path) -> None:
         assert process.stdout is not None
         process.stdin.write(b"1\n")
         process.stdin.flush()
-        assert process.stdout.readline().endswith(b"\n")  # with the workers running, a line is answered as it comes
+        assert process.stdout.readline().endswith(b"\n")  # with running workers, each line is answered at once
         for child in psutil.Process(process.pid).children():
             if "spawn_main" in " ".join(child.cmdline()):
                 child.kill()
@@ -626,7 +626,7 @@ def test_each_gpu_has_a_process(trained: Path, nmt: Nmt, monkeypatch: pytest.Mon
     assert shared.out == nmt("translate", *options, "--device", "cpu", "--workers", "1", stdin=lines).out
 
 
-# which weights
+# choice of weights
 
 
 def test_a_checkpoint_is_translated_with_by_its_name(model: Path, nmt: Nmt, text: bytes, tmp_path: Path) -> None:

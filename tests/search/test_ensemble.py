@@ -1,4 +1,4 @@
-"""The likeliest next tokens are those of all probabilities, however few rows of logits are made at a time."""
+"""The top tokens equal those of the full distribution, however few rows of logits are computed at a time."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_top_is_topk(width: int, count: int) -> None:
     torch.manual_seed(width)
     count = min(count, width)
     values_NV = torch.randperm(6 * width).view(6, width).float()
-    values_NV[0] = values_NV[0].sort().values  # the largest at the end, where no whole block is
+    values_NV[0] = values_NV[0].sort().values  # the largest values lie at the end, outside of whole blocks
     values_NV[1] = values_NV[1].sort(descending=True).values
     values_NV[2, count:] = -torch.inf
     best_NC, ids_NC = top(values_NV, count)
@@ -58,7 +58,7 @@ def models(count: int) -> list[Seq2Seq]:
 
 
 def expected(members: list[Seq2Seq], source_BS: Tensor, tokens_BK: Tensor, *, by_logits: bool) -> Tensor:
-    """What every token has, all at once."""
+    """Compute the log-probabilities of all tokens at once."""
     found = []
     for model in members:
         memory, state = model.encode(source_BS, torch.ones_like(source_BS, dtype=torch.bool))
