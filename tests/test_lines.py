@@ -47,7 +47,7 @@ def odd_line(rng: random.Random) -> bytes:
 
 
 def test_random_lines_keep_their_number_and_each_its_translation(trained: Path, nmt: Nmt) -> None:
-    """Every line is what it is alone: where one is lost and another made, most would differ."""
+    """Each line is translated as when alone; if a line were lost and another added, most would differ."""
     rng = random.Random(1)
     lines = [odd_line(rng) for _ in range(ODD_LINES)]
     content = b"\n".join(lines)  # no newline at the end
@@ -70,7 +70,7 @@ def test_naughty_strings_keep_their_number(trained: Path, nmt: Nmt) -> None:
 
 @pytest.mark.parametrize("subword", ["unigram", "bpe", "char", "word"])
 def test_naughty_strings_are_preprocessed_in_pairs(subword: str, nmt: Nmt, tmp_path: Path) -> None:
-    """Each side is the list, one of them backwards: a pair that slipped would not be found in both."""
+    """One side is the list, the other the list reversed, so a misaligned pair would be found."""
     lines = NAUGHTY.decode().removesuffix("\n").split("\n")
     for ending, side in (("aa", lines), ("bb", lines[::-1])):
         with gzip.open(tmp_path / f"train.{ending}.gz", "wb") as file:

@@ -70,7 +70,7 @@ def test_the_four_commands_run_one_after_the_other(nmt: Nmt, folder: Path) -> No
 
 
 def test_the_four_commands_run_in_a_shell(folder: Path) -> None:
-    """As real processes, from the `nmt` that was installed; then input to scores in one pipe."""
+    """As real processes of the installed `nmt`, and at last from input to scores in one pipe."""
     pipe = "set -o pipefail; nmt translate < input.txt | tee again.txt | nmt score --ref ref.txt"
     script = "\n".join(["set -e", "nmt --version", PREPROCESS, TRAIN, TRANSLATE, SCORE, pipe])
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

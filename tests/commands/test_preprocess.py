@@ -383,7 +383,7 @@ def test_a_killed_run_leaves_no_data_directory_and_no_process(place: Place, numb
 def test_a_run_that_was_stopped_anywhere_goes_on_to_the_same_bytes(
     place: Place, options: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Before each save in turn: what was written since the one before it is cut away, and done again."""
+    """Stopped before each save in turn: what was written after the previous save is truncated and written again."""
     monkeypatch.chdir(place.folder)
     monkeypatch.setattr(passes, "PAIRS_AT_ONCE", 50)
     monkeypatch.setattr(writing, "SAVE_EVERY", 0)

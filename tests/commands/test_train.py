@@ -263,7 +263,7 @@ def test_resume_with_other_text_of_the_same_vocabulary_is_refused(
 def test_swapped_languages_of_one_vocabulary_are_refused(
     trained: Path, nmt: Nmt, corpus: Path, data: Path, tmp_path: Path
 ) -> None:
-    """They share every subword model; starting from the other's weights is allowed, and said."""
+    """Both directions have the same subword models; `--init-from` is allowed with a warning."""
     result = nmt(
         *("preprocess", "-s", "en", "-t", "num", "--train", corpus / "train", "--valid", corpus / "valid"),
         *("--source-model", data / "source.model", "--target-model", data / "target.model"),
@@ -431,8 +431,7 @@ def test_a_run_that_cannot_start_leaves_the_directory_as_it_was(
 def test_a_validation_at_the_end_out_of_turn_leaves_nothing_for_the_run_that_goes_on(
     nmt: Nmt, data: Path, tmp_path: Path
 ) -> None:
-    """Such a validation may be the best so far, and its checkpoint the latest; the run that was never stopped has
-    neither."""
+    """Such a validation may be the best so far, and its checkpoint the latest; an uninterrupted run has neither."""
     for seed in ("1", "2", "3"):
         options = ["--seed", seed, "--validate-every", "4", "--validation-metric", "loss", "--log-every", "2"]
         options += ["--average", "2", "--keep", "1", "--learning-rate", "0.03", "--decay", "none"]
@@ -444,7 +443,7 @@ def test_a_validation_at_the_end_out_of_turn_leaves_nothing_for_the_run_that_goe
 
 
 def test_a_run_goes_on_with_its_own_number_of_threads(nmt: Nmt, data: Path, tmp_path: Path) -> None:
-    """Another number sums in another order."""
+    """Another number of threads would sum in another order."""
     model = tmp_path / "model"
     trained_well(nmt, data, model, "--max-updates", "2", "--threads", "1")
     torch.set_num_threads(2)
@@ -454,7 +453,7 @@ def test_a_run_goes_on_with_its_own_number_of_threads(nmt: Nmt, data: Path, tmp_
 
 
 def test_init_from_starts_from_the_other_models_weights(trained: Path, nmt: Nmt, data: Path, tmp_path: Path) -> None:
-    """With a learning rate of 0 they are what the run ends with."""
+    """With a learning rate of 0, the run ends with the weights that it started from."""
     options = ["--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--max-updates", "2"]
     model = trained_well(nmt, data, tmp_path / "model", *options, "--learning-rate", "0")
     assert (model / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
@@ -500,7 +499,7 @@ def test_a_resumed_run_does_not_start_again_from_the_other_model(
 
 
 def test_embeddings_start_from_vectors_of_each_side(nmt: Nmt, other_data: Path, tmp_path: Path) -> None:
-    """With a learning rate of 0 they are what the run ends with, at the size that they would have had."""
+    """With a learning rate of 0, the run ends with the vectors, scaled to the size of random embeddings."""
     subwords = DataDirectory.open(other_data)
     options = ["--embedding-size", "4", "--learning-rate", "0", "--max-updates", "1", "--tie-embeddings", "target"]
     plain = trained_well(nmt, other_data, tmp_path / "plain", *options)
@@ -623,7 +622,7 @@ def test_tensorboard_gets_the_numbers_of_the_log(nmt: Nmt, data: Path, tmp_path:
 
 
 def test_it_learns_to_say_numbers_in_words(nmt: Nmt, data: Path, corpus: Path, tmp_path: Path) -> None:
-    """From 600 pairs, in seconds; the test sentences are none of them."""
+    """From 600 pairs, in seconds; no test sentence is among them."""
     model = tmp_path / "model"
     options = ["--hidden-size", "48", "--embedding-size", "32", "--learning-rate", "0.01", "--dropout", "0.1"]
     limits = ["--max-updates", "800", "--max-epochs", "0", "--patience", "0", "--decay", "linear"]

@@ -165,7 +165,7 @@ def test_a_model_that_says_line_ends_still_gives_one_line_a_line(
 
 @pytest.mark.parametrize("piece", ["<unk>", "<s>", "<pad>"])
 def test_a_model_that_says_special_pieces_is_not_heard(piece: str, model: Path, trained: Path, nmt: Nmt) -> None:
-    """What is never said has no influence on the rest: its probability is not given to others."""
+    """Disallowed tokens do not change the probabilities of other tokens."""
     bias_towards(model, piece)
     for options in (["--beam", "1"], ["--beam", "3", "--length-penalty", "0"]):
         expected = translate(nmt, trained, *options, stdin=b"1 2 3\n4\n").out
@@ -224,7 +224,7 @@ def test_what_cannot_be_read_or_written_costs_one_line(trained: Path, nmt: Nmt, 
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(trained: Path, tmp_path: Path) -> None:
-    """And what a pipeline counts is right: exit 141, as of any filter."""
+    """The exit code is 141, as for any filter whose pipe is closed."""
     many = tmp_path / "many.txt"
     many.write_bytes(b"1 2 3\n" * 20_000)
     nmt = shlex.join([sys.executable, "-m", "nmtcli", "translate", "--model", str(trained), *QUICK, "--buffer-lines"])
@@ -237,7 +237,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(trained: Path, tmp_path: Path) 
 
 
 def test_lines_come_out_as_they_go_in(trained: Path) -> None:
-    """With --buffer-lines 1 a line is answered before the next one is asked for."""
+    """With --buffer-lines 1, a line is translated before the next one is read."""
     command = [sys.executable, "-m", "nmtcli", "translate", "--model", str(trained), *QUICK, "--buffer-lines", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -315,7 +315,7 @@ def forced(models: Sequence[Seq2Seq], source: list[int], ids: list[int]) -> floa
 def test_log_probabilities_are_those_of_forced_decoding(
     checkpoints: tuple[str, ...], trained: Path, text: bytes
 ) -> None:
-    """Of one model, and of the mean of two."""
+    """For one model, and for an ensemble of two."""
     directory = StoredModel.open(trained)
     models = [directory.read_model(name).eval() for name in checkpoints]
     config = SearchConfig(beam=4, batch_tokens=300)
@@ -601,7 +601,7 @@ def test_gpus_that_cannot_be_are_refused(
 
 
 def test_each_gpu_has_a_process(trained: Path, nmt: Nmt, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With CPUs that are called GPUs: the first line goes to the one process, the second to the other."""
+    """With CPUs posing as GPUs: the first line goes to one process, the second to the other."""
     devices: list[str] = []
 
     @contextmanager
@@ -676,7 +676,7 @@ def test_an_ensemble_of_other_vocabularies_is_refused(
 
 
 def test_the_model_directory_alone_is_enough(trained: Path, nmt: Nmt, text: bytes, tmp_path: Path) -> None:
-    """Nothing of the data directory, the run or the log is needed, and nothing is written."""
+    """Translation needs neither data directory nor log nor state of the run, and writes nothing."""
     alone = tmp_path / "alone"
     alone.mkdir()
     names = ("config.json", "model.safetensors", "source.model", "target.model")

@@ -205,7 +205,7 @@ def test_a_batch_of_sentences_equals_naive_beam_search_of_each(beam: int, alpha:
 @pytest.mark.parametrize("beam", [1, 3])
 @pytest.mark.parametrize("options", [{"alpha": 1.0}, {"beta": 0.3, "with_attention": True}, {"scoring": Scoring.LOGIT}])
 def test_fixed_shapes_find_the_same(beam: int, options: dict[str, Any]) -> None:
-    """Where rows are padded, and sentences that are done stay for some steps."""
+    """With padded rows, and finished sentences that stay for some steps."""
     sentences, longest = list(range(20)), [3 + 7 * number % 11 for number in range(20)]
     found, expected = (search(sentences, beam, longest, runner=runner, **options) for runner in (Graphs(), None))
     for some, others in zip(found, expected, strict=True):
