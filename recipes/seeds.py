@@ -1,4 +1,4 @@
-"""Scores of systems that were trained several times, from several seeds: what the experiments' reports share."""
+"""BLEU of systems trained with several seeds, and a paired bootstrap between them, for the experiments' reports."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ Array = npt.NDArray[np.float64]
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text file, ended by newlines only."""
+    """Read the lines of a text file; only "\\n" ends a line."""
     return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
 
 
 def sentence_statistics(hypotheses: Sequence[str], references: Sequence[str], tokenizer: str) -> Array:
-    """What corpus BLEU is summed from: for each sentence 4 counts of n-grams found, 4 of n-grams, and two lengths."""
-    metric = BLEU(tokenize=tokenizer, force=True, effective_order=True)  # of the counts; it changes nothing in them
+    """Count the statistics of corpus BLEU: for each sentence 4 matched n-grams, 4 n-grams, and two lengths."""
+    metric = BLEU(tokenize=tokenizer, force=True, effective_order=True)  # effective order does not change the counts
     rows = []
     for hypothesis, reference in zip(hypotheses, references, strict=True):
         score = metric.sentence_score(hypothesis, [reference])
@@ -28,28 +28,28 @@ def sentence_statistics(hypotheses: Sequence[str], references: Sequence[str], to
 
 
 def bleu_of(sums: Array) -> float:
-    """Corpus BLEU of summed statistics."""
+    """Compute corpus BLEU from summed statistics."""
     correct, total = sums[:4].astype(int).tolist(), sums[4:8].astype(int).tolist()
     return float(BLEU.compute_bleu(correct, total, int(sums[8]), int(sums[9]), smooth_method="exp").score)
 
 
 def mean_bleu(statistics: Array, chosen: npt.NDArray[np.int64] | slice = slice(None)) -> float:
-    """Corpus BLEU of these sentences, averaged over the seeds: `statistics[seed, sentence]`."""
+    """Compute corpus BLEU of the chosen sentences, averaged over the seeds: `statistics[seed, sentence]`."""
     return float(np.mean([bleu_of(one[chosen].sum(axis=0)) for one in statistics]))
 
 
 def paired_bootstrap(one: Array, other: Array, resamplings: int = RESAMPLINGS) -> float:
-    """p-value of the difference between two systems' BLEU, each averaged over its seeds.
+    """Return the p-value of the difference between two systems' BLEU, each averaged over its seeds.
 
-    Sentences are resampled, the same ones for every seed of both systems. So this asks whether another test set would
-    say the same of these trained models; how far models of other seeds are apart, the deviation says.
+    Each resample draws the same sentences for every seed of both systems. So the p-value is about other test sets with
+    the same trained models; the standard deviation over the seeds is about other trainings.
 
     Args:
         one, other: statistics[seed, sentence].
-        resamplings: B.
+        resamplings: B, the number of resamples.
     Returns:
-        (k + 1) / (B + 1), k the resamplings whose difference lies above their mean by more than the difference
-        that was measured; differences without sign, as in sacreBLEU, whose value this is where there is one seed.
+        (k + 1) / (B + 1), where k counts the resamples whose absolute difference exceeds the mean of the absolute
+        differences by more than the measured one. With one seed this is sacreBLEU's value.
     Source:
         Koehn 2004; Riezler and Maxwell 2005 for the shift to the mean.
     """
@@ -66,7 +66,7 @@ def paired_bootstrap(one: Array, other: Array, resamplings: int = RESAMPLINGS) -
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean and, of several, standard deviation.
+    """Format the mean and, for several values, the standard deviation.
 
     >>> spread([30.0, 32.0]), spread([30.0])
     ('31.00 ± 1.41', '30.00')

@@ -1,5 +1,4 @@
-"""What the tests of several rooms share: a tiny parallel text, what the commands make of it, and a command line run in
-process."""
+"""Fixtures shared by the tests: a tiny parallel text, its data and model directories, and a command line in process."""
 
 import contextlib
 import io
@@ -17,12 +16,12 @@ from hypothesis import settings
 
 from nmtcli import cli
 
-settings.register_profile("shared machine", deadline=None)  # the machines of the tests are shared and small
+settings.register_profile("shared machine", deadline=None)  # test machines are small and shared
 settings.load_profile("shared machine")
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
-# Everything that makes a training small, and the same on every machine.
+# Options that make training small, and equal on every machine.
 TINY = (
     *("--hidden-size", "16", "--embedding-size", "8", "--batch-tokens", "256"),
     *("--device", "cpu", "--precision", "fp32", "--threads", "1", "--loader-workers", "0", "--show", "1"),
@@ -30,12 +29,12 @@ TINY = (
 
 
 class Result(NamedTuple):
-    """What a command did.
+    """The result of a command.
 
     Attributes:
-        code: its exit code.
-        out: its stdout.
-        err: its stderr.
+        code: exit code.
+        out: text on stdout.
+        err: text on stderr.
     """
 
     code: int
@@ -44,12 +43,12 @@ class Result(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """The lines of stdout; each must be ended by "\\n"."""
+        """The lines of stdout; each must end with "\\n"."""
         assert self.out == b"" or self.out.endswith(b"\n")
         return self.out.decode().split("\n")[:-1]
 
     def refusal(self, code: int) -> str:
-        """The one line with which the command was refused; nothing else was said."""
+        """Check that the command failed with this exit code and printed nothing but one line; return that line."""
         assert self.code == code, self.err
         assert self.out == b""
         assert self.err.startswith("Error: ")
@@ -59,10 +58,10 @@ class Result(NamedTuple):
 
 
 class Nmt(Protocol):
-    """A command line run in process, as `nmt("translate", "--beam", "1", stdin=b"...")`."""
+    """Runs a command line in process: `nmt("translate", "--beam", "1", stdin=b"...")`."""
 
     def __call__(self, *arguments: str | Path, stdin: bytes = b"") -> Result:
-        """Its exit code and what it wrote; a bug of ours is raised."""
+        """Return exit code and output; an unexpected exception is raised."""
 
 
 def run_in_process(*arguments: str | Path, stdin: bytes = b"") -> Result:
@@ -86,7 +85,7 @@ def nmt() -> Nmt:
 
 
 def digits_and_words(count: int, seed: int) -> list[tuple[str, str]]:
-    """Distinct pairs like ("3 1 4", "three one four")."""
+    """Make distinct pairs like ("3 1 4", "three one four")."""
     generator = random.Random(seed)
     pairs: dict[str, str] = {}
     while len(pairs) < count:
@@ -96,14 +95,14 @@ def digits_and_words(count: int, seed: int) -> list[tuple[str, str]]:
 
 
 def write_pairs(prefix: Path, pairs: Sequence[tuple[str, str]]) -> None:
-    """Writes PREFIX.num and PREFIX.en."""
+    """Write PREFIX.num and PREFIX.en."""
     prefix.parent.mkdir(parents=True, exist_ok=True)
     for column, language in enumerate(("num", "en")):
         Path(f"{prefix}.{language}").write_text("".join(f"{pair[column]}\n" for pair in pairs), encoding="utf-8")
 
 
 def make_data(directory: Path, corpus: Path, *options: str) -> Path:
-    """A data directory of the tiny corpus."""
+    """Make a data directory of the tiny corpus."""
     result = run_in_process(
         *("preprocess", "-s", "num", "-t", "en", "--train", corpus / "train", "--valid", corpus / "valid"),
         *("--data", directory, "--workers", "1", *options),
@@ -124,20 +123,20 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The corpus's data directory: one vocabulary of about 300 pieces, bytes among them. Do not write here."""
+    """The corpus's data directory, with a joint vocabulary of about 300 subwords and bytes. Do not write here."""
     return make_data(tmp_path_factory.mktemp("data") / "data-bin", corpus, "--vocab-size", "400")
 
 
 @pytest.fixture(scope="session")
 def other_data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same text with two vocabularies of words."""
+    """A data directory of the same text with two vocabularies of words."""
     options = ("--subword", "word", "--vocab-size", "0", "--separate")
     return make_data(tmp_path_factory.mktemp("data") / "data-words", corpus, *options)
 
 
 @pytest.fixture(scope="session")
 def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory that `nmt train` made, good enough to say most words. Do not write here; see `model`."""
+    """A model directory from `nmt train` that translates most words. Do not write here; `model` is a copy."""
     directory = tmp_path_factory.mktemp("model") / "model"
     result = run_in_process(
         *("train", "--data", data, "--model", directory, *TINY, "--hidden-size", "32", "--embedding-size", "16"),
@@ -150,7 +149,7 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unwritable(tmp_path: Path) -> Path:
-    """A directory in which nothing can be made. Permissions do not stop root, but /sys stops everybody."""
+    """A directory in which no file can be made: /sys, because permissions do not stop root."""
     place = Path("/sys") if os.geteuid() == 0 else tmp_path / "read-only"
     if place != Path("/sys"):
         place.mkdir(mode=0o555)
@@ -164,19 +163,19 @@ def unwritable(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def model(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the trained model directory, to do with as one likes."""
+    """A copy of the trained model directory, which a test may change."""
     return Path(shutil.copytree(trained, tmp_path / "model"))
 
 
 def log_of(model: Path, kind: str = "") -> list[dict[str, Any]]:
-    """The records of a run's log, of one kind or all."""
+    """Read the records of a run's log, of one kind or all."""
     records = [json.loads(line) for line in (model / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     return [record for record in records if kind in ("", record["kind"])]
 
 
 @contextlib.contextmanager
 def edited_json(path: Path) -> Iterator[dict[str, Any]]:
-    """The object in a JSON file; what is done to it is written back."""
+    """Yield the object in a JSON file; write its changes back at the end."""
     content = json.loads(path.read_text(encoding="utf-8"))
     yield content
     path.write_text(json.dumps(content), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Every cell, architecture and attention that is allowed, by the real commands: trained a little, saved, translated."""
+"""Every valid combination of cell, architecture and attention: trained a little, saved and translated with."""
 
 import itertools
 import json

@@ -1,6 +1,6 @@
-"""Training that is killed at random moments, again and again, ends where it would have ended undisturbed.
+"""Training that is killed at random moments, again and again, ends with the same bytes as an undisturbed run.
 
-NMT_CHAOS_KILLS says how often (`make chaos`: many times). One command line is used throughout, as a scheduler does.
+NMT_CHAOS_KILLS is the number of kills (`make chaos`: many). The command line is always the same, as with a scheduler.
 """
 
 import os
@@ -15,7 +15,7 @@ from tests.commands.test_train import EVENTFUL, assert_same_run, trained_well
 from tests.conftest import TINY, Nmt
 
 KILLS = int(os.environ.get("NMT_CHAOS_KILLS", "3"))
-UPDATES = 50 * KILLS  # so that it does not end before it was killed so often
+UPDATES = 50 * KILLS  # enough that training does not end before the last kill
 
 
 def test_a_run_that_is_killed_again_and_again_is_the_run_that_nothing_disturbed(
@@ -33,7 +33,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_nothing_disturbed(
         ) as process:
             began = time.monotonic()
             alive_for = rng.choice((rng.uniform(0, 2), rng.uniform(2, 4), None))
-            if alive_for is None:  # a moment in which it writes
+            if alive_for is None:  # kill it while it writes
                 while process.poll() is None and not list(model.rglob("*.tmp")) and time.monotonic() - began < 30:
                     time.sleep(0.0005)
             else:
@@ -47,6 +47,6 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_nothing_disturbed(
     print(f"{kills} kills, {in_saves} of them while a file was written")
     result = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    for path in model.rglob("*.tmp"):  # what a killed save has left; the next save of that name replaces it
+    for path in model.rglob("*.tmp"):  # left by a killed save; the next save of that name replaces it
         path.unlink()
     assert_same_run(model, whole)

@@ -1,4 +1,4 @@
-"""The command line: its options are the configs' fields, its mistakes cost one line, its recipes are checked."""
+"""The command line: options match the configs' fields, a mistake gives a one-line error, recipe files are checked."""
 
 import dataclasses
 import errno
@@ -20,7 +20,7 @@ from nmtcli import cli
 from nmtcli.knobs import Config, Knob, knob_of, option_name
 from nmtcli.options import TABLES
 
-# The whole command line. A line here changes when somebody decides so: people's scripts and recipes hang on it.
+# The whole command line. Users' scripts and recipes depend on it: change a line here only on purpose.
 OPTIONS = {
     "nmt": """
         --version -h/--help
@@ -81,7 +81,7 @@ REQUIRED = {
 
 
 def fields() -> Iterator[tuple[str, str, Any, Knob]]:
-    """(command, field, declared type, knob) of every field of every config."""
+    """Yield (command, field, declared type, knob) of every field of every config."""
     for command, classes in CONFIGS.items():
         for cls in classes:
             declared = typing.get_type_hints(cls)
@@ -90,7 +90,7 @@ def fields() -> Iterator[tuple[str, str, Any, Knob]]:
 
 
 def spellings(command: click.Command) -> Iterator[str]:
-    """Each parameter as the table above writes it."""
+    """Format each parameter as in the table above."""
     context = click.Context(command, help_option_names=["-h", "--help"])
     for parameter in command.get_params(context):
         if isinstance(parameter, click.Argument):
@@ -101,7 +101,7 @@ def spellings(command: click.Command) -> Iterator[str]:
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the verbs were called with; nothing runs."""
+    """The arguments with which the commands were called; nothing runs."""
     calls: list[Any] = []
     for name in REQUIRED:
         verb = types.ModuleType(f"nmtcli.commands.{name}")
@@ -114,7 +114,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def value_of(calls: list[Any], name: str) -> Any:
-    """The value of a field of the configs that a verb was called with."""
+    """Return the value of a field in the configs with which a command was called."""
     (value,) = [
         getattr(argument, name) for argument in calls if isinstance(argument, Config) and hasattr(argument, name)
     ]
@@ -122,7 +122,7 @@ def value_of(calls: list[Any], name: str) -> Any:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int = 2) -> str:
-    """The one line with which a command line is refused."""
+    """Return the one-line error of a command line."""
     assert cli.run(arguments) == code
     out, err = capsys.readouterr()
     assert out == ""
@@ -271,7 +271,7 @@ def test_a_flag_wins_over_the_recipe_the_recipe_over_the_environment_and_that_ov
         called.clear()
         assert cli.run(["translate", *options]) == 0
         found.append(value_of(called, "model"))
-    assert found == [("of environment",), ("of-recipe",), ("one", "two")]  # a variable is one value, spaces and all
+    assert found == [("of environment",), ("of-recipe",), ("one", "two")]  # a variable is one value, spaces included
 
 
 def test_an_empty_environment_variable_says_nothing(called: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,7 +316,7 @@ def test_a_recipe_sets_fields_of_every_type_and_its_other_tables_are_left_alone(
     called.clear()
     assert cli.run(["train", "--config", recipe, "--seed", "1"]) == 0
     assert [value_of(called, name) for name in ("dropout", "batch_tokens")] == [0, 77]
-    assert frozenset({"dropout", "batch_tokens", "seed"}) in called  # a value that equals its default is given, too
+    assert frozenset({"dropout", "batch_tokens", "seed"}) in called  # values equal to the default count, too
     called.clear()
     assert cli.run(["score", "--config", recipe]) == 0
     assert [value_of(called, name) for name in ("hypotheses", "ref")] == [("out",), ("ref",)]
@@ -399,7 +399,7 @@ def test_an_interrupted_command_says_so_in_one_line(
 def test_what_the_world_refuses_is_no_bug_of_ours(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_forget_stdout", lambda: None)  # under pytest stdout is pytest's
+    monkeypatch.setattr(cli, "_forget_stdout", lambda: None)  # under pytest, stdout belongs to pytest
     raise_in_score(monkeypatch, OSError(number, os.strerror(number), "some/file"))
     assert refusal(capsys, ["score", "--ref", "ref"], 6) == f"Error: some/file: {os.strerror(number)}."
 
@@ -440,5 +440,5 @@ def test_help_into_a_pipe_that_closes_is_silent() -> None:
     shell = '"$@" --help | true; exit "${PIPESTATUS[0]}"'
     command = ["bash", "-c", shell, "bash", sys.executable, "-m", "nmtcli"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-    assert done.returncode in (0, 141)  # 0 where the pipe took all before it closed
+    assert done.returncode in (0, 141)  # 0 if the pipe took everything before it was closed
     assert done.stderr == ""

@@ -1,4 +1,4 @@
-"""The first format of both directories, frozen: what nmt 0.1.0 wrote is read, translated with and trained on."""
+"""Format 1 of both directories: data and models written by nmt 0.1.0 can still be read, translated with and resumed."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def test_a_run_of_format_1_goes_on(frozen: Path, nmt: Nmt) -> None:
     after = log_of(frozen / "model")
     assert after[: len(before)] == before
     assert after[-1]["update"] == 310
-    assert after[-1]["loss"] < 0.5  # it has not forgotten what it knew
+    assert after[-1]["loss"] < 0.5  # it continues from the trained weights
 
 
 @pytest.mark.parametrize("name", ["data-bin/meta.json", "model/config.json"])

@@ -1,7 +1,7 @@
-"""Damage in every file of both directories: one line and exit 4, or what the whole directory would have given.
+"""Damage in any file of both directories gives a one-line error and exit code 4, or the same result as without damage.
 
-NMT_FUZZ_CASES says how many cases of each kind are tried (`make chaos` tries many). A failure names its case, which
-is all that decides the damage.
+NMT_FUZZ_CASES is the number of cases of each kind (`make chaos`: many). A failure names its case, which determines the
+damage.
 """
 
 import json
@@ -74,7 +74,7 @@ def replaced(rng: random.Random, content: bytearray) -> None:
 
 
 def odd_json(rng: random.Random, content: bytearray) -> None:
-    """Another value, or none, somewhere in the object."""
+    """Change or delete a value somewhere in the object."""
     whole = json.loads(content)
     place: Any = whole
     while True:
@@ -91,7 +91,7 @@ def odd_json(rng: random.Random, content: bytearray) -> None:
 
 
 def damage(path: Path, rng: random.Random) -> str:
-    """Damages a file; says how."""
+    """Damage a file; return a description of the damage."""
     content = bytearray(path.read_bytes())
     kinds: list[Callable[[random.Random, bytearray], None]] = [
         flipped,
@@ -115,7 +115,7 @@ def a_file(directory: Path, rng: random.Random) -> Path:
 
 
 def assert_refused(result: Result, codes: tuple[int, ...], what: str) -> None:
-    """One line says it, and nothing came out."""
+    """Check that there is a one-line error and no output."""
     *_, last = result.err.splitlines() or [""]
     assert result.code in codes, f"{what}: exit {result.code}, {result.err}"
     assert last.startswith("Error: "), f"{what}: {result.err}"
@@ -139,7 +139,7 @@ def test_a_damaged_model_translates_as_it_did_or_is_refused(part: int, trained: 
         result = nmt("translate", "--model", model, "--threads", "1", stdin=text)
         if result.code:
             assert_refused(result, (4,), what)
-        elif path.name != "config.json":  # which has no hash: people write in it
+        elif path.name != "config.json":  # it has no hash, because people edit it
             assert result.out == expected.out, what
         shutil.rmtree(model)
 

@@ -1,4 +1,4 @@
-"""What runs on a GPU does what it does on a CPU. Without a GPU nothing here runs."""
+"""Training and search give the same results on a GPU as on a CPU. Skipped without a GPU."""
 
 from pathlib import Path
 
@@ -124,7 +124,7 @@ def test_graphs_find_what_single_steps_find(options: dict[str, object], trained:
     text = SubwordPair(*directory.subwords())
     found: list[list[tuple[list[int], float]]] = []
     graphs = Graphs()
-    for runner in (Runner(), graphs, graphs, graphs):  # the second time on a shape is captured
+    for runner in (Runner(), graphs, graphs, graphs):  # the second search with a shape captures its graph
         searcher = ModelSearcher(
             [model], SearchRules.from_config(config), text.target.forbidden_ids, device=gpu, runner=runner
         )
@@ -174,7 +174,7 @@ def test_auto_is_the_largest_batch_that_fits(data: Path, tmp_path: Path, nmt: Nm
     for updates in ("1", "2"):
         result = nmt("train", *options, "--max-updates", updates)
         assert result.code == 0, result.err
-        assert StoredModel.open(tmp_path / "model").record.batch_tokens == 1 << 16  # it is a tiny model
+        assert StoredModel.open(tmp_path / "model").record.batch_tokens == 1 << 16  # the largest choice
 
 
 @pytest.mark.parametrize("loss", ["greedy", "beam", "risk", "max-margin", "sequence-nll"])

@@ -1,4 +1,4 @@
-"""What a command does not need it does not import, so that help is there at once. Each case is a fresh interpreter."""
+"""Commands do not import packages that they do not need, so that help is instant. Each case is a fresh interpreter."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ COMMANDS = ["preprocess", "train", "translate", "score"]
 
 
 def packages_after(arguments: list[str], folder: Path, text: str = "") -> set[str]:
-    """The packages that are imported once the command is done."""
+    """Return the packages that have been imported when the command is done."""
     command = [sys.executable, "-c", SCRIPT, *arguments]
     done = subprocess.run(command, input=text, capture_output=True, encoding="utf-8", cwd=folder, check=True)
     code, packages = json.loads(done.stdout.splitlines()[-1])

@@ -1,5 +1,5 @@
-"""The rules of the design that a parser can hold: imports go down only, only the commands print, files and the
-environment of ranks have one module each, most modules need no torch, and functions stay small."""
+"""Design rules that a parser can check: imports go down only, only commands print, file access and the environment of
+ranks have one module each, most modules do not import torch, and functions stay small."""
 
 import ast
 import re
@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "nmtcli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# from the top down; a module or package may import what stands in its own row or below it
+# from the top down; a module or package may import those in its own row or below it
 LAYERS = [
     {"__main__"},
     {"cli", "options"},
@@ -26,10 +26,10 @@ LAYERS = [
     {"data"},
     {"console", "config", "knobs", "ranks", "errors", "__init__"},
 ]
-PLANNED = {"runtime"}  # exported graphs: has its row, and no module yet
+PLANNED = {"runtime"}  # exported graphs: it has a row, but no module yet
 LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 COMMANDS = {"preprocess", "train", "translate", "score"}
-AXES = re.compile(r"_*[a-z].*_([A-Z0-9]*[A-Z][A-Z0-9]*)")  # those of `memory_BSH` are BSH
+AXES = re.compile(r"_*[a-z].*_([A-Z0-9]*[A-Z][A-Z0-9]*)")  # `memory_BSH` has axes BSH
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "helpers", "helper", "common", "misc", "base", "constants"}
 
 
@@ -44,7 +44,7 @@ def nodes_of(module: Path) -> Iterator[ast.stmt | ast.expr]:
 
 
 def our_imports(module: Path) -> Iterator[tuple[int, list[str]]]:
-    """(line, path below nmtcli) of each import of ours, also inside functions and under TYPE_CHECKING."""
+    """Yield (line, path below nmtcli) of each import from nmtcli, also in functions and under TYPE_CHECKING."""
     for node in nodes_of(module):
         imported = []
         if isinstance(node, ast.Import):
@@ -97,12 +97,12 @@ def test_only_the_commands_choose_a_device_and_a_precision(module: Path) -> None
             case ast.Call(
                 func=ast.Attribute(value=ast.Name(id="torch"), attr="device"), args=[ast.Constant(value="meta")]
             ):
-                pass  # where tensors have shapes only
+                pass  # tensors without data
             case ast.Call(
                 func=ast.Attribute(value=ast.Name(id="torch"), attr="autocast"),
                 keywords=[ast.keyword(arg="enabled", value=ast.Constant(value=False))],
             ):
-                pass  # what follows casts by itself, to what the command chose
+                pass  # autocast, to the precision that the command chose
             case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="device" | "autocast" as chosen)):
                 pytest.fail(f"{module}:{node.lineno} calls torch.{chosen}: take what the command chose")
 
@@ -116,7 +116,7 @@ def test_names_of_modules_say_what_they_hold() -> None:
 
 
 def axes_used() -> Iterator[tuple[str, str]]:
-    """(a letter, where a name ends in it) for each name, argument and attribute with axes."""
+    """Yield (axis letter, place) for each name, argument and attribute with axes."""
     for module in MODULES:
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"), filename=str(module))):
             match node:
@@ -144,7 +144,7 @@ def test_axes_are_told_from_constants(name: str, axes: str | None) -> None:
     assert (found[1] if found else None) == axes
 
 
-# modules that import no torch, be it through others; what a function imports when it is called does not count
+# modules that do not import torch, directly or indirectly; imports inside functions do not count
 
 TORCH_FREE = {
     *("nmtcli", "__main__", "cli", "config", "console", "errors", "knobs", "options", "ranks"),
@@ -156,12 +156,12 @@ TORCH_FREE = {
     *("search", "search.host", "search.searchers", "search.translator"),
     *("store", "store.record"),
     *("training", "training.lock", "training.schedule"),
-    *("losses", "model"),  # their __init__ modules are documentation
+    *("losses", "model"),  # their __init__ modules have only documentation
 }
 
 
 def top_level_imports(module: Path) -> Iterator[str]:
-    """Names of the modules that importing this one imports, its package included."""
+    """Return the names of the modules that this module imports, its package included."""
     parts = ("nmtcli", *module.relative_to(PACKAGE).with_suffix("").parts)
     yield from (".".join(parts[:length]) for length in range(1, len(parts)))
     for node in ast.parse(module.read_text(encoding="utf-8")).body:
@@ -195,14 +195,14 @@ WRITING = [
     in {f"commands/{name}.py" for name in ("preprocess", "passes", "append", "train")}
 ]
 FILES = "data/files.py"
-# (module, what it does itself): why
+# (module, operation that it may do itself): reason
 DOES_ITSELF = {
     ("data/clean.py", "open_memmap"): "the flags of duplicates are an array that NumPy maps into memory",
 }
 OF_OS = {"open", "write", "pwrite", "truncate", "ftruncate", "fsync", "link", "symlink", "mkdir", "makedirs"}
 OF_OS |= {"rename", "renames", "replace", "remove", "removedirs", "rmdir", "unlink"}
 OF_PATHS = {"write_bytes", "write_text", "touch", "mkdir", "rename", "unlink", "rmdir", "symlink_to", "hardlink_to"}
-OF_PATHS |= {"tofile"}  # of an array
+OF_PATHS |= {"tofile"}  # a method of arrays
 
 
 def writes_in(mode: ast.expr | None) -> bool:
@@ -210,7 +210,7 @@ def writes_in(mode: ast.expr | None) -> bool:
 
 
 def what_it_does_itself(node: ast.stmt | ast.expr) -> set[str]:
-    """What a node does to files that files.py is there for: modules that it imports, functions that it calls."""
+    """Yield the modules that a node imports, and the functions that it calls, for which files.py has its own."""
     match node:
         case ast.Import(names=imported):
             return {alias.name for alias in imported} & {"fcntl", "shutil"}
@@ -220,7 +220,7 @@ def what_it_does_itself(node: ast.stmt | ast.expr) -> set[str]:
             return {alias.name for alias in imported} & OF_OS
         case ast.Call(func=ast.Attribute(value=ast.Name(id="os"), attr=name)):
             return {name} & OF_OS
-        case ast.Call(func=ast.Attribute(attr="replace"), args=[_], keywords=[]):  # of text it has two arguments
+        case ast.Call(func=ast.Attribute(attr="replace"), args=[_], keywords=[]):  # str.replace has two arguments
             return {"replace"}
         case ast.Call(func=ast.Attribute(attr="open"), args=[mode, *_]) if writes_in(mode):
             return {"open"}
@@ -242,7 +242,7 @@ def test_files_are_written_renamed_synced_locked_and_removed_by_one_module() -> 
         for node in nodes_of(module)
         for what in what_it_does_itself(node)
     }
-    assert len({what for module, what in found if module == FILES}) > 8  # what is looked for is found
+    assert len({what for module, what in found if module == FILES}) > 8  # the search itself works
     assert {(module, what) for module, what in found if module != FILES} == set(DOES_ITSELF)
 
 
@@ -266,7 +266,7 @@ def test_what_launchers_set_is_named_by_one_module() -> None:
 # sizes of functions
 
 LINES, PARAMETERS = 60, 8
-# module and function: why it has more lines, or more parameters
+# module and function: reason why it has more lines or parameters
 LONG: dict[str, str] = {}
 WIDE: dict[str, str] = {
     "data/batches.py TrainingBatches.__init__": "keywords, each an option of nmt train or a part of the run",
@@ -274,7 +274,7 @@ WIDE: dict[str, str] = {
 
 
 def functions_of(module: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
-    """`losses/beam.py Loss.forward` and its node, for each function and method; those within functions too."""
+    """Yield name, such as `losses/beam.py Loss.forward`, and node of each function and method, nested ones included."""
 
     def below(node: ast.AST, names: tuple[str, ...]) -> Iterator[tuple[str, ast.FunctionDef]]:
         for child in ast.iter_child_nodes(node):
@@ -287,13 +287,13 @@ def functions_of(module: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
 
 
 def lines_of(function: ast.FunctionDef) -> int:
-    """Lines of its body, the docstring not counted."""
+    """Count the lines of a function's body, without the docstring."""
     body = function.body[1:] if ast.get_docstring(function) else function.body
     return (function.body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
 
 
 def parameters_of(function: ast.FunctionDef) -> int:
-    """Its parameters, self or cls not counted."""
+    """Count a function's parameters, without self or cls."""
     listed = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
     others = [one for one in (function.args.vararg, function.args.kwarg) if one]
     return len([one for one in [*listed, *others] if one.arg not in ("self", "cls")])

@@ -1,6 +1,6 @@
-"""As many lines come out as go in, whatever their bytes: random ones, and the big list of naughty strings.
+"""Translation keeps the number of lines, whatever their bytes: random ones, and the Big List of Naughty Strings.
 
-NMT_ODD_LINES says how many random lines are tried (`make chaos`: many). The list is Max Woolf's, under the MIT licence
+NMT_ODD_LINES is the number of random lines (`make chaos`: many). The list is by Max Woolf, under the MIT licence
 (fixtures/naughty-strings.LICENSE).
 """
 
@@ -36,7 +36,7 @@ PARTS += ["|||", "￭", "🙂", "日本", "e\u0301", "\u202e", "\U0010ffff", " "
 
 
 def odd_line(rng: random.Random) -> bytes:
-    """A line without its newline: bytes, or text, or both."""
+    """Make a random line, without its newline, of bytes, text, or both."""
     pieces = []
     for _ in range(rng.choice((0, 1, 1, 3, 10))):
         if rng.random() < 0.4:
@@ -47,7 +47,7 @@ def odd_line(rng: random.Random) -> bytes:
 
 
 def test_random_lines_keep_their_number_and_each_its_translation(trained: Path, nmt: Nmt) -> None:
-    """Every line is what it is alone: where one is lost and another made, most would differ."""
+    """Each line is translated as when alone; if a line were lost and another added, most would differ."""
     rng = random.Random(1)
     lines = [odd_line(rng) for _ in range(ODD_LINES)]
     content = b"\n".join(lines)  # no newline at the end
@@ -56,7 +56,7 @@ def test_random_lines_keep_their_number_and_each_its_translation(trained: Path, 
     assert whole.out.count(b"\n") == count_lines(content)
     assert b"\r" not in whole.out
     translations = whole.out.split(b"\n")
-    for number in rng.sample(range(1, len(lines)), min(30, ODD_LINES - 1)):  # the first may begin with a mark
+    for number in rng.sample(range(1, len(lines)), min(30, ODD_LINES - 1)):  # the first may have a byte-order mark
         alone = nmt("translate", "--model", trained, *QUICK, stdin=lines[number] + b"\n")
         assert alone.out == translations[number] + b"\n" or lines[number].startswith(b"\xef\xbb\xbf")
 
@@ -70,7 +70,7 @@ def test_naughty_strings_keep_their_number(trained: Path, nmt: Nmt) -> None:
 
 @pytest.mark.parametrize("subword", ["unigram", "bpe", "char", "word"])
 def test_naughty_strings_are_preprocessed_in_pairs(subword: str, nmt: Nmt, tmp_path: Path) -> None:
-    """Each side is the list, one of them backwards: a pair that slipped would not be found in both."""
+    """One side is the list, the other the list reversed, so a misaligned pair would be found."""
     lines = NAUGHTY.decode().removesuffix("\n").split("\n")
     for ending, side in (("aa", lines), ("bb", lines[::-1])):
         with gzip.open(tmp_path / f"train.{ending}.gz", "wb") as file:

@@ -1,4 +1,4 @@
-"""Every loss by the real commands: from a trained model, with every cell and both precisions, to a bit-exact resume."""
+"""Every loss with the real commands: from a trained model, with every cell and both precisions, and exact resumes."""
 
 import itertools
 import json
@@ -43,7 +43,7 @@ def start(nmt: Nmt, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     folder = tmp_path_factory.mktemp("start")
     for cell in CELLS:
         options = ["--cell", cell, "--max-updates", "60", "--learning-rate", "0.01", "--validate-every", "1000"]
-        result = nmt("train", "--data", data, "--model", folder / cell, *TINY, *options)  # TINY is its shape
+        result = nmt("train", "--data", data, "--model", folder / cell, *TINY, *options)  # TINY sets the shape
         assert result.code == 0, result.err
     return {cell: folder / cell for cell in CELLS}
 
@@ -120,7 +120,7 @@ def test_an_option_that_a_loss_does_not_have_is_refused(loss: str, name: str, nm
         option += ["--teacher-forcing-decay", "linear"]
     result = nmt("train", "--data", tmp_path / "none", "--loss", loss, *option)
     if loss in LOSS_OPTIONS[name]:
-        assert "is not" in result.refusal(4)  # all is well but that there is no data
+        assert "is not" in result.refusal(4)  # the options are valid; only the data is missing
     else:
         said = result.refusal(2)
         assert f"is for --loss {', '.join(LOSS_OPTIONS[name])}, but that is {loss}" in said

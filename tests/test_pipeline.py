@@ -1,4 +1,4 @@
-"""The four commands, one after the other, with the words of the help and no others: in process, and in a real shell."""
+"""The four commands in sequence, exactly as the help shows them: in process, and in a real shell."""
 
 import json
 import os
@@ -23,7 +23,7 @@ PAIRS = [("1 2", "one two"), ("3", "three"), ("4 5 6", "four five six"), ("7", "
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a person has just put a parallel text."""
+    """A folder with nothing but a parallel text."""
     write_pairs(tmp_path / "corpus/train", PAIRS)
     write_pairs(tmp_path / "corpus/val", [("3", "nothing")])
     (tmp_path / "input.txt").write_bytes(b"1 2\n\n3\r\n4 5 6")
@@ -70,7 +70,7 @@ def test_the_four_commands_run_one_after_the_other(nmt: Nmt, folder: Path) -> No
 
 
 def test_the_four_commands_run_in_a_shell(folder: Path) -> None:
-    """As real processes, from the `nmt` that was installed; then input to scores in one pipe."""
+    """As real processes of the installed `nmt`, and at last from input to scores in one pipe."""
     pipe = "set -o pipefail; nmt translate < input.txt | tee again.txt | nmt score --ref ref.txt"
     script = "\n".join(["set -e", "nmt --version", PREPROCESS, TRAIN, TRANSLATE, SCORE, pipe])
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"

@@ -1,4 +1,4 @@
-"""What a launcher tells a process is read in one place, once, and with its types."""
+"""The variables that a launcher sets are read in one place, once, and with their types."""
 
 import pytest
 
@@ -52,6 +52,6 @@ def test_errors_go_to_the_launcher_only_if_it_prints_them(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("NMT_SAYS_TO_LAUNCHER", raising=False)
     assert environment().error_file == ""
-    monkeypatch.setenv("NMT_SAYS_TO_LAUNCHER", "")  # so that it is as before when the test is done
+    monkeypatch.setenv("NMT_SAYS_TO_LAUNCHER", "")  # so that monkeypatch restores it after the test
     leave_errors_to_launcher()
     assert environment().error_file == "/tmp/errors/5.json"

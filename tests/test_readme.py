@@ -1,8 +1,8 @@
-"""The README tells the truth: every `nmt` line runs, every make target, module, exit code and variable is there.
+"""The README is correct: every `nmt` line runs, and every make target, module, exit code and variable exists.
 
-The lines run in order, as they stand, in one folder with a tiny corpus. What would make them long is made small from
-outside, in the way that a recipe does it: SMALL stands where `--config` would put its values. So a line's own options
-are what is tested, and the sizes of the default model are not.
+The lines run in order, unchanged, in one folder with a tiny corpus. Model and training are made small as a recipe
+would: the values in SMALL take the place of values from `--config`. So the options of each line are tested, but not the
+sizes of the default model.
 """
 
 import contextlib
@@ -30,22 +30,22 @@ SMALL = {
     "translate": {"max_length": 0.1, "threads": 1},
     "score": {"bootstrap_samples": 10},
 }
-LINES = {"train": 60, "news": 20, "val": 6, "test": 6}  # of corpus/*.de and corpus/*.en
+LINES = {"train": 60, "news": 20, "val": 6, "test": 6}  # in corpus/*.de and corpus/*.en
 
 
 def blocks(kind: str = r"[a-z]*") -> list[str]:
-    """The fenced blocks of a kind."""
+    """Return the fenced blocks of one kind."""
     return re.findall(rf"^```{kind}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
 
 
 def commands() -> list[str]:
-    """Every line in a block that calls `nmt`, with its prompt taken off."""
+    """Return every line in a block that calls `nmt`, without its prompt."""
     lines = "\n".join(blocks()).replace("\\\n", " ").splitlines()
     return [line for line in (line.strip().removeprefix("$ ") for line in lines) if line.startswith("nmt ")]
 
 
 def stages(line: str) -> Iterator[tuple[list[str], str, str]]:
-    """The parts of a line between its pipes: words, the file after `<`, the file after `>`.
+    """Split a line at its pipes; yield for each part its words, the file after `<`, and the file after `>`.
 
     >>> list(stages("nmt translate --beam 2 < in.txt | nmt score --ref 'my ref' > out  # done"))
     [(['nmt', 'translate', '--beam', '2'], 'in.txt', ''), (['nmt', 'score', '--ref', 'my ref'], '', 'out')]
@@ -67,7 +67,7 @@ def stages(line: str) -> Iterator[tuple[list[str], str, str]]:
 
 
 def run_line(line: str, nmt: Nmt) -> bytes:
-    """Runs a line in process, and gives what would come out on the terminal."""
+    """Run a line in process; return what it would print on the terminal."""
     piped = shown = b""
     for words, source, sink in stages(line):
         assert words[0] == "nmt", f"`{line}` calls {words[0]}, which this test cannot run"
@@ -81,7 +81,7 @@ def run_line(line: str, nmt: Nmt) -> bytes:
 
 
 def write_corpus() -> None:
-    """corpus/train, corpus/val and corpus/test (.de and .en); input.txt and ref.txt are the test text."""
+    """Write corpus/train, corpus/val and corpus/test (.de and .en), and the test text as input.txt and ref.txt."""
     generator = random.Random(1)
     people = [("Der Mann", "The man"), ("Die Frau", "The woman"), ("Das Kind", "The child"), ("Ein Hund", "A dog")]
     deeds = [("läuft", "runs"), ("schläft", "sleeps"), ("lacht", "laughs"), ("wartet", "waits")]
@@ -134,7 +134,7 @@ def test_every_option_that_the_text_names_exists() -> None:
     }
     nmt_text = re.sub(r"^.*\bpip\b.*$", "", README, flags=re.MULTILINE)
     for option in re.findall(r"(?<![\w-])--[a-z][a-z-]+", nmt_text):
-        assert option in known | {"--help", "--max-restarts"}, option  # the last one is torchrun's
+        assert option in known | {"--help", "--max-restarts"}, option  # the last one belongs to torchrun
 
 
 def test_every_make_target_is_in_the_makefile() -> None:
@@ -214,4 +214,4 @@ def test_a_recipe_in_the_readme_is_one(nmt: Nmt, tmp_path: Path) -> None:
     with contextlib.chdir(tmp_path):
         for verb in ("train", "translate"):
             result = nmt(verb, "--config", recipe)
-            assert result.code == 4, result.err  # all is well but that there is no data and no model
+            assert result.code == 4, result.err  # the options are valid; only data and model are missing

@@ -1,13 +1,13 @@
-"""`nmt score`: translations and references in, BLEU, chrF2 and TER out.
+"""`nmt score`: compute BLEU, chrF2 and TER of translations against references.
 
-One text gives one line a metric on stdout: name, score, and the signature that says how it was made.
+For one text, stdout has one line for each metric: name, score and sacreBLEU's signature.
 
     BLEU    36.17  nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:2.6.0
     chrF2   58.23  nrefs:1|case:mixed|eff:yes|nc:6|nw:0|space:no|version:2.6.0
     TER     47.91  nrefs:1|case:lc|tok:tercom|norm:no|punct:yes|asian:no|version:2.6.0
 
-Several texts give a table, a blank line and the signatures. Each is compared with the first by paired bootstrap; `*`
-marks p < 0.05.
+For several texts, stdout has a table, a blank line and the signatures. Each text is compared with the first by paired
+bootstrap; `*` marks p < 0.05.
 
     metric  system    score  mean ± 95 % CI  p against a.txt
     BLEU    a.txt     36.17    36.20 ± 1.05
@@ -18,21 +18,21 @@ marks p < 0.05.
     lines         number of lines scored
     references    number of reference sets
     systems       one object for each text, in the order of the command line
-      name          the file, "-" for stdin
+      name          file name; "-" for stdin
       scores        by metric: "BLEU", "chrF2", "TER" (absent with --no-ter)
         score         from 0 to 100; for TER 0 is best, and it may be above 100
-        signature     sacreBLEU's
-        detail        BLEU: precisions, brevity penalty and lengths, as sacreBLEU writes them; else ""
-        mean, ci      of the bootstrap: mean, and half the width of the 95 % interval; null where there is one text
-        p_value       of the difference from the first text; null for the first text
-    warnings      what was said on stderr about the text, one string each
+        signature     sacreBLEU's signature
+        detail        BLEU: precisions, brevity penalty and lengths, as sacreBLEU prints them; other metrics: ""
+        mean, ci      bootstrap mean, and half the width of the 95 % interval; null if there is only one text
+        p_value       significance of the difference from the first text; null for the first text
+    warnings      the warnings about the text that were printed on stderr, one string each
 
-With --model, stdout has one log-probability a line, for each pair of --source and --ref [nats], and stderr the
-perplexity over all target tokens, EOS counted [1/token]. With --json: `log_probabilities`, their sum
+With --model, stdout has the log-probability of each pair of --source and --ref lines, one in a line [nats], and stderr
+the perplexity over all target tokens, EOS counted [1/token]. With --json: `log_probabilities`, their sum
 `log_probability` [nats], `tokens`, `perplexity`.
 
-Warnings about the text (it looks tokenised, the tokenizer does not fit the language) go to stderr; with -v BLEU's
-detail too.
+Warnings about the text (it looks tokenised, the tokenizer does not fit the language) go to stderr; with -v, BLEU's
+detail does too.
 """
 
 import io
@@ -47,14 +47,14 @@ from nmtcli.errors import DataError
 from nmtcli.scoring import metrics
 from nmtcli.scoring.metrics import Score
 
-PATIENCE = 30  # seconds of TER from which on we say what it will take
-MEMORY = 4e9  # bytes of bootstrap from which on we say what it will take
-BYTES_A_RESAMPLED_LINE = 80  # an index, and chrF's 18 counts as float32
+PATIENCE = 30  # announce TER if it may take longer [s]
+MEMORY = 4e9  # warn of a bootstrap that needs more memory [bytes]
+BYTES_A_RESAMPLED_LINE = 80  # an index, and chrF's 18 counts in float32
 
 
 def run(config: ScoreConfig, console: Console) -> None:
-    """Scores what the config names, on stdout."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # UTF-8 whatever the locale; a file name may be no text at all
+    """Score translations, or pairs with a model; print the result on stdout."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # UTF-8 whatever the locale; file names may be undecodable
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     if config.model:
         _score_by_model(config, console)
@@ -76,7 +76,7 @@ def run(config: ScoreConfig, console: Console) -> None:
 
 
 def _score_by_model(config: ScoreConfig, console: Console) -> None:
-    """Prints each pair's log-probability by forced decoding, and perplexity over all on stderr."""
+    """Print the log-probability of each pair by forced decoding, and on stderr the perplexity over all."""
     from nmtcli.commands.machine import (
         PRECISION_TYPES,
         choose_device,
@@ -92,14 +92,14 @@ def _score_by_model(config: ScoreConfig, console: Console) -> None:
     if len(lines[0]) != len(lines[1]):
         raise DataError(
             f"{config.source} has {len(lines[0]):,} lines, {reference} {len(lines[1]):,}",
-            "Scores need one line for each line",
+            "Scoring needs one reference for each source line",
         )
     device = choose_device(config.device)
     set_threads(config.threads)
     keep_few_compiled()
     directory = StoredModel.open(config.model)
     if directory.record.searches_by_logits:
-        console.warn(f"{config.model} was trained with --loss beam: its probabilities are not what it ranks by")
+        console.warn(f"{config.model} was trained with --loss beam: it ranks by logits, not by these probabilities")
     subwords = directory.subwords()
     model = directory.read_model().eval().to(device, PRECISION_TYPES[choose_precision(config.precision, device)])
     sources, targets = (subword.encode_many(side) for subword, side in zip(subwords, lines, strict=True))
@@ -128,10 +128,10 @@ def _named(path: str) -> str:
 
 def _read(path: str, console: Console | None = None) -> list[str]:
     if path == "-" and console is not None and sys.stdin.isatty():
-        console.say("Reading translations from the terminal; Ctrl-D ends them.")
+        console.say("Reading translations from the terminal; Ctrl-D ends the input.")
     lines = list(read_lines(path))
     if not lines:
-        raise DataError(f"{_named(path)} is empty", "There must be a line for each sentence")
+        raise DataError(f"{_named(path)} is empty", "It must have one line for each sentence")
     return lines
 
 
@@ -141,15 +141,15 @@ def _check_line_counts(config: ScoreConfig, references: list[list[str]], systems
             if len(hypotheses) != len(reference):
                 raise DataError(
                     f"{_named(name)} has {len(hypotheses):,} lines, {_named(path)} {len(reference):,}",
-                    "Scores need one line for each line",
+                    "Scoring needs one translation for each reference",
                 )
 
 
 def _warn(
     config: ScoreConfig, references: list[list[str]], systems: dict[str, list[str]], console: Console
 ) -> list[str]:
-    """Says what is odd about the text, and what will take long; gives the former."""
-    found: dict[str, None] = {}  # the references are the same for each system: each sentence once
+    """Warn of suspicious text, and of long or large computations; return the warnings about the text."""
+    found: dict[str, None] = {}  # without duplicates: all systems share the references
     for name, hypotheses in systems.items():
         called = "the translations" if len(systems) == 1 else _named(name)
         sentences = metrics.suspicions(hypotheses, references, config.target_lang, _tokenize(config), name=called)
@@ -158,12 +158,10 @@ def _warn(
         console.warn(sentence)
     memory = len(references[0]) * config.bootstrap_samples * BYTES_A_RESAMPLED_LINE
     if len(systems) > 1 and memory > MEMORY:
-        console.warn(
-            f"The bootstrap will need about {memory / 1e9:,.0f} GB: --bootstrap-samples sets how many it draws."
-        )
+        console.warn(f"The bootstrap will need about {memory / 1e9:,.0f} GB: fewer --bootstrap-samples need less.")
     seconds = sum(metrics.ter_seconds(hypotheses) for hypotheses in systems.values()) * len(references)
     if config.ter and seconds > PATIENCE:
-        console.say(f"TER may take {seconds:,.0f} seconds on lines this long; --no-ter leaves it out.")
+        console.say(f"TER may take {seconds:,.0f} seconds on lines of this length; --no-ter leaves it out.")
     return list(found)
 
 
@@ -220,7 +218,7 @@ def _as_json(references: list[list[str]], scores: dict[str, list[Score]], warnin
 
 
 def _table(scores: dict[str, list[Score]]) -> str:
-    """One row for each metric and system, then the signatures."""
+    """Format one row for each metric and system, then the signatures."""
     baseline, of_baseline = next(iter(scores.items()))
     width = max(len("system"), *(len(_named(name)) for name in scores))
     against = f"p against {_named(baseline)}"

@@ -1,15 +1,16 @@
-"""`nmt translate`: lines in, as many lines out, in order, as it goes.
+"""`nmt translate`: translate lines of text, in order, writing as it goes.
 
 Output, by option:
 
-    (none)       one line a line: the best translation; a blank line comes out empty
-    --nbest N    Moses' format, `index ||| text ||| log-probability ||| score`, index from 0 [lines], log-probability
-                 in nats, best first; one line with empty text for a blank line. Of a model trained with --loss beam
-                 both numbers are the score, a logit
+    (none)       for each line, one line with the best translation; a blank line stays empty
+    --nbest N    for each line, up to N lines in Moses' format, `index ||| text ||| log-probability ||| score`, best
+                 first: line number from 0, log-probability in nats; one line with empty text for a blank line. For
+                 models trained with --loss beam, both numbers are the score, which is a logit
     --alignments FILE
-        pharaoh  one line a line: `s-t` for each target piece t, s the source piece it attends to most, both from 0,
-                 EOS left out
-        json     one object a line: `source`, `target` (pieces, EOS last), `weights` (target by source, rows sum to 1)
+        pharaoh  for each line, one line of pairs `s-t`: s is the source subword to which target subword t attends
+                 most; both count from 0, EOS is left out
+        json     for each line, one object: `source` and `target` (subwords, EOS last), `weights` (one row for each
+                 target subword, over the source; rows sum to 1)
 """
 
 import json
@@ -45,19 +46,22 @@ from nmtcli.search.searchers import Searcher, worker_searcher
 from nmtcli.search.translator import LineTranslator, SubwordPair, Translation
 from nmtcli.store.reader import StoredModel
 
-LINES_FOR_WORKERS = 1000  # in the buffer: workers take seconds to start, in which one process translates some hundred
-LINES_OF_A_WORKER = 250  # in the buffer, so that no worker has nothing to do
+# Lines in the buffer from which workers pay: one process translates hundreds of lines in the time they take to start.
+LINES_FOR_WORKERS = 1000
+LINES_OF_A_WORKER = 250  # lines in the buffer for each worker, so that none is idle
 
 
 def run(search_config: SearchConfig, config: TranslateConfig, console: Console) -> None:
-    """Translates files or stdin to stdout."""
+    """Translate files or stdin to stdout."""
     if config.nbest > search_config.beam and not search_config.sample:
-        raise ConfigError(f"--nbest {config.nbest} needs as large a beam", f"Use --beam {config.nbest}")
+        raise ConfigError(
+            f"--nbest {config.nbest} needs a beam of at least {config.nbest}", f"Use --beam {config.nbest}"
+        )
     device = choose_device(config.device)
     set_threads(config.threads)
     keep_few_compiled()
     if config.workers > 1 and device.type != "cpu":
-        raise ConfigError(f"--workers {config.workers} is for a CPU", "Use --gpus, or --device cpu")
+        raise ConfigError(f"--workers {config.workers} works on a CPU only", "Use --gpus, or --device cpu")
     if config.gpus > 1:
         _check_gpus(config.gpus, device)
     directories = [StoredModel.open(path) for path in config.model]
@@ -83,7 +87,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
             for translation in translator.translate(chunk, first_line=number):
                 if translation.was_cut:
                     limit = search_config.max_source_length
-                    console.warn(f"line {number + 1:,} is longer than {limit:,} tokens: its end was cut")
+                    console.warn(f"line {number + 1:,} is longer than {limit:,} tokens: its end was cut off")
                 sys.stdout.buffer.write(_output(translation, number, config.nbest).encode())
                 if alignments is not None:
                     alignments.write(_alignment(translation, text, config.alignment_format) + "\n")
@@ -91,12 +95,13 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
             sys.stdout.buffer.flush()
             chunk = list(islice(lines, config.buffer_lines))
     if replaced:
-        console.warn(f"{len(replaced):,} lines were not UTF-8, line {replaced[0]:,} first: bad bytes were replaced")
+        lines_were = "1 line was" if len(replaced) == 1 else f"{len(replaced):,} lines were"
+        console.warn(f"{lines_were} not UTF-8, line {replaced[0]:,} first: invalid bytes were replaced")
 
 
 @dataclass(frozen=True)
 class SearcherMaker:
-    """Reads the models and makes a searcher of them. It pickles, so that a worker process can do so."""
+    """Loads the models and makes a searcher with them; picklable, so that a worker process can call it."""
 
     config: TranslateConfig
     device: torch.device
@@ -106,7 +111,7 @@ class SearcherMaker:
     forbidden_ids: Sequence[int]
 
     def __call__(self) -> Searcher:
-        """A searcher in this process, which runs on the device and the threads from now on."""
+        """Make a searcher in this process; set its device and number of threads."""
         set_threads(self.threads)
         choose_device(str(self.device))
         models, shortlist = self.read()
@@ -121,7 +126,7 @@ class SearcherMaker:
 
     @torch.inference_mode()
     def read(self) -> tuple[list[Seq2Seq], Shortlist | None]:
-        """The models on the device, and the shortlist if one is asked for."""
+        """Load the models onto the device, and the shortlist if one is requested."""
         models = [self._read_model(path) for path in self.config.model]
         shortlist = StoredModel.open(self.config.model[0]).read_shortlist() if self.config.shortlist else None
         return models, shortlist
@@ -138,10 +143,10 @@ class SearcherMaker:
 
 @contextmanager
 def _searcher(maker: SearcherMaker, first_lines: int) -> Iterator[Searcher]:
-    """A searcher in this process; or workers, one for each GPU, or several of few threads where that is faster, since
-    many small operations share badly.
+    """Make a searcher in this process, or start workers: one for each GPU, or several on a CPU.
 
-    The models are read here in any case, so that a damaged one is reported once, whatever the lines are.
+    On a CPU, several processes with few threads each are faster than one, whose small operations gain little from
+    threads. The models are loaded here in any case, so that a damaged one is reported once, even without input.
     """
     config = maker.config
     count = config.workers
@@ -164,11 +169,12 @@ def _searcher(maker: SearcherMaker, first_lines: int) -> Iterator[Searcher]:
 
 
 def _check_gpus(count: int, device: torch.device) -> None:
-    """Check that the machine has `count` GPUs, and that the device names none of them."""
+    """Check that the machine has `count` GPUs, and that --device does not choose a single one."""
     if device.type != "cuda" or device.index is not None:
-        raise ConfigError(f"--gpus {count} is for --device cuda, but that is {device}", "Leave one out")
-    if count > torch.cuda.device_count():
-        raise ConfigError(f"--gpus {count}: this machine has {torch.cuda.device_count()} GPUs", "Use fewer")
+        raise ConfigError(f"--gpus {count} needs --device cuda, but the device is {device}", "Leave one of them out")
+    if (available := torch.cuda.device_count()) < count:
+        gpus = "1 GPU" if available == 1 else f"{available} GPUs"
+        raise ConfigError(f"--gpus {count}: this machine has {gpus}", "Use fewer")
 
 
 def _same_subwords(directories: list[StoredModel]) -> SubwordPair:
@@ -183,20 +189,20 @@ def _same_subwords(directories: list[StoredModel]) -> SubwordPair:
         for side, ours, theirs in zip(("source", "target"), first, directory.subwords(), strict=True):
             if ours.sha256 != theirs.sha256:
                 raise DirectoryError(
-                    f"{directory.path} has another {side} subword model ({theirs.sha256[:12]}) than "
-                    f"{directories[0].path} ({ours.sha256[:12]})",
+                    f"{directory.path} and {directories[0].path} have different {side} subword models "
+                    f"({theirs.sha256[:12]} and {ours.sha256[:12]})",
                     "An ensemble needs models trained on the same data directory",
                 )
     return SubwordPair(*first)
 
 
 def _check_attention(directories: list[StoredModel], search_config: SearchConfig, config: TranslateConfig) -> None:
-    """Refuse options that need attention for models without it."""
+    """Reject options that need attention if a model has none."""
     for directory in directories:
         if directory.record.model.attention == "none" and (config.alignments or search_config.coverage_penalty):
             option = "--alignments" if config.alignments else "--coverage-penalty"
             raise ConfigError(
-                f"{option} needs attention, but {directory.path} reads the source as one vector", "Leave it out"
+                f"{option} needs attention, but the model {directory.path} has none", "Leave the option out"
             )
 
 
@@ -216,18 +222,18 @@ def _rules(
 
 
 def _by_logits(directories: list[StoredModel], config: SearchConfig) -> bool:
-    """Whether the models' scores are logits (see losses/beam.py), which no penalty goes with."""
+    """Return True if the models score by logits (losses/beam.py); reject mixed ensembles, and penalties on logits."""
     (by_logits, *others) = dict.fromkeys(directory.record.searches_by_logits for directory in directories)
     if others:
         raise ConfigError(
-            "models trained with --loss beam score by logits, the others by log-probabilities: they make no ensemble",
-            "Name models of one kind",
+            "models trained with --loss beam score by logits, others by log-probabilities: they form no ensemble",
+            "Use models of one kind",
         )
     for name, neutral in (("length_penalty", (0.0, SearchConfig().length_penalty)), ("coverage_penalty", (0.0,))):
         if by_logits and getattr(config, name) not in neutral:
             raise ConfigError(
-                f"{option_name(name)} has no use for {directories[0].path}, whose scores are logits (--loss beam)",
-                "Leave it out",
+                f"{option_name(name)} does not apply to {directories[0].path}, whose scores are logits (--loss beam)",
+                "Leave the option out",
             )
     return by_logits
 

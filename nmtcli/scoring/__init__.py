@@ -1,1 +1,1 @@
-"""Scores of translations: text metrics with signatures, and forced decoding."""
+"""Scores of translations: BLEU, chrF2 and TER with their signatures, and log-probabilities by forced decoding."""

@@ -1,4 +1,4 @@
-"""Forced decoding: how probable a model finds translations that somebody else made."""
+"""Forced decoding: the log-probabilities that a model assigns to given translations."""
 
 from collections.abc import Sequence
 
@@ -12,15 +12,16 @@ from nmtcli.model.seq2seq import Seq2Seq
 def log_probabilities(
     model: Seq2Seq, pairs: Sequence[tuple[Ids, Ids]], *, batch_tokens: int, device: torch.device
 ) -> list[float]:
-    """log P(target | source) of each pair.
+    """Return log P(target | source) of each pair.
 
     Args:
         model: in eval mode, on the device.
         pairs: source and target ids, EOS at the end of each.
         batch_tokens: sentences times the longest side [tokens/batch].
-        device: where the model is.
+        device: device of the model.
     Returns:
-        one number a pair, in order, EOS included [nats]; what search gives the same ids, to rounding.
+        one number for each pair, in order, EOS included [nats]; equal up to rounding to the log-probability that
+        search computes for the same ids.
     """
     scores = [0.0] * len(pairs)
     for numbers in batches_by_length(pairs, batch_tokens):

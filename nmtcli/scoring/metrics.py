@@ -1,7 +1,7 @@
-"""BLEU, chrF2 and TER of whole texts by sacreBLEU, each with the signature that says how it was made.
+"""BLEU, chrF2 and TER of whole texts by sacreBLEU, each with its signature, which makes the score reproducible.
 
-Text is detokenised: the metrics cut it into tokens themselves, by the rules of the target language. A score that comes
-from text in another state is not comparable with anybody's, and `suspicions` says what it sees.
+Text must be detokenised: the metrics tokenise it themselves, by the rules of the target language. Scores of tokenised
+text are not comparable with published ones; `suspicions` warns of such text.
 """
 
 import re
@@ -15,13 +15,14 @@ from nmtcli.errors import ConfigError, DataError
 
 References = Sequence[Sequence[str]]
 
-# ISO 639 codes of Chinese and its languages, and of Japanese
+# ISO 639 codes of the Chinese languages and of Japanese
 CHINESE = frozenset(("zh", "zho", "chi", "cmn", "yue", "wuu", "lzh", "nan", "hak", "gan", "hsn"))
 JAPANESE = frozenset(("ja", "jpn"))
 
 _HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _KANA = r"\u3040-\u30ff\u31f0-\u31ff"
-_MARK_APART = re.compile(r"\S [.,。，、](?: |$)")  # raw text: 3 % of lines at most (technical Chinese); tokenised: 90 %
+# In raw text at most 3 % of lines match (technical Chinese), in tokenised text 90 %.
+_MARK_APART = re.compile(r"\S [.,。，、](?: |$)")
 _BPE_PIECE = re.compile(r"@@(?: |$)")
 _HAN_APART = re.compile(rf"[{_HAN}] (?=[{_HAN}])")
 _HAN_TOGETHER = re.compile(rf"[{_HAN}](?=[{_HAN}])")
@@ -30,15 +31,15 @@ _TER_TOKEN = re.compile(rf"[{_HAN}]|[^\s{_HAN}]+")
 
 @dataclass(frozen=True)
 class Score:
-    """One metric's score of one text.
+    """The score of one text by one metric.
 
     Args:
         name: `BLEU`, `chrF2` or `TER`.
         value: the score, from 0 to 100 (TER: 0 is best, and it may be above 100).
-        signature: sacreBLEU's signature: the number of references, case, tokenizer, version, ...
-        detail: what sacreBLEU prints after BLEU: the four precisions, brevity penalty and lengths.
-        mean, ci: mean and half the width of the 95 % confidence interval of the bootstrap, where there was one.
-        p_value: of the difference from the first system, in a paired bootstrap.
+        signature: sacreBLEU's signature: number of references, case, tokenizer, version, ...
+        detail: for BLEU, the four precisions, brevity penalty and lengths as sacreBLEU prints them.
+        mean, ci: mean, and half the width of the 95 % confidence interval, of a bootstrap; None without one.
+        p_value: significance of the difference from the first system in a paired bootstrap; None without one.
     """
 
     name: str
@@ -50,7 +51,7 @@ class Score:
     p_value: float | None = None
 
     def line(self) -> str:
-        """The score in one line, as sacreBLEU writes it.
+        """Format the score in one line, as sacreBLEU does.
 
         >>> Score("TER", 12.5, "nrefs:1|case:lc").line()
         'TER|nrefs:1|case:lc = 12.50'
@@ -59,7 +60,7 @@ class Score:
 
 
 def tokenizer_for(target_lang: str) -> str:
-    """BLEU's tokenizer for a language: `zh`, `ja-mecab`, or `13a` for all that put spaces between words.
+    """Choose BLEU's tokenizer for a language: `zh`, `ja-mecab`, or `13a` for languages with spaces between words.
 
     >>> tokenizer_for("zh-CN"), tokenizer_for("ja_JP"), tokenizer_for("de")
     ('zh', 'ja-mecab', '13a')
@@ -76,21 +77,21 @@ def bleu(
     tokenize: str = "",
     lowercase: bool = False,
 ) -> Score:
-    """Corpus BLEU.
+    """Compute corpus BLEU.
 
     Args:
         hypotheses: translations.
         references: one or more sets of references, each as long as the hypotheses.
-        target_lang: the language of the text, which chooses the tokenizer.
-        tokenize: the tokenizer, whatever the language.
+        target_lang: language of the text, which determines the tokenizer.
+        tokenize: tokenizer to use instead.
         lowercase: ignore case.
 
     Returns:
-        The score that the sacrebleu command gives.
+        The score that the `sacrebleu` command gives.
 
     Raises:
-        ConfigError: Japanese without MeCab.
-        DataError: no lines, or not as many hypotheses as references.
+        ConfigError: the language is Japanese, and MeCab is not installed.
+        DataError: there are no lines, or the numbers of hypotheses and references differ.
 
     Source: Papineni et al. 2002; Post 2018 for the signature.
     """
@@ -98,7 +99,7 @@ def bleu(
 
 
 def chrf(hypotheses: Sequence[str], references: References, *, lowercase: bool = False) -> Score:
-    """Corpus chrF2: character 6-grams, recall counts double, white space does not.
+    """Compute corpus chrF2: character n-grams up to 6, white space ignored, recall weighted twice.
 
     Args and Raises are those of `bleu`.
 
@@ -108,7 +109,7 @@ def chrf(hypotheses: Sequence[str], references: References, *, lowercase: bool =
 
 
 def ter(hypotheses: Sequence[str], references: References, *, target_lang: str = "") -> Score:
-    """Corpus TER, case ignored: edits and shifts over the references' length. Slow where lines are long.
+    """Compute corpus TER, ignoring case: edits and shifts over the reference length. Slow on long lines.
 
     Chinese and Japanese are normalised with Asian support: every Chinese character is a token.
     Args and Raises are those of `bleu`.
@@ -127,7 +128,7 @@ def corpus_scores(
     lowercase: bool = False,
     with_ter: bool = True,
 ) -> list[Score]:
-    """BLEU, chrF2 and TER, in this order; Args and Raises are those of `bleu`."""
+    """Compute BLEU, chrF2 and TER, in this order; Args and Raises are those of `bleu`."""
     metrics = _metrics(target_lang, tokenize, lowercase, with_ter)
     return [_score(metric, hypotheses, references) for metric in metrics]
 
@@ -142,20 +143,20 @@ def compare(
     with_ter: bool = True,
     samples: int = 1000,
 ) -> dict[str, list[Score]]:
-    """Scores several systems and compares each with the first by paired bootstrap resampling.
+    """Score several systems, and compare each with the first by paired bootstrap resampling.
 
     Args:
-        systems: the translations of each system, by its name; the first is the baseline.
-        samples: resamplings. The seed is sacreBLEU's (12345, or what SACREBLEU_SEED says); the signature has both.
+        systems: translations of each system, by its name; the first is the baseline.
+        samples: number of resamplings. The seed is sacreBLEU's (12345, or SACREBLEU_SEED); the signature shows both.
 
     Other Args and Raises are those of `bleu`.
 
     Returns:
-        The scores of each system, in the order of `corpus_scores`; the p-value of the baseline's is None.
+        The scores of each system, in the order of `corpus_scores`; the baseline's p-values are None.
 
     Source: Koehn 2004.
     """
-    from sacrebleu.significance import PairedTest  # imports numpy, which scoring one text does not need
+    from sacrebleu.significance import PairedTest  # imports numpy, which scoring one text does without
 
     for hypotheses in systems.values():
         _check_lines(hypotheses, references)
@@ -190,11 +191,11 @@ def suspicions(
     *,
     name: str = "the translations",
 ) -> list[str]:
-    """What may make the scores mean less than they seem to: one sentence each, with the mend.
+    """Look for signs that the scores are misleading; return one sentence for each, with its remedy.
 
     Args:
         hypotheses, references, target_lang, tokenize: as for `bleu`.
-        name: what the sentences call the hypotheses.
+        name: name of the hypotheses in these sentences.
     """
     tokenizer = tokenize or tokenizer_for(target_lang)
     found = _wrong_tokenizer(references, target_lang, tokenizer)
@@ -209,14 +210,15 @@ def suspicions(
     ]
     if empty:
         share = f"{len(empty):,} of {len(hypotheses):,} lines are empty (the first is line {empty[0]:,})"
-        found.append(f"{name}: {share}; look whether translation ended early.")
+        found.append(f"{name}: {share}; check whether translation stopped early.")
     return [sentence[0].upper() + sentence[1:] if sentence.startswith("the ") else sentence for sentence in found]
 
 
 def ter_seconds(hypotheses: Sequence[str]) -> float:
-    """How long TER may take [seconds], very roughly: its search for shifts grows with the fourth power of a short line.
+    """Estimate the time that TER takes [seconds], very roughly.
 
-    It looks at 1,000 shifts of a line at most, each with an edit distance in a band of 50 tokens.
+    The search for shifts takes time in the fourth power of the line length, until its limits apply: at most 1,000
+    shifts of a line, each with an edit distance in a band of 50 tokens.
     """
     lengths = (len(_TER_TOKEN.findall(line)) for line in hypotheses)
     return sum(min(9e-9 * length**3 * min(length, 50), 0.02 * length) for length in lengths)
@@ -227,17 +229,15 @@ def _wrong_tokenizer(references: References, target_lang: str, tokenizer: str) -
     han, kana = len(re.findall(f"[{_HAN}]", text)), len(re.findall(f"[{_KANA}]", text))
     letters = sum(character.isalpha() for character in text)
     language, code = ("Japanese", "ja") if kana > 0.1 * (han + kana) else ("Chinese", "zh")
-    has_cjk = han + kana > 0.2 * letters  # a character says as much as two or three letters
+    has_cjk = han + kana > 0.2 * letters  # a CJK character stands for two or three letters
     is_cjk = tokenizer_for(target_lang) != "13a"
     if has_cjk and tokenizer in ("13a", "intl"):
         mend = f"leave out --tokenize {tokenizer}" if is_cjk else f"add --target-lang {code}"
-        return [f"the references are {language}, but BLEU takes a whole clause for one word ({tokenizer}): {mend}."]
+        return [f"the references are {language}, but BLEU counts a whole clause as one word ({tokenizer}): {mend}."]
     if has_cjk and not is_cjk and tokenizer != "none":
-        return [f"the references are {language}, but TER takes a whole clause for one word: add --target-lang {code}."]
+        return [f"the references are {language}, but TER counts a whole clause as one word: add --target-lang {code}."]
     if letters and not has_cjk and tokenizer in ("zh", "ja-mecab"):
-        return [
-            f"the references are not in the language of the tokenizer {tokenizer}: look at --target-lang and --ref."
-        ]
+        return [f"the references do not suit the tokenizer {tokenizer}: check --target-lang and --ref."]
     return []
 
 
@@ -248,15 +248,15 @@ def _not_detokenised(lines: Sequence[str], side: str, tokenizer: str) -> list[st
     if max(pieces) >= some:
         sign = "▁" if pieces[0] >= pieces[1] else "@@"
         found.append(
-            f"{side}: {max(pieces):,} of {len(lines):,} lines have the subword mark {sign}; join the pieces first."
+            f"{side}: {max(pieces):,} of {len(lines):,} lines have the subword mark {sign}; join the subwords first."
         )
-    if tokenizer == "none":  # the caller says that the text is tokenised
+    if tokenizer == "none":  # the text is tokenised on purpose
         return found
     text = "\n".join(lines)
     gaps = len(_HAN_APART.findall(text))
     apart = sum(bool(_MARK_APART.search(line)) for line in lines)
     if gaps > 0.1 * (gaps + len(_HAN_TOGETHER.findall(text))):
-        found.append(f"{side}: {gaps:,} spaces stand between Chinese characters; take them out first.")
+        found.append(f"{side}: {gaps:,} spaces stand between Chinese characters; remove them first.")
     elif apart >= max(1, len(lines) // 10):
         found.append(f"{side}: {apart:,} of {len(lines):,} lines look tokenised (' ,' or ' .'); detokenise them first.")
     return found
@@ -289,12 +289,12 @@ def _score(metric: BLEU | CHRF | TER, hypotheses: Sequence[str], references: Ref
 
 
 def _check_lines(hypotheses: Sequence[str], references: References) -> None:
-    """sacreBLEU cuts the longer side off without a word."""
+    """Check that both sides have as many lines, since sacreBLEU silently cuts the longer side."""
     for reference in references:
         if len(reference) != len(hypotheses):
             raise DataError(
                 f"there are {len(hypotheses):,} translations, but {len(reference):,} references",
-                "Scores need one line for each line",
+                "Scoring needs one translation for each reference",
             )
     if not hypotheses or not references:
         raise DataError("there are no lines to score")

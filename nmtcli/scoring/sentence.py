@@ -1,4 +1,4 @@
-"""Scores of single sentences, between 0 and 1: what training by search is rewarded with. Not for reports."""
+"""Sentence-level BLEU and chrF in [0, 1]: the rewards of the losses that train by search. Not for reporting."""
 
 import math
 from collections import Counter
@@ -12,12 +12,12 @@ ORDER = 4
 
 
 def sentence_bleu(hypothesis: Sequence[Hashable], reference: Sequence[Hashable]) -> float:
-    """BLEU of one sentence, with 1 added to the counts of n-grams longer than one.
+    """Compute BLEU of one sentence, with 1 added to the counts of all n-grams but unigrams.
 
     Args:
         hypothesis, reference: tokens.
     Returns:
-        a number in [0, 1]; sacreBLEU's sentence BLEU with smoothing add-k, k = 1, over 100.
+        a number in [0, 1]: sacreBLEU's sentence BLEU with add-k smoothing, k = 1, divided by 100.
     Source:
         Lin and Och 2004 for the smoothing.
 
@@ -41,11 +41,11 @@ def sentence_bleu(hypothesis: Sequence[Hashable], reference: Sequence[Hashable])
 
 
 class Reward:
-    """How good a translation is: sentence BLEU or chrF of detokenised text.
+    """The reward of a translation: sentence BLEU or chrF of detokenised text.
 
     Args:
-        metric: bleu or chrf.
-        target_lang: decides how BLEU cuts text into tokens.
+        metric: "bleu" or "chrf".
+        target_lang: determines BLEU's tokenizer.
     """
 
     def __init__(self, metric: str, target_lang: str) -> None:
@@ -53,7 +53,7 @@ class Reward:
         self._chrf = CHRF()
 
     def __call__(self, hypotheses: Sequence[str], reference: str) -> list[float]:
-        """A number in [0, 1] for each hypothesis."""
+        """Return a number in [0, 1] for each hypothesis."""
         if self._tokenize is None:
             return [self._chrf.sentence_score(one, [reference]).score / 100 for one in hypotheses]
         reference_tokens = self._tokenize(reference).split()

@@ -1,1 +1,1 @@
-"""Decoding: search over step functions, and the translator that turns lines into lines."""
+"""Decoding: beam search, greedy search and sampling, and the translator from lines of text to lines of text."""

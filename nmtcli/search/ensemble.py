@@ -1,7 +1,7 @@
-"""One step of a model, or of several whose probabilities are averaged: the likeliest next tokens of each hypothesis.
+"""One decoding step of a model or an ensemble: the likeliest next tokens of each hypothesis.
 
-The output projection takes a few hypotheses at a time, so that their logits stay in a CPU's cache while the likeliest
-are looked for: most of a step's bytes are there.
+On a CPU the output projection handles a few hypotheses at a time, so that their logits are still in the cache when the
+top tokens are selected. Logits are most of the memory traffic of a step.
 """
 
 import math
@@ -21,36 +21,36 @@ from nmtcli.model.seq2seq import Projection, Seq2Seq
 from nmtcli.search.host import Scoring
 from nmtcli.search.rules import Choices
 
-CHUNK_ELEMENTS = 1 << 20  # logits at a time on a CPU: 4 MiB in fp32
-TOP_BLOCK = 64  # of `top`
+CHUNK_ELEMENTS = 1 << 20  # logits computed at a time on a CPU: 4 MiB in fp32
+TOP_BLOCK = 64  # values in a block of `top`
 UNIT = 512  # a shortlist is padded to a multiple of this, so that few matrix sizes occur
-FEW_ROWS = 1024  # that have more to wait for kernels on a GPU than for bytes
-LEAST = -80.0  # exp of what is less is 0 beside 1, and takes ten to a hundred times as long
+FEW_ROWS = 1024  # up to this many rows, a GPU waits longer for kernel launches than for memory
+LEAST = -80.0  # exp of a smaller number is negligible beside 1, and ten to a hundred times as slow
 
 
 class Allowed(NamedTuple):
-    """The tokens that the sentences of a batch may get.
+    """The shortlist of a batch: the tokens that its sentences may be translated with.
 
     Attributes:
-        ids_U: the shortlist: tokens that any sentence may get.
-        others_B1U: True for those that the sentence may not get: it does not profit from its neighbours.
-        eos: place of EOS in the shortlist.
-        projections: of each model, to the shortlist.
+        ids_U: union of the sentences' shortlists, and padding.
+        disallowed_B1U: True for tokens outside the sentence's own shortlist, so that its batch has no influence.
+        eos: index of EOS in `ids_U`.
+        projections: each model's output projection, restricted to `ids_U`.
     """
 
     ids_U: Tensor
-    others_B1U: Tensor
+    disallowed_B1U: Tensor
     eos: int
     projections: tuple[Projection, ...]
 
 
 class EnsembleState(NamedTuple):
-    """What a search of B sentences with K hypotheses each carries from step to step.
+    """Decoder state of a search over B sentences with K hypotheses each.
 
     Attributes:
-        memories, states: of each model.
-        allowed: the shortlist; None: everything that is not forbidden is allowed.
-        rows_B1: the first of the K rows of each sentence.
+        memories, states: one for each model.
+        allowed: the shortlist; None: the whole vocabulary.
+        rows_B1: index of each sentence's first hypothesis among the B * K rows.
     """
 
     memories: tuple[Memory, ...]
@@ -59,11 +59,11 @@ class EnsembleState(NamedTuple):
     rows_B1: Tensor
 
     def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> "EnsembleState":
-        """See `search.rules.DecoderState`. What does not change from step to step is kept in place."""
+        """Implement `search.rules.DecoderState`; tensors that are constant over the steps are updated in place."""
         memories, states, allowed, rows_B1 = self
         if sentences_B is not None:
             memories = tuple(memory.keep(sentences_B) for memory in memories)
-            allowed = allowed and allowed._replace(others_B1U=kept_in_place(allowed.others_B1U, sentences_B))
+            allowed = allowed and allowed._replace(disallowed_B1U=kept_in_place(allowed.disallowed_B1U, sentences_B))
             rows_B1 = rows_B1[sentences_B]
         rows_N = (rows_B1 + parents_BK).flatten()
         if sentences_B is not None:
@@ -72,19 +72,21 @@ class EnsembleState(NamedTuple):
 
 
 def _first_rows(like_BK: Tensor) -> Tensor:
-    """rows_B1 of as many sentences and hypotheses."""
+    """Return the `rows_B1` of `EnsembleState` for a tensor of this shape."""
     sentences, hypotheses = like_BK.shape
     return torch.arange(0, sentences * hypotheses, hypotheses, device=like_BK.device).unsqueeze(1)
 
 
 class Ensemble:
-    """A model, or the mean of several: their probabilities, or logits, are averaged.
+    """One model, or several whose probabilities (or logits) are averaged.
 
     Args:
         models: in eval mode, all on one device, with the same vocabularies.
-        forbidden: ids that are disallowed; their probability is not given to others.
-        scoring: LOG_PROBABILITY; otherwise scores are logits, which need no sum over the vocabulary.
-        shortlist: each sentence chooses among the likely translations of its pieces; probabilities are among these.
+        forbidden: ids that are never chosen; their probability is lost, not redistributed.
+        scoring: with LOG_PROBABILITY scores are normalised; otherwise they are logits, which need no sum over the
+            vocabulary.
+        shortlist: restrict each sentence to likely translations of its subwords; probabilities are normalised over
+            these. None: the whole vocabulary.
     """
 
     def __init__(
@@ -96,7 +98,7 @@ class Ensemble:
         self._shortlist = shortlist and tuple(torch.from_numpy(ids).to(forbidden.device) for ids in shortlist)
 
     def start(self, source_BS: Tensor, mask_BS: Tensor, hypotheses: int) -> EnsembleState:
-        """See `search.rules.AutoregressiveModel`."""
+        """Encode the sources; return the state before the first step (`search.rules.AutoregressiveModel`)."""
         memories, states = zip(*(model.encode(source_BS, mask_BS) for model in self._models), strict=True)
         rows_N = torch.arange(len(source_BS), device=source_BS.device).repeat_interleave(hypotheses)
         rows_B1 = _first_rows(rows_N.view(-1, hypotheses))
@@ -114,20 +116,20 @@ class Ensemble:
         for ids in (likely_BN.flatten(), frequent_F, self._forbidden):
             is_in_V[ids] = True
         is_in_V[EOS] = True
-        # and others that no sentence may get, up to a multiple of UNIT: oneDNN compiles a product for each size
+        # Pad with disallowed tokens up to a multiple of UNIT: oneDNN compiles a kernel for each matrix size.
         is_in_V[(~is_in_V).nonzero().flatten()[: -int(is_in_V.sum()) % UNIT]] = True
         ids_U = is_in_V.nonzero().flatten()
-        place_V = is_in_V.cumsum(0) - 1  # among them
-        others_BU = torch.ones(len(source_BS), len(ids_U), dtype=torch.bool, device=source_BS.device)
-        others_BU.scatter_(1, place_V[likely_BN], False)
-        others_BU[:, place_V[frequent_F]] = False
-        others_BU[:, place_V[self._forbidden]] = True
-        others_BU[:, place_V[EOS]] = False
+        place_V = is_in_V.cumsum(0) - 1  # index of each token in ids_U
+        disallowed_BU = torch.ones(len(source_BS), len(ids_U), dtype=torch.bool, device=source_BS.device)
+        disallowed_BU.scatter_(1, place_V[likely_BN], False)
+        disallowed_BU[:, place_V[frequent_F]] = False
+        disallowed_BU[:, place_V[self._forbidden]] = True
+        disallowed_BU[:, place_V[EOS]] = False
         projections = tuple(model.projection_to(ids_U) for model in self._models)
-        return Allowed(ids_U, others_BU.unsqueeze(1), int(place_V[EOS]), projections)
+        return Allowed(ids_U, disallowed_BU.unsqueeze(1), int(place_V[EOS]), projections)
 
     def step(self, tokens_BK: Tensor, state: EnsembleState, count: int | None) -> tuple[Choices, Tensor, EnsembleState]:
-        """See `search.rules.AutoregressiveModel`."""
+        """Take one step (`search.rules.AutoregressiveModel`)."""
         steps = [
             model.advance(memory, one, tokens_BK)
             for model, memory, one in zip(self._models, state.memories, state.states, strict=True)
@@ -138,9 +140,9 @@ class Ensemble:
         return Choices(*(values.view(*tokens_BK.shape, *values.shape[1:]) for values in choices)), weights_BKS, state
 
     def _choices(self, readouts: list[Tensor], allowed: Allowed | None, count: int | None) -> Choices:
-        """Of N hypotheses, by their readouts: log_probs_NC, ids_NC and eos_N; a few hypotheses at a time on a CPU."""
+        """Return log_probs_NC, ids_NC and eos_N for the readouts of N hypotheses; in chunks on a CPU."""
         hypotheses = rows = len(readouts[0])
-        beam = 1 if allowed is None else hypotheses // len(allowed.others_B1U)
+        beam = 1 if allowed is None else hypotheses // len(allowed.disallowed_B1U)
         if readouts[0].device.type == "cpu" and count is not None:
             vocabulary = len(self._models[0].projection_VE if allowed is None else allowed.ids_U)
             rows = max(1, CHUNK_ELEMENTS // vocabulary // beam) * beam
@@ -150,12 +152,12 @@ class Ensemble:
             if allowed is None:
                 chunks.append(self._from_vocabulary(some, count))
             else:
-                others_B1U = allowed.others_B1U[start // beam : (start + rows) // beam]
-                chunks.append(self._from_shortlist(some, allowed._replace(others_B1U=others_B1U), count))
+                disallowed_B1U = allowed.disallowed_B1U[start // beam : (start + rows) // beam]
+                chunks.append(self._from_shortlist(some, allowed._replace(disallowed_B1U=disallowed_B1U), count))
         return Choices(*(torch.cat(parts) if len(parts) > 1 else parts[0] for parts in zip(*chunks, strict=True)))
 
     def _from_vocabulary(self, readouts: list[Tensor], count: int | None) -> Choices:
-        """The choices of some hypotheses among the whole vocabulary."""
+        """Return the choices from the whole vocabulary for a chunk of hypotheses."""
         logits = [_logits(model, readout_NE) for model, readout_NE in zip(self._models, readouts, strict=True)]
         scores_NV, are_logits = self._scores(logits)
         eos_N1 = _eos(scores_NV, EOS)
@@ -167,19 +169,19 @@ class Ensemble:
         return Choices(best_NC, ids_NC, eos_N1.squeeze(1))
 
     def _from_shortlist(self, readouts: list[Tensor], allowed: Allowed, count: int | None) -> Choices:
-        """The choices of some hypotheses among a shortlist; `allowed` is of their sentences."""
+        """Return the choices from the shortlist for a chunk of hypotheses; `allowed` holds their sentences only."""
         parts = zip(self._models, readouts, allowed.projections, strict=True)
         logits = [_logits(model, readout_NE, projection) for model, readout_NE, projection in parts]
         looks_later = self._by_logits and count is not None and logits[0].device.type == "cpu"
         if not looks_later:
             for logits_NU in logits:
-                _disallow(logits_NU, allowed.others_B1U)
+                _disallow(logits_NU, allowed.disallowed_B1U)
         scores_NU, are_logits = self._scores(logits)
         eos_N1 = _eos(scores_NU, allowed.eos)
         if count is None:
             best_NC, places_NC = _everything(scores_NU)
         elif looks_later:
-            best_NC, places_NC = top_without(allowed.others_B1U, scores_NU, min(count, scores_NU.shape[1]))
+            best_NC, places_NC = top_without(allowed.disallowed_B1U, scores_NU, min(count, scores_NU.shape[1]))
         else:
             best_NC, places_NC = top(scores_NU, min(count, scores_NU.shape[1]))
         if are_logits:
@@ -187,12 +189,12 @@ class Ensemble:
         return Choices(best_NC, allowed.ids_U[places_NC], eos_N1.squeeze(1))
 
     def _scores(self, logits: list[Tensor]) -> tuple[Tensor, bool]:
-        """scores_NU of every token, to write in, and whether they are logits that are yet to be normalised."""
+        """Return scores_NU, which may be overwritten, and True if they are logits still to be normalised."""
         full = torch.promote_types(logits[0].dtype, torch.float32)
         if self._by_logits:
             mean_NU = logits[0].to(full) if len(logits) == 1 else torch.stack(logits).mean(dim=0, dtype=full)
             return mean_NU, False
-        if len(logits) == 1 and logits[0].is_cuda:  # one kernel there
+        if len(logits) == 1 and logits[0].is_cuda:  # a single kernel does it
             return logits[0].log_softmax(dim=-1, dtype=full), False
         if len(logits) == 1:
             return logits[0], True
@@ -202,34 +204,36 @@ class Ensemble:
 
 
 def _eos(scores_NU: Tensor, place: int) -> Tensor:
-    """eos_N1, the scores of EOS; on a CPU a copy, as scores are written over, and need not stay in memory."""
+    """Return eos_N1, the scores of EOS; on a CPU a copy, since the scores are overwritten and then freed."""
     eos_N1 = scores_NU[:, place : place + 1]
     return eos_N1.clone() if scores_NU.device.type == "cpu" else eos_N1
 
 
 def _everything(scores_NU: Tensor) -> tuple[Tensor, Tensor]:
-    """A copy of all scores, and their places."""
+    """Return a copy of all scores, and the index of each."""
     return scores_NU.clone(), torch.arange(scores_NU.shape[1], device=scores_NU.device).expand_as(scores_NU)
 
 
-def _disallow(logits_NU: Tensor, others_B1U: Tensor) -> None:
-    """Set others to minus infinity, each sentence's in its N / B rows."""
-    logits_NU.view(len(others_B1U), -1, logits_NU.shape[1]).masked_fill_(others_B1U, -torch.inf)
+def _disallow(logits_NU: Tensor, disallowed_B1U: Tensor) -> None:
+    """Set disallowed tokens to minus infinity, in place; each sentence has N / B consecutive rows."""
+    logits_NU.view(len(disallowed_B1U), -1, logits_NU.shape[1]).masked_fill_(disallowed_B1U, -torch.inf)
 
 
 def _normalised(logits_NU: Tensor, forbidden_NF: Tensor, best_NC: Tensor, eos_N1: Tensor) -> tuple[Tensor, Tensor]:
-    """The log-probabilities of the best and of EOS. `logits_NU` is written over."""
+    """Return the log-probabilities of the best tokens and of EOS, given their logits; `logits_NU` is overwritten."""
     normaliser_N1 = log_sum_exp(logits_NU, forbidden_NF, best_NC.amax(dim=1, keepdim=True))
     return best_NC - normaliser_N1, eos_N1 - normaliser_N1
 
 
 def log_sum_exp(values_NU: Tensor, others_NF: Tensor, largest_N1: Tensor) -> Tensor:
-    """log of the sum of exp over both, in half the time of torch's, which looks for the largest and writes copies.
+    """Return log(sum(exp(x))) over the values and the others of each row.
+
+    It takes half the time of `torch.logsumexp`, which searches for the maximum and makes copies.
 
     Args:
-        values_NU: is written over.
-        others_NF: few.
-        largest_N1: of `values_NU`.
+        values_NU: overwritten.
+        others_NF: a few more values.
+        largest_N1: maximum of `values_NU`.
     """
     largest_N1 = torch.cat([largest_N1, others_NF], dim=1).amax(dim=1, keepdim=True)
     sums_N1 = values_NU.sub_(largest_N1).clamp_(min=LEAST).exp_().sum(dim=1, keepdim=True)
@@ -237,17 +241,17 @@ def log_sum_exp(values_NU: Tensor, others_NF: Tensor, largest_N1: Tensor) -> Ten
 
 
 def _logits(model: Seq2Seq, readout_NE: Tensor, projection: Projection | None = None) -> Tensor:
-    """`model.logits`; on a GPU in bf16 as the product comes, since what reads it there computes in fp32."""
+    """Return `model.logits`; in bf16 on a GPU without the cast to fp32, since the kernels that read it cast anyway."""
     if readout_NE.is_cuda and readout_NE.dtype == torch.bfloat16:
         return F.linear(readout_NE, *(projection or (model.projection_VE, model.projection_bias_V)))
     return model.logits(readout_NE, projection)
 
 
 def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`values_NV.topk(count)`: the largest values of each row, descending, and where they stand.
+    """Return `values_NV.topk(count)`: the largest values of each row, descending, and their indices.
 
-    The largest values stand in the blocks with the largest maxima, of which one pass tells; that takes less than half
-    the time of looking through everything.
+    The `count` largest values lie in the `count` blocks with the largest maxima, which one pass finds; this takes less
+    than half the time of `topk` over whole rows.
     """
     blocks = values_NV.shape[1] // TOP_BLOCK
     if blocks < 4 * count:
@@ -255,7 +259,7 @@ def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     whole = blocks * TOP_BLOCK
     blocks_NBL = values_NV[:, :whole].view(len(values_NV), blocks, TOP_BLOCK)
     chosen_NC = blocks_NBL.amax(dim=-1).topk(count, sorted=False).indices
-    if values_NV.is_cuda and whole == values_NV.shape[1] and len(values_NV) <= FEW_ROWS:  # fewer kernels, more bytes
+    if values_NV.is_cuda and whole == values_NV.shape[1] and len(values_NV) <= FEW_ROWS:  # fewer kernels, more traffic
         ids_NL = torch.add(_inside(values_NV.device), chosen_NC.unsqueeze(-1), alpha=TOP_BLOCK).flatten(1)
         best_NC, place_NC = values_NV.gather(1, ids_NL).topk(count)
         return best_NC, ids_NL.gather(1, place_NC)
@@ -275,17 +279,17 @@ def _inside(device: torch.device) -> Tensor:
     return torch.arange(TOP_BLOCK, device=device)
 
 
-def top_without(others_B1V: Tensor, values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """`top` where others are minus infinity, each sentence's in its N / B rows.
+def top_without(disallowed_B1V: Tensor, values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return `top` with disallowed values as minus infinity; each sentence has N / B consecutive rows.
 
-    Only rows in which one of the others comes out are filled and looked through again: they are few, and filling takes
-    as long as looking.
+    Masking costs as much as `top` itself, so only rows whose top values include a disallowed one are masked and
+    searched again. They are few.
     """
     best_NC, ids_NC = top(values_NV, count)
-    sentence_N = torch.arange(len(values_NV)) // (len(values_NV) // len(others_B1V))
-    is_other_NC = others_B1V[sentence_N.unsqueeze(1), 0, ids_NC]
-    rows_N = is_other_NC.any(dim=1).nonzero().flatten()
+    sentence_N = torch.arange(len(values_NV)) // (len(values_NV) // len(disallowed_B1V))
+    is_disallowed_NC = disallowed_B1V[sentence_N.unsqueeze(1), 0, ids_NC]
+    rows_N = is_disallowed_NC.any(dim=1).nonzero().flatten()
     if len(rows_N):
-        left_NV = values_NV[rows_N].masked_fill_(others_B1V[sentence_N[rows_N], 0], -torch.inf)
+        left_NV = values_NV[rows_N].masked_fill_(disallowed_B1V[sentence_N[rows_N], 0], -torch.inf)
         best_NC[rows_N], ids_NC[rows_N] = top(left_NV, count)
     return best_NC, ids_NC

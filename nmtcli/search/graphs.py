@@ -1,8 +1,8 @@
-"""Steps of a search on a GPU, each replayed as one CUDA graph: a small step costs no more than its kernels.
+"""Search in CUDA graphs: several steps are replayed at once, so that small steps do not wait for kernel launches.
 
-A graph has fixed tensors, so a search is padded to shapes that come again: rows, source and target lengths are rounded
-up, by a fifth on average. Finished sentences stay until there can be fewer rows. A shape that comes for the first time
-runs without a graph; when it comes again, it is captured.
+A graph has fixed shapes, so a search is padded to shapes that recur: rows, source and target lengths are rounded up, by
+a fifth on average. Finished sentences stay until the batch can shrink to the next shape. The first search with a new
+shape runs without a graph; the second captures one.
 """
 
 from collections import OrderedDict
@@ -15,11 +15,11 @@ from torch import Tensor
 from nmtcli.search.host import rounded_up
 from nmtcli.search.rules import BeamState, Runner, S
 
-KEPT = 32  # graphs: the least recently used go
+KEPT = 32  # graphs; the least recently used is dropped
 
 
 def tensors_of(tree: object) -> Iterator[Tensor]:
-    """The tensors in a tuple of tuples, in their order."""
+    """Yield the tensors in nested tuples, depth first."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, tuple):
@@ -28,14 +28,14 @@ def tensors_of(tree: object) -> Iterator[Tensor]:
 
 
 def shape_of(tree: object) -> object:
-    """What a captured call depends on: the shapes and types of tensors, and everything else."""
+    """Return the key of a captured call: nested tuples with each tensor replaced by its shape and dtype."""
     if isinstance(tree, Tensor):
         return tree.shape, tree.dtype
     return tuple(shape_of(part) for part in tree) if isinstance(tree, tuple) else tree
 
 
 def copied(tree: Any) -> Any:
-    """The same tuple of tuples with tensors of its own."""
+    """Return the nested tuples with every tensor cloned."""
     if isinstance(tree, Tensor):
         return tree.clone()
     if isinstance(tree, tuple):
@@ -45,13 +45,15 @@ def copied(tree: Any) -> Any:
 
 
 class Graphs(Runner):
-    """Takes several steps at once.
+    """Runs `steps` steps at a time in CUDA graphs.
 
     Args:
-        captures_starts: the shapes of a first state depend on those of the source alone, so that it can be captured.
+        captures_starts: capture the computation of the first state, too; its shapes must depend on the source's shape
+            alone.
 
     Attributes:
-        captured_starts, captured_steps: graphs of the first states, and of `steps` steps each.
+        captured_starts: graphs that compute a first state.
+        captured_steps: graphs of `steps` steps each.
     """
 
     steps = 8
@@ -63,19 +65,19 @@ class Graphs(Runner):
         self._captures_starts = captures_starts
 
     def rows(self, sentences: int) -> int:
-        """See `Runner`."""
+        """Round up the number of sentences."""
         return rounded_up(sentences)
 
     def width(self, source: int) -> int:
-        """See `Runner`."""
+        """Round up the source length."""
         return rounded_up(source)
 
     def capacity(self, longest: int) -> int:
-        """See `Runner`: enough, and as much as other searches have."""
+        """Make room for the longest hypothesis from the start, in few different sizes."""
         return rounded_up(longest + self.steps)
 
     def begin(self, start: Callable[[Tensor, Tensor], S], source_BS: Tensor, mask_BS: Tensor) -> S:
-        """See `Runner`."""
+        """Return `start` of the source, computed by a graph if starts are captured."""
         if not self._captures_starts:
             return start(source_BS, mask_BS)
 
@@ -86,7 +88,7 @@ class Graphs(Runner):
         return state
 
     def run(self, step: Callable[[BeamState[S]], BeamState[S]], state: BeamState[S]) -> BeamState[S]:
-        """See `Runner`."""
+        """Take `steps` steps in one graph."""
 
         def take_steps(before: BeamState[S]) -> BeamState[S]:
             for _ in range(self.steps):
@@ -98,10 +100,9 @@ class Graphs(Runner):
 
 
 class CapturedCalls:
-    """CUDA graphs of one function, one for each shape of its inputs. They share the memory that they work in.
+    """CUDA graphs of one function, one for each shape of its inputs; they share a memory pool.
 
-    A shape that comes for the first time runs without a graph; when it comes again, it is captured. `len` is the number
-    of graphs.
+    The first call with a new shape runs without a graph; the second captures one. `len` is the number of graphs.
     """
 
     def __init__(self) -> None:
@@ -114,14 +115,15 @@ class CapturedCalls:
         return len(self._graphs)
 
     def call(self, function: Callable[[Any], Any], inputs: Any, *, in_place: bool = False) -> Any:
-        """The function's outputs, which are valid until the next call.
+        """Return the function's outputs, which are valid until the next call.
 
         Args:
-            function: from a tree of tensors to another; always the same but for tensors that have the same values.
-            inputs: a tensor, or a tuple of tuples of tensors and of what else the call depends on.
-            in_place: outputs have the shapes of inputs and are given back as inputs.
+            function: maps nested tuples of tensors to others; the same in all calls, except that tensors it holds may
+                be replaced by tensors with equal values.
+            inputs: a tensor, or nested tuples of tensors and hashable values.
+            in_place: outputs have the shapes of inputs and are the inputs of the next call.
         """
-        if in_place and self._last and self._last.outputs is inputs:  # the same shapes: the GPU waits less
+        if in_place and self._last and self._last.outputs is inputs:  # skip the key: shapes are unchanged
             return self._last.replay(inputs)
         key = shape_of(inputs)
         if key not in self._graphs:
@@ -138,13 +140,13 @@ class CapturedCalls:
 
 
 class CapturedCall:
-    """The CUDA graph of a function, captured on inputs of its own.
+    """The CUDA graph of one function for one shape, captured on a copy of the inputs.
 
     Args:
-        function: from tensors to tensors; it is kept, and with it the weights that the graph reads.
-        inputs: of the shapes to come.
-        pool: of the memory to work in.
-        in_place: outputs are written back to where the inputs are, so that they can go in again.
+        function: maps nested tuples of tensors to others; kept alive, and with it the weights that the graph reads.
+        inputs: example inputs of the right shapes.
+        pool: memory pool of the graph.
+        in_place: copy the outputs to the input tensors, where the next replay finds them.
     """
 
     def __init__(self, function: Callable[[Any], Any], inputs: Any, pool: Any, *, in_place: bool) -> None:
@@ -158,7 +160,7 @@ class CapturedCall:
                 self.outputs = self._inputs
 
     def replay(self, inputs: Any) -> Any:
-        """The outputs, which the next call overwrites."""
+        """Return the outputs, which the next replay overwrites."""
         _copy(inputs, self._inputs)
         self._graph.replay()
         return self.outputs

@@ -1,8 +1,8 @@
-"""The loop over the steps of a search, what goes into it and what comes out. Nothing here imports torch.
+"""The loop over the steps of a search, with its input and output types. This module does not import torch.
 
-A `SearchProgram` holds a batch of sentences, one a row, and takes the steps; this loop decides which rows stay. It is
-the same for beam search, greedy search and sampling, on a CPU and in CUDA graphs, because rows are all that it knows:
-tensors, shapes and padding are the program's own business.
+A `SearchProgram` holds a batch, one sentence in a row, and takes the steps; the loop decides which rows stay. Beam
+search, greedy search and sampling share it, on a CPU and in CUDA graphs: it deals with row numbers only, and leaves
+tensors, shapes and padding to the program.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ import numpy.typing as npt
 from nmtcli.config import SearchConfig
 from nmtcli.data.subword import BOS, EOS
 
-EXTRA_LENGTH = 10  # longest output beyond its multiple of the source [tokens]
+EXTRA_LENGTH = 10  # allowed beyond `max_length` times the source length [tokens]
 
 
 class Hypothesis(NamedTuple):
-    """A finished translation. It pickles, so that it can come from another process.
+    """A finished translation. It can be pickled, so that worker processes can return it.
 
     Attributes:
         ids: EOS at the end.
-        log_probability: of all ids, EOS included [nats]; if scores are logits, the score.
-        score: what hypotheses are ranked by.
-        attention_TS: weights of each step over the source, in fp32 or better; None unless asked for.
+        log_probability: sum over all ids, EOS included [nats]; equal to `score` if scores are logits.
+        score: hypotheses are ranked by it, highest first.
+        attention_TS: weights of each step over the source, in fp32 or better; None unless requested.
     """
 
     ids: list[int]
@@ -42,8 +42,8 @@ class SearchBatch(NamedTuple):
 
     Attributes:
         sources: ids, EOS at the end.
-        line_numbers: what samples depend on, beside the seed.
-        max_lengths: longest hypothesis of each, EOS counted; there EOS is the only choice [tokens].
+        line_numbers: with the seed, they determine the random numbers of sampling.
+        max_lengths: longest hypothesis of each, EOS included [tokens]; the last token is forced to be EOS.
     """
 
     sources: list[list[int]]
@@ -52,16 +52,17 @@ class SearchBatch(NamedTuple):
 
     @classmethod
     def of(cls, sources: list[list[int]], line_numbers: list[int], max_length: float) -> Self:
-        """A batch whose hypotheses have at most `max_length` times the source's tokens, and EXTRA_LENGTH more."""
+        """Make a batch whose hypotheses have at most `max_length` times the source length plus EXTRA_LENGTH tokens."""
         return cls(sources, line_numbers, [math.floor(max_length * len(ids)) + EXTRA_LENGTH for ids in sources])
 
 
 class Scoring(Enum):
-    """What the score of a hypothesis is.
+    """Kinds of hypothesis scores.
 
-    LOG_PROBABILITY is the sum over its tokens, which can only fall as the hypothesis grows. LOGIT is the logit of its
-    last token, as models are trained by losses/beam.py; it may rise. UNSCORED hypotheses are found by logits too, and
-    their scores mean nothing: greedy search with one model needs no sum over the vocabulary if nobody reads scores.
+    LOG_PROBABILITY: the sum over the tokens, which can only fall as the hypothesis grows.
+    LOGIT: the logit of the last token, for models trained by losses/beam.py; it may rise.
+    UNSCORED: logits choose the tokens and scores are meaningless. Greedy search with one model then needs no sum over
+    the vocabulary.
     """
 
     LOG_PROBABILITY = auto()
@@ -71,11 +72,11 @@ class Scoring(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How tokens are drawn.
+    """Options of sampling.
 
     Attributes:
-        top_k, top_p, temperature: see `search.sampling.truncate`.
-        seed: fixes the random numbers.
+        top_k, top_p, temperature: arguments of `search.sampling.truncate`.
+        seed: of the random numbers.
     """
 
     top_k: int = 0
@@ -84,29 +85,29 @@ class Sampling:
     seed: int = 1
 
     def uniform(self, line_numbers: Sequence[int], samples: int, steps: int) -> npt.NDArray[np.float32]:
-        """Random numbers uniform_BKT in [0, 1): a function of seed and line number, whatever else is in the batch."""
+        """Return random numbers uniform_BKT in [0, 1), which depend on seed and line number, not on the batch."""
         rows = []
         for number in line_numbers:
             key = hashlib.blake2b(f"{self.seed} {number}".encode(), digest_size=8).digest()
             random = np.random.default_rng(int.from_bytes(key, "little"))
-            rows.append(random.random((steps, samples), dtype=np.float32).T)  # by step: any length begins alike
+            rows.append(random.random((steps, samples), dtype=np.float32).T)  # by step: longer rows begin alike
         return np.stack(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRules:
-    """What never changes in a search.
+    """Settings of a search.
 
     Attributes:
-        beam: K, hypotheses of a sentence: the beam, or the samples.
+        beam: K, the beam size, or the number of samples of each sentence.
         bos, eos: ids.
-        alpha: of the length penalty.
-        beta: of the coverage penalty.
-        best: the search of a sentence ends once it is certain of its best so many hypotheses; at most K.
-        most: most hypotheses to return; None: K.
-        scoring: what scores are.
+        alpha: exponent of the length penalty.
+        beta: weight of the coverage penalty.
+        best: a sentence is finished once its best `best` hypotheses are certain; at most K.
+        most: largest number of hypotheses to return; None: K.
+        scoring: kind of scores.
         with_attention: keep the attention weights of every step.
-        sampling: how to draw tokens; None: search for the best.
+        sampling: draw tokens with these options; None: beam or greedy search.
     """
 
     beam: int
@@ -133,12 +134,12 @@ class SearchRules:
         scoring: Scoring = Scoring.LOG_PROBABILITY,
         with_attention: bool = False,
     ) -> Self:
-        """The rules of `nmt translate`.
+        """Make the rules of `nmt translate`.
 
         Args:
             config: the options.
-            wanted: hypotheses of each sentence: the n best, or n samples.
-            scoring: no penalty goes with LOGIT.
+            wanted: number of hypotheses of each sentence: the n best, or n samples.
+            scoring: kind of scores; LOGIT turns penalties off.
             with_attention: keep attention weights.
         """
         has_penalties = scoring is not Scoring.LOGIT
@@ -156,34 +157,34 @@ class SearchRules:
 
 
 class SearchProgram(Protocol):
-    """One search of a batch. A row is a sentence, or padding, which stands behind the sentences."""
+    """The search of one batch. Each row is a sentence; padding rows follow the sentences."""
 
     def start(self, batch: SearchBatch) -> None:
-        """Take the batch, one row a sentence in its order, before the first step."""
+        """Encode the batch, one sentence in a row, in order."""
 
     def advance(self) -> None:
-        """Take one step or several."""
+        """Take one or more steps."""
 
     def done(self) -> list[bool]:
-        """For each row, whether its search has ended; True for padding rows."""
+        """Return True for each row that is finished; padding rows are."""
 
     def rows_for(self, sentences: int) -> int:
-        """Number of rows to hold this many sentences; it rises with them."""
+        """Return the number of rows, padding included, for a number of sentences; it must not fall as that rises."""
 
     def keep(self, rows: list[int]) -> None:
-        """Go on with these rows only, in this order, and with padding rows up to `rows_for`."""
+        """Drop all but these rows, put them in this order, and add padding rows up to `rows_for`."""
 
     def results(self, rows: list[int]) -> list[list[Hypothesis]]:
-        """The hypotheses of these rows, best first."""
+        """Return the hypotheses of these rows, best first."""
 
 
 def run_search(program: SearchProgram, batch: SearchBatch) -> list[list[Hypothesis]]:
-    """Search a batch: for each sentence its hypotheses, best first.
+    """Search a batch; return the hypotheses of each sentence, best first.
 
-    A finished sentence leaves as soon as the program can hold the others in fewer rows.
+    Finished sentences are removed as soon as the others fit in fewer rows.
     """
     results: list[list[Hypothesis]] = [[] for _ in batch.sources]
-    sentences = list(range(len(batch.sources)))  # of each row, but padding rows
+    sentences = list(range(len(batch.sources)))  # sentence number of each row, without padding rows
     program.start(batch)
     while sentences:
         program.advance()
@@ -201,7 +202,7 @@ def run_search(program: SearchProgram, batch: SearchBatch) -> list[list[Hypothes
 
 
 def unfinished(done: Sequence[bool]) -> list[int]:
-    """The rows that go on, each in its place unless that is beyond their number: few have to be moved.
+    """Return the unfinished rows; those that fit keep their places, and later ones fill the gaps, so that few move.
 
     >>> unfinished([False, True, False, False])
     [0, 3, 2]
@@ -212,7 +213,7 @@ def unfinished(done: Sequence[bool]) -> list[int]:
 
 
 def rounded_up(number: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, for shapes that must come again.
+    """Round up to 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, so that few shapes occur.
 
     >>> [rounded_up(number) for number in (1, 5, 17, 100)]
     [1, 6, 24, 128]
@@ -222,7 +223,7 @@ def rounded_up(number: int) -> int:
 
 
 def length_penalty(length: int, alpha: float) -> float:
-    """lp(Y) = ((5 + |Y|) / 6) ** alpha, EOS counted.
+    """Return lp(Y) = ((5 + |Y|) / 6) ** alpha, EOS counted.
 
     Source:
         Wu et al. 2016, eq. 14.

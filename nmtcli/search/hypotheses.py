@@ -1,4 +1,4 @@
-"""The hypotheses of a beam search as tensors: those that go on, those that are finished, and how each came about."""
+"""The hypotheses of a beam search as tensors: live ones, finished ones, and the history to trace them back."""
 
 import math
 from typing import NamedTuple, Self, TypeVar
@@ -12,7 +12,7 @@ from nmtcli.search.host import Hypothesis
 
 
 class Live(NamedTuple):
-    """The hypotheses that go on: scores, last tokens, and sums of attention weights where these are asked for."""
+    """The live hypotheses: scores, last tokens, and attention summed over the steps (S = 0 if there is no penalty)."""
 
     scores_BK: Tensor
     tokens_BK: Tensor
@@ -20,7 +20,7 @@ class Live(NamedTuple):
 
     @classmethod
     def first(cls, sentences: int, beam: int, bos: int, source: int, device: torch.device) -> Self:
-        """One hypothesis a sentence, which is BOS; the others are impossible until it has branched."""
+        """Start each sentence with one hypothesis, BOS; the other K - 1 have score minus infinity until it branches."""
         scores_BK = torch.full((sentences, beam), -torch.inf, device=device)
         scores_BK[:, 0] = 0.0
         tokens_BK = torch.full((sentences, beam), bos, device=device)
@@ -31,8 +31,8 @@ class Finished(NamedTuple):
     """The best K finished hypotheses of each sentence, best first.
 
     Attributes:
-        ranks_BK, scores_BK: `score` and `log_probability` of `Hypothesis`; ranks of empty places are minus infinity.
-        ends_BK: K times the number of steps before EOS, plus the number of the hypothesis that EOS then ended.
+        ranks_BK, scores_BK: `score` and `log_probability` of `Hypothesis`; ranks of empty slots are minus infinity.
+        ends_BK: K * (number of steps before EOS) + (index k of the hypothesis that EOS ended).
     """
 
     ranks_BK: Tensor
@@ -41,17 +41,17 @@ class Finished(NamedTuple):
 
     @classmethod
     def empty(cls, sentences: int, beam: int, device: torch.device) -> Self:
-        """No hypothesis yet."""
+        """Make K empty slots for each sentence."""
         nothing_BK = torch.full((sentences, beam), -torch.inf, device=device)
         zeros_BK = torch.zeros((sentences, beam), dtype=torch.long, device=device)
         return cls(nothing_BK, nothing_BK, zeros_BK)
 
     def are_full(self) -> Tensor:
-        """are_full_B: True for sentences with K hypotheses."""
+        """Return are_full_B: True for sentences with K finished hypotheses."""
         return self.ranks_BK[:, -1] > -torch.inf
 
     def merge(self, ranks_BK: Tensor, scores_BK: Tensor, ends_BK: Tensor) -> Self:
-        """With the hypotheses that ended now, where their rank is finite."""
+        """Add the hypotheses that ended in this step, those with a finite rank; keep the best K."""
         best_BK, choice_BK = torch.cat([self.ranks_BK, ranks_BK], dim=1).topk(ranks_BK.shape[1])
         return self.__class__(
             best_BK,
@@ -61,11 +61,12 @@ class Finished(NamedTuple):
 
 
 class History(NamedTuple):
-    """For T steps, the token that each of K hypotheses got, the hypothesis that it extended, and the attention.
+    """Tokens, parents and attention of T steps: back-pointers, from which `trace_back` builds hypotheses.
 
     Attributes:
-        tokens_BTK, parents_BTK: of the hypotheses after the step.
-        attention_BTKS: of the hypotheses before the step; S = 0 unless asked for.
+        tokens_BTK: last token of each hypothesis after the step.
+        parents_BTK: index of the hypothesis that it extends.
+        attention_BTKS: weights of the hypotheses before the step; S = 0 unless requested.
     """
 
     tokens_BTK: Tensor
@@ -74,12 +75,12 @@ class History(NamedTuple):
 
     @classmethod
     def empty(cls, sentences: int, beam: int, capacity: int, source: int, device: torch.device) -> Self:
-        """No step yet, and room for `capacity` steps."""
+        """Make an empty history with room for `capacity` steps."""
         zeros_BTK = torch.zeros((sentences, capacity, beam), dtype=torch.long, device=device)
         return cls(zeros_BTK, zeros_BTK.clone(), torch.zeros((sentences, capacity, beam, source), device=device))
 
     def add(self, place_1: Tensor, tokens_BK: Tensor, parents_BK: Tensor, weights_BKS: Tensor) -> Self:
-        """With another step, in place."""
+        """Write one step, in place."""
         self.tokens_BTK.index_copy_(1, place_1, tokens_BK.unsqueeze(1))
         self.parents_BTK.index_copy_(1, place_1, parents_BK.unsqueeze(1))
         if self.attention_BTKS.shape[-1]:
@@ -87,7 +88,7 @@ class History(NamedTuple):
         return self
 
     def with_room(self, capacity: int) -> Self:
-        """The same steps, and room for `capacity` in all."""
+        """Return a copy with room for `capacity` steps in all."""
         more = capacity - self.tokens_BTK.shape[1]
         return self.__class__(
             F.pad(self.tokens_BTK, (0, 0, 0, more)),
@@ -100,14 +101,14 @@ R = TypeVar("R", Live, Finished, History)
 
 
 def select_rows(record: R, rows_B: Tensor) -> R:
-    """The record of these sentences, in this order."""
+    """Return the record of these sentences, in this order."""
     return record.__class__(*(values[rows_B] for values in record))
 
 
 def trace_back(
     finished: Finished, history: History, source_mask_BS: Tensor, rows: list[int], *, eos: int, most: int
 ) -> list[list[Hypothesis]]:
-    """The finished hypotheses of these rows, at most `most` each, best first, put together from the history."""
+    """Build the finished hypotheses of these rows from the history: best first, at most `most` for each row."""
     rows_B = torch.tensor(rows, dtype=torch.long, device=source_mask_BS.device)
     of_rows = zip(
         *(values_BK[rows_B, :most].tolist() for values_BK in finished),

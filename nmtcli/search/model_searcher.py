@@ -1,4 +1,4 @@
-"""A searcher with models in this process: beam search, greedy search or sampling, in CUDA graphs on a GPU."""
+"""The searcher with models in this process: beam search, greedy search or sampling; on a GPU in CUDA graphs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -18,16 +18,16 @@ BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
 
 
 class ModelSearcher:
-    """Searches with one model, or with the mean of several: a `search.searchers.Searcher`.
+    """A `search.searchers.Searcher` with one model or an ensemble.
 
     Args:
         models: in eval mode, all on one device, with the same vocabularies.
-        rules: of the search. `choose_scoring` tells where hypotheses may go unscored.
+        rules: settings of the search; `choose_scoring` chooses their scoring.
         forbidden_ids: disallowed tokens.
-        device: where the models are.
-        shortlist: see `Ensemble`.
-        runner: how to take steps; None: in CUDA graphs where these can be.
-        after_batch: is called after every batch.
+        device: device of the models.
+        shortlist: argument of `Ensemble`.
+        runner: takes the steps; None: CUDA graphs where they can be used, else one step at a time.
+        after_batch: called after every batch.
     """
 
     def __init__(
@@ -47,21 +47,21 @@ class ModelSearcher:
         forbidden = torch.tensor(forbidden_ids, device=device)
         self._ensemble = Ensemble(models, forbidden, scoring=rules.scoring, shortlist=shortlist)
         if runner is None:
-            # the shape of a shortlist depends on the words of the source
+            # The size of a shortlist depends on the words of the source, so starts with one have no fixed shape.
             runner = Graphs(captures_starts=shortlist is None) if _uses_graphs(rules, device) else Runner()
         self._runner = runner
         self._after_batch = after_batch
 
     @torch.inference_mode()
     def search(self, batch: SearchBatch) -> Found:
-        """See `search.searchers.Searcher`."""
+        """Search one batch; return the hypotheses of each sentence, best first."""
         found = run_search(self._program(), batch)
         if self._after_batch is not None:
             self._after_batch()
         return found
 
     def search_all(self, batches: Iterable[SearchBatch]) -> Iterator[Found]:
-        """See `search.searchers.Searcher`: one after the other."""
+        """Search batches one after the other."""
         return map(self.search, batches)
 
     def _program(self) -> SearchProgram:
@@ -72,7 +72,7 @@ class ModelSearcher:
 
 
 def batch_sizes(rules: SearchRules, device: torch.device) -> BatchSizes:
-    """The sizes of the batches that a `ModelSearcher` on this device wants."""
+    """Return the batch sizes of a `ModelSearcher` on this device."""
     return BatchSizes(hypotheses=rules.beam, tokens=BATCH_TOKENS[device.type], pads_rows=_uses_graphs(rules, device))
 
 
@@ -83,14 +83,14 @@ def _uses_graphs(rules: SearchRules, device: torch.device) -> bool:
 def choose_scoring(
     config: SearchConfig, device: torch.device, *, models: int, by_logits: bool, with_scores: bool
 ) -> Scoring:
-    """What hypotheses are scored by.
+    """Choose how hypotheses are scored.
 
     Args:
         config: the options of the search.
-        device: where the models are.
-        models: how many there are.
-        by_logits: they were trained to be searched by logits.
-        with_scores: somebody reads the scores.
+        device: device of the models.
+        models: number of models.
+        by_logits: the models were trained to be searched by logits.
+        with_scores: scores are shown, so they have to be computed.
     """
     if by_logits:
         return Scoring.LOGIT

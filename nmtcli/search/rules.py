@@ -1,11 +1,11 @@
-"""Beam search, one step of it as one batched tensor program, which knows nothing of the model.
+"""Beam search: one step as a batched function from tensors to tensors, independent of the model.
 
-Every step expands all hypotheses of all sentences at once. A hypothesis that gets EOS among the best K candidates is
-finished; the best K others go on. A sentence is finished when K hypotheses are, or when no live one can still beat the
-finished ones that are asked for. What a sentence gets does not depend on its batch.
+Every step expands all hypotheses of all sentences at once. A hypothesis that ends in EOS among the best K candidates is
+finished; the best K others stay live. A sentence is finished when K of its hypotheses are, or when no live hypothesis
+can still enter the best ones that are wanted. The result of a sentence does not depend on its batch.
 
-A step goes from tensors to tensors. What a GPU replays as one graph (search/graphs.py) is a step whose shapes never
-change and that tells the host nothing; on a CPU the host looks after every step, and work without effect is left out.
+On a GPU, steps are replayed as graphs (search/graphs.py), so their shapes never change and they return nothing to the
+host. On a CPU, the host inspects the result of every step, and work without effect is skipped.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from nmtcli.search.hypotheses import Finished, History, Live, select_rows, trace
 
 
 class DecoderState(Protocol):
-    """Whatever a model carries from step to step."""
+    """The state that a model carries from step to step."""
 
     def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> Self:
-        """The state of these sentences (None: all), where hypothesis k goes on from hypothesis `parents_BK[b, k]`.
+        """Return the state of these sentences (None: all), with hypothesis k taken from hypothesis `parents_BK[b, k]`.
 
-        This state must not be used again.
+        The state on which this is called must not be used again: its tensors may be reused.
         """
 
 
@@ -35,12 +35,12 @@ S = TypeVar("S", bound=DecoderState)
 
 
 class Choices(NamedTuple):
-    """The tokens that may come next in each hypothesis.
+    """Candidates for the next token of each hypothesis.
 
     Attributes:
-        log_probs_BKC: of C tokens, minus infinity for disallowed ones; or other scores.
-        ids_BKC: of the tokens.
-        eos_BK: the log-probability of EOS, whether or not it is among them.
+        log_probs_BKC: log-probabilities of C tokens (or logits); minus infinity for disallowed ones.
+        ids_BKC: ids of the tokens.
+        eos_BK: log-probability of EOS, whether or not it is among the C tokens.
     """
 
     log_probs_BKC: Tensor
@@ -49,28 +49,29 @@ class Choices(NamedTuple):
 
 
 class AutoregressiveModel(Protocol[S]):
-    """A model, or several, one token at a time."""
+    """A model or an ensemble that predicts one token at a time."""
 
     def start(self, source_BS: Tensor, mask_BS: Tensor, hypotheses: int) -> S:
-        """The state before the first step, with as many hypotheses of each sentence."""
+        """Encode the sources; return the state before the first step, with `hypotheses` rows for each sentence."""
 
     def step(self, tokens_BK: Tensor, state: S, count: int | None) -> tuple[Choices, Tensor, S]:
-        """One step.
+        """Take one step.
 
         Args:
             tokens_BK: the last tokens.
-            state: before the step.
-            count: return the `count` likeliest tokens, best first (or all, if fewer); None: all tokens by rising id.
+            state: state before the step.
+            count: return the `count` likeliest tokens, best first (all, if there are fewer); None: all tokens by
+                rising id.
         Returns:
-            the choices, attention weights_BKS, and the next state.
+            the choices, the attention weights_BKS, and the next state.
         """
 
 
 def coverage_penalty(coverage_BKS: Tensor, mask_BS: Tensor, beta: float) -> Tensor:
-    """cp(X, Y) = beta * sum over the source of log(min(attention received, 1)).
+    """Return cp(X, Y) = beta * sum over the source of log(min(attention received, 1)).
 
     Args:
-        coverage_BKS: sums of attention weights over the steps.
+        coverage_BKS: attention weights summed over the steps.
         mask_BS: True on real source tokens.
     Returns:
         penalty_BK, at most 0.
@@ -82,17 +83,17 @@ def coverage_penalty(coverage_BKS: Tensor, mask_BS: Tensor, beta: float) -> Tens
 
 
 class BeamState(NamedTuple, Generic[S]):
-    """A beam search of B sentences after some steps.
+    """State of a beam search over B sentences after some steps.
 
     Attributes:
         live, finished: hypotheses.
         history: their tokens.
-        model_state: of the model, after the last step.
-        parents_BK: the hypotheses in `model_state` that the live ones go on from; None: each from its own.
+        model_state: the model's state after the last step.
+        parents_BK: row of `model_state` that each live hypothesis continues; None: its own row.
         length_1: number of steps so far.
-        done_B: True where nothing changes any more.
-        max_lengths_B: see `SearchBatch`.
-        longest_penalty_B: length penalty of the longest hypothesis.
+        done_B: True for finished sentences and padding rows.
+        max_lengths_B: longest hypothesis, EOS included [tokens].
+        longest_penalty_B: length penalty of a hypothesis of that length.
         source_mask_BS: True on real source tokens.
     """
 
@@ -108,12 +109,12 @@ class BeamState(NamedTuple, Generic[S]):
     source_mask_BS: Tensor
 
     def with_rows(self, kept: list[int], rows: int, *, is_fixed: bool) -> "BeamState[S]":
-        """With these rows, and padding rows, which are done, up to the number of rows.
+        """Return the state of these rows, with padding rows, which count as done, up to `rows`.
 
         Args:
             kept: the rows that stay, in their new order.
-            rows: how many there must be.
-            is_fixed: see `Runner`.
+            rows: number of rows of the new state.
+            is_fixed: `Runner.is_fixed`.
         """
         device = self.done_B.device
         rows_B = torch.tensor([*kept, *[kept[0]] * (rows - len(kept))], device=device)
@@ -136,35 +137,35 @@ class BeamState(NamedTuple, Generic[S]):
 
 
 def own_parents(sentences: int, beam: int, device: torch.device) -> Tensor:
-    """parents_BK where each hypothesis goes on from itself."""
+    """Return parents_BK in which each hypothesis continues its own row."""
     return torch.arange(beam, device=device).repeat(sentences, 1)
 
 
 class Runner:
-    """Runs one step at a time; finished sentences leave at once. `search.graphs.Graphs` is another way.
+    """Runs one step at a time, without padding; `search.graphs.Graphs` runs several in a CUDA graph.
 
     Attributes:
-        steps: number of steps before the host looks which sentences are finished.
-        is_fixed: shapes must not depend on what is found, even if work is done in vain.
+        steps: number of steps between two looks of the host at which sentences are finished.
+        is_fixed: shapes must not depend on values, even if some work is wasted.
     """
 
     steps = 1
     is_fixed = False
 
     def rows(self, sentences: int) -> int:
-        """Number of rows to hold this many sentences; it rises with them."""
+        """Return the number of rows, padding included, for a number of sentences."""
         return sentences
 
     def width(self, source: int) -> int:
-        """Length of sources with their padding."""
+        """Return the length to which sources are padded."""
         return source
 
     def capacity(self, longest: int) -> int:
-        """Number of steps to make room for at first."""
+        """Return the number of steps that the history has room for at first."""
         return min(longest, 16)
 
     def begin(self, start: Callable[[Tensor, Tensor], S], source_BS: Tensor, mask_BS: Tensor) -> S:
-        """The state before the first step: `start` of the source."""
+        """Return the state before the first step: `start` of the source."""
         return start(source_BS, mask_BS)
 
     def run(self, step: Callable[[BeamState[S]], BeamState[S]], state: BeamState[S]) -> BeamState[S]:
@@ -175,7 +176,7 @@ class Runner:
 def encode_batch(
     model: AutoregressiveModel[S], batch: SearchBatch, hypotheses: int, *, runner: Runner, device: torch.device
 ) -> tuple[Tensor, S]:
-    """source_mask_BS of a batch, and the model's state before the first step."""
+    """Encode a batch; return source_mask_BS and the model's state before the first step."""
     source_BS, mask_BS = padded(batch.sources)
     padding = runner.width(source_BS.shape[1]) - source_BS.shape[1]
     source_BS, mask_BS = (F.pad(values, (0, padding)).to(device) for values in (source_BS, mask_BS))
@@ -187,12 +188,12 @@ class BeamStep(Generic[S]):
     """One step of a beam search.
 
     Attributes:
-        model: what proposes tokens.
-        rules: of the search.
-        is_fixed: see `Runner`.
+        model: predicts the next tokens.
+        rules: settings of the search.
+        is_fixed: `Runner.is_fixed`.
         penalties_T: length penalty of each length.
-        never: minus infinity; a number of the host's would be a kernel more wherever it is used.
-        only_first_C: 0 for the first of the 2K choices and `never` for the others.
+        never: minus infinity as a tensor on the device; a Python number would cost a kernel at each use.
+        only_first_C: 0 for the first of the 2K choices, minus infinity for the others.
     """
 
     model: AutoregressiveModel[S]
@@ -206,7 +207,7 @@ class BeamStep(Generic[S]):
     def of(
         cls, model: AutoregressiveModel[S], rules: SearchRules, *, longest: int, is_fixed: bool, device: torch.device
     ) -> Self:
-        """With room for hypotheses of `longest` tokens."""
+        """Make a step for hypotheses of at most `longest` tokens."""
         penalties = [length_penalty(length, rules.alpha) for length in range(longest + 1)]
         penalties_T = _without_waiting(torch.tensor(penalties), device)
         never = torch.full((), -torch.inf, device=device)
@@ -214,13 +215,13 @@ class BeamStep(Generic[S]):
         return cls(model, rules, is_fixed, penalties_T, never, only_first_C)
 
     def __call__(self, state: BeamState[S]) -> BeamState[S]:
-        """The state after one more step."""
+        """Return the state after one more step."""
         K, beta, live = self.rules.beam, self.rules.beta, state.live
         model_state = state.model_state
         if state.parents_BK is not None:
             model_state = model_state.select(None, state.parents_BK)
-        # 2K candidates: at most K of them are EOS, so that K others are left to go on. Where a sentence is done, as on
-        # padding rows, no live hypothesis has a finite score, and none of what follows makes it one again.
+        # At most K of the 2K candidates are EOS, so K others are left to stay live. In rows that are done, the live
+        # hypotheses have score minus infinity, and nothing below makes it finite again.
         choices, weights_BKS, model_state = self.model.step(live.tokens_BK, model_state, 2 * K)
         place_1, length_1 = state.length_1, state.length_1 + 1
         last_B = state.max_lengths_B <= length_1
@@ -231,7 +232,7 @@ class BeamStep(Generic[S]):
         parents_BC, tokens_BC = flat_BC // ids_BKC.shape[-1], ids_BKC.flatten(1).gather(1, flat_BC)
         is_eos_BC = tokens_BC == self.rules.eos
 
-        coverage_BKS = live.coverage_BKS + weights_BKS if beta else live.coverage_BKS  # of the parents
+        coverage_BKS = live.coverage_BKS + weights_BKS if beta else live.coverage_BKS  # in the parents' order
         finished, ended_BK = state.finished, is_eos_BC[:, :K]
         if self.is_fixed or ended_BK.any():
             ranks_BK = scores_BC[:, :K] / self.penalties_T.index_select(0, length_1)
@@ -261,7 +262,7 @@ class BeamStep(Generic[S]):
         )
 
     def _only_eos(self, choices: Choices, last_B: Tensor) -> Choices:
-        """The choices, but EOS alone in the sentences whose last token this is."""
+        """Return the choices, with EOS as the only one in sentences that reach their maximal length."""
         last_B11 = last_B[:, None, None]
         only_eos_BKC = choices.eos_BK.unsqueeze(2) + self.only_first_C[: choices.ids_BKC.shape[2]]
         return choices._replace(
@@ -270,18 +271,18 @@ class BeamStep(Generic[S]):
         )
 
     def _candidates(self, live: Live, choices: Choices) -> tuple[Tensor, Tensor]:
-        """scores_BC of the best 2K extensions of all hypotheses of a sentence, and their places among all, flat_BC."""
+        """Return scores_BC of each sentence's best 2K extensions, and flat_BC, their indices in the K * C choices."""
         before_BK1 = live.scores_BK.unsqueeze(-1)
         if self.rules.scoring is not Scoring.LOG_PROBABILITY:
-            before_BK1 = torch.where(before_BK1.isfinite(), 0.0, before_BK1)  # minus infinity: there is no hypothesis
+            before_BK1 = torch.where(before_BK1.isfinite(), 0.0, before_BK1)  # minus infinity marks an empty row
         totals_BN = (before_BK1 + choices.log_probs_BKC).flatten(1)
         return totals_BN.topk(min(2 * self.rules.beam, totals_BN.shape[1]))
 
     def _done(self, finished: Finished, scores_BK: Tensor, longest_penalty_B: Tensor) -> Tensor:
-        """done_B: True where K hypotheses are finished, or no live one can still become one of the best.
+        """Return done_B: True where K hypotheses are finished, or no live one can still become one of the best.
 
-        Log-probabilities can only fall: a hypothesis reaches at most its score now over the longest penalty. A sentence
-        at its longest is done in any case, even if scores are NaN; that is for the caller to add.
+        Log-probabilities can only fall, so the current score over the largest length penalty bounds what a hypothesis
+        can reach. The caller adds sentences at their maximal length, which are done even if scores are NaN.
         """
         reachable_B = scores_BK[:, 0] / longest_penalty_B
         if self.rules.scoring is not Scoring.LOG_PROBABILITY:
@@ -291,19 +292,20 @@ class BeamStep(Generic[S]):
 
 
 class BeamProgram(Generic[S]):
-    """Beam search as a `search.host.SearchProgram`, for one search.
+    """Beam search of one batch: a `search.host.SearchProgram`.
 
     Args:
-        model: what proposes tokens.
-        rules: of the search. A beam that holds every prefix makes it exhaustive search, a beam of 1 greedy search.
-        device: where the model is.
-        runner: how to take steps; it may serve another search only if model and rules are the same.
+        model: predicts the next tokens.
+        rules: settings of the search. A beam of 1 is greedy search; a beam as large as the number of prefixes is
+            exhaustive search.
+        device: device of the model.
+        runner: takes the steps; it may be shared by searches with the same model and rules only.
     """
 
     _step: BeamStep[S]
     _state: BeamState[S]
-    _steps: int  # taken so far
-    _capacity: int  # of the history [steps]
+    _steps: int  # steps taken so far
+    _capacity: int  # steps that the history has room for
 
     def __init__(
         self, model: AutoregressiveModel[S], rules: SearchRules, *, device: torch.device, runner: Runner | None = None
@@ -314,7 +316,7 @@ class BeamProgram(Generic[S]):
         self._runner = runner or Runner()
 
     def start(self, batch: SearchBatch) -> None:
-        """See `search.host.SearchProgram`."""
+        """Encode the batch and set up the state before the first step."""
         rules, runner, device = self._rules, self._runner, self._device
         mask_BS, model_state = encode_batch(self._model, batch, rules.beam, runner=runner, device=device)
         count, source = mask_BS.shape
@@ -344,7 +346,7 @@ class BeamProgram(Generic[S]):
             self.keep(list(range(count)))
 
     def advance(self) -> None:
-        """See `search.host.SearchProgram`."""
+        """Take the runner's number of steps; enlarge the history first if it is full."""
         if self._steps + self._runner.steps > self._capacity:
             self._capacity *= 2
             self._state = self._state._replace(history=self._state.history.with_room(self._capacity))
@@ -352,20 +354,20 @@ class BeamProgram(Generic[S]):
         self._steps += self._runner.steps
 
     def done(self) -> list[bool]:
-        """See `search.host.SearchProgram`."""
+        """Return True for each row that is finished, or padding."""
         done: list[bool] = self._state.done_B.tolist()
         return done
 
     def rows_for(self, sentences: int) -> int:
-        """See `search.host.SearchProgram`."""
+        """Return the runner's number of rows for a number of sentences."""
         return self._runner.rows(sentences)
 
     def keep(self, rows: list[int]) -> None:
-        """See `search.host.SearchProgram`."""
+        """Drop all but these rows, put them in this order, and pad."""
         self._state = self._state.with_rows(rows, self.rows_for(len(rows)), is_fixed=self._runner.is_fixed)
 
     def results(self, rows: list[int]) -> list[list[Hypothesis]]:
-        """See `search.host.SearchProgram`."""
+        """Return the finished hypotheses of these rows, best first."""
         state, rules = self._state, self._rules
         return trace_back(
             state.finished,
@@ -378,10 +380,10 @@ class BeamProgram(Generic[S]):
 
 
 def _of_parents(values_BKS: Tensor, parents_BK: Tensor) -> Tensor:
-    """The values of the parents."""
+    """Reorder values along K: hypothesis k gets the values of its parent."""
     return values_BKS.gather(1, parents_BK.unsqueeze(-1).expand(-1, -1, values_BKS.shape[-1]))
 
 
 def _without_waiting(values: Tensor, device: torch.device) -> Tensor:
-    """The same on the device; a GPU need not finish its work first."""
+    """Copy a tensor from the host to the device without waiting for the GPU to finish its queue."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values

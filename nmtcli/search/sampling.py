@@ -1,4 +1,4 @@
-"""One token after the other without looking back: the most probable one (greedy search), or one that is drawn."""
+"""Greedy search and sampling: hypotheses that grow by one token at a time and never branch."""
 
 from typing import Generic, NamedTuple
 
@@ -12,15 +12,15 @@ from nmtcli.search.rules import AutoregressiveModel, Choices, Runner, S, encode_
 
 
 def truncate(log_probs_BKV: Tensor, *, top_k: int, top_p: float, temperature: float) -> Tensor:
-    """The distribution that sampling draws from.
+    """Truncate a distribution for sampling.
 
     Args:
-        log_probs_BKV: the model's.
-        top_k: keep so many of the most probable tokens; 0: all.
-        top_p: of those keep the fewest that hold this probability; the most probable one always stays.
-        temperature: probabilities become p ** (1 / temperature) first.
+        log_probs_BKV: log-probabilities of the model.
+        top_k: keep the `top_k` most probable tokens; 0: all.
+        top_p: of those, keep the smallest set with this total probability; the most probable token always stays.
+        temperature: before that, raise probabilities to the power 1 / temperature.
     Returns:
-        probabilities_BKV that sum to 1; exactly 0 for what was cut.
+        probabilities_BKV, which sum to 1 and are exactly 0 for tokens that were cut.
     Source:
         top-k: Fan et al. 2018; top-p: Holtzman et al. 2020.
     """
@@ -39,11 +39,11 @@ def truncate(log_probs_BKV: Tensor, *, top_k: int, top_p: float, temperature: fl
 
 
 def draw(probabilities_BKV: Tensor, uniform_BK: Tensor) -> Tensor:
-    """Tokens by inverting the cumulative distribution; a token of probability 0 is never drawn.
+    """Draw tokens by inverting the cumulative distribution; a token of probability 0 is never drawn.
 
     Args:
-        probabilities_BKV: sum to 1.
-        uniform_BK: in [0, 1).
+        probabilities_BKV: distributions that sum to 1.
+        uniform_BK: random numbers in [0, 1).
     Returns:
         tokens_BK.
     """
@@ -56,16 +56,16 @@ def draw(probabilities_BKV: Tensor, uniform_BK: Tensor) -> Tensor:
 
 
 class StepwiseState(NamedTuple):
-    """Greedy search or sampling of B sentences, K hypotheses each, after some steps.
+    """State of greedy search or sampling of B sentences, K hypotheses each, after some steps.
 
     Attributes:
         tokens_BK: the last tokens.
-        scores_BK: of the hypotheses; final once they are finished.
-        lengths_BK: of finished hypotheses, EOS counted [tokens]; 0 for the others.
-        own_BK: the number of each hypothesis: it goes on from itself.
-        max_lengths_B: see `SearchBatch`.
+        scores_BK: scores of the hypotheses; they no longer change once a hypothesis is finished.
+        lengths_BK: lengths of finished hypotheses, EOS included [tokens]; 0 for live ones.
+        own_BK: index k of each hypothesis, which is also its parent.
+        max_lengths_B: longest hypothesis, EOS included [tokens].
         source_mask_BS: True on real source tokens.
-        uniform_BKT: the random numbers that decide each token; None: greedy search.
+        uniform_BKT: a random number for each token; None: greedy search.
     """
 
     tokens_BK: Tensor
@@ -78,21 +78,21 @@ class StepwiseState(NamedTuple):
 
 
 class StepwiseProgram(Generic[S]):
-    """Greedy search, or K samples of each sentence, as a `search.host.SearchProgram`, for one search.
+    """Greedy search, or K samples of each sentence, for one batch: a `search.host.SearchProgram`.
 
     Log-probabilities of samples are the model's, before any truncation.
 
     Args:
-        model: what proposes tokens.
-        rules: of the search; without `sampling`, the beam is 1.
-        device: where the model is.
-        runner: how to compute the first state.
+        model: predicts the next tokens.
+        rules: settings of the search; without `sampling`, the beam must be 1.
+        device: device of the model.
+        runner: computes the first state.
     """
 
     _state: StepwiseState
     _model_state: S
     _tokens: list[Tensor]  # tokens_BK of each step
-    _attention: list[Tensor]  # weights_BKS of each step, if asked for
+    _attention: list[Tensor]  # weights_BKS of each step, if requested
 
     def __init__(
         self, model: AutoregressiveModel[S], rules: SearchRules, *, device: torch.device, runner: Runner | None = None
@@ -103,7 +103,7 @@ class StepwiseProgram(Generic[S]):
         self._runner = runner or Runner()
 
     def start(self, batch: SearchBatch) -> None:
-        """See `search.host.SearchProgram`."""
+        """Encode the batch and set up the state before the first step."""
         rules, device = self._rules, self._device
         K = rules.beam
         mask_BS, self._model_state = encode_batch(self._model, batch, K, runner=self._runner, device=device)
@@ -122,7 +122,7 @@ class StepwiseProgram(Generic[S]):
         )
 
     def advance(self) -> None:
-        """See `search.host.SearchProgram`."""
+        """Take one step."""
         state, eos, steps = self._state, self._rules.eos, len(self._tokens)
         count = None if self._rules.sampling else 1
         choices, weights_BKS, self._model_state = self._model.step(state.tokens_BK, self._model_state, count)
@@ -143,7 +143,7 @@ class StepwiseProgram(Generic[S]):
         )
 
     def _chosen(self, choices: Choices, uniform_BKT: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The next tokens, tokens_BK, and their log-probabilities or logits."""
+        """Return the next tokens, tokens_BK, and their log-probabilities or logits."""
         sampling = self._rules.sampling
         if sampling is None or uniform_BKT is None:
             return choices.ids_BKC[..., 0], choices.log_probs_BKC[..., 0]
@@ -157,16 +157,16 @@ class StepwiseProgram(Generic[S]):
         return tokens_BK1.squeeze(-1), log_probs_BK1.squeeze(-1)
 
     def done(self) -> list[bool]:
-        """See `search.host.SearchProgram`."""
+        """Return True for each sentence with all hypotheses finished."""
         done: list[bool] = (self._state.lengths_BK > 0).all(dim=1).tolist()
         return done
 
     def rows_for(self, sentences: int) -> int:
-        """See `search.host.SearchProgram`: there is no padding row."""
+        """Return the number of sentences: this program has no padding rows."""
         return sentences
 
     def keep(self, rows: list[int]) -> None:
-        """See `search.host.SearchProgram`."""
+        """Drop all but these rows, and put them in this order."""
         rows_B = torch.tensor(rows, dtype=torch.long, device=self._device)
         state, uniform_BKT = self._state, self._state.uniform_BKT
         self._model_state = self._model_state.select(rows_B, state.own_BK[rows_B])
@@ -183,7 +183,7 @@ class StepwiseProgram(Generic[S]):
         )
 
     def results(self, rows: list[int]) -> list[list[Hypothesis]]:
-        """See `search.host.SearchProgram`; here in the order of the samples."""
+        """Return the hypotheses of these rows; samples in the order in which they were drawn, not by score."""
         state, rules = self._state, self._rules
         rows_B = torch.tensor(rows, dtype=torch.long, device=self._device)
         tokens_BKT = torch.stack(self._tokens, dim=2)[rows_B].tolist()
@@ -204,6 +204,6 @@ class StepwiseProgram(Generic[S]):
 
 
 def _as_array(values: Tensor) -> npt.NDArray[np.floating]:
-    """The values for the host, which has no bf16."""
+    """Convert a tensor to numpy, which has no bf16: in fp32 or better."""
     array: npt.NDArray[np.floating] = values.to(torch.promote_types(values.dtype, torch.float32)).cpu().numpy()
     return array

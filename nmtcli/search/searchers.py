@@ -1,7 +1,7 @@
-"""What searches batches: the protocol, and worker processes. Nothing here imports torch; `model_searcher` does.
+"""The protocol of searchers, and the one that runs worker processes. This module does not import torch.
 
-A translator cuts sentences into batches and takes hypotheses; which models search, and in which process, on which
-device, is the searcher's business.
+A translator groups sentences into batches and receives hypotheses; the searcher decides which models search, in which
+process and on which device. `model_searcher` has the searcher with models in this process.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,18 +13,18 @@ from typing import Protocol
 from nmtcli.data.parallel import workers
 from nmtcli.search.host import Hypothesis, SearchBatch, rounded_up
 
-Found = list[list[Hypothesis]]  # of each sentence of a batch, best first
+Found = list[list[Hypothesis]]  # hypotheses of each sentence of a batch, best first
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSizes:
-    """How large the batches of a searcher should be.
+    """Preferred batch sizes of a searcher.
 
     Attributes:
-        hypotheses: of each sentence: the beam, or the samples.
-        tokens: sentences times hypotheses times longest source, unless the user wants another number [tokens].
-        at_once: batches that are searched at the same time.
-        pads_rows: the rows of a batch are padded to `rounded_up`.
+        hypotheses: beam size, or number of samples, of each sentence.
+        tokens: default of `--batch-tokens`: sentences * hypotheses * longest source [tokens].
+        at_once: number of batches searched in parallel.
+        pads_rows: the number of rows of a batch is padded to `rounded_up`.
     """
 
     hypotheses: int
@@ -44,21 +44,21 @@ class Searcher(Protocol):
 
     @property
     def sizes(self) -> BatchSizes:
-        """How large batches should be."""
+        """Preferred batch sizes."""
 
     def search(self, batch: SearchBatch) -> Found:
-        """For each sentence its hypotheses, best first."""
+        """Search one batch; return the hypotheses of each sentence, best first."""
 
     def search_all(self, batches: Iterable[SearchBatch]) -> Iterator[Found]:
-        """`search` of each batch, in their order; as many at the same time as the searcher can."""
+        """Search batches, in parallel where the searcher can; yield their hypotheses in the order of the batches."""
 
 
 class WorkerSearcher:
-    """Shares batches among worker processes, which are those of `data.parallel.workers`.
+    """Distributes batches over worker processes (`data.parallel.workers`).
 
     Args:
-        answers: sends batches to the workers, and gives their hypotheses in the order of the batches.
-        sizes: see `Searcher`.
+        answers: sends batches to the workers, and yields their hypotheses in the order of the batches.
+        sizes: preferred batch sizes.
     """
 
     def __init__(self, answers: Callable[[Iterable[SearchBatch]], Iterator[Found]], sizes: BatchSizes) -> None:
@@ -66,22 +66,22 @@ class WorkerSearcher:
         self.sizes = sizes
 
     def search(self, batch: SearchBatch) -> Found:
-        """See `Searcher`."""
+        """Search one batch, in one of the workers."""
         (found,) = self._answers([batch])
         return found
 
     def search_all(self, batches: Iterable[SearchBatch]) -> Iterator[Found]:
-        """See `Searcher`."""
+        """Search batches in all workers; yield their hypotheses in the order of the batches."""
         return self._answers(batches)
 
 
 @contextmanager
 def worker_searcher(makers: Sequence[Callable[[], Searcher]], sizes: BatchSizes) -> Iterator[Searcher]:
-    """Worker processes that end with the block.
+    """Start worker processes; they exit at the end of the `with` block.
 
     Args:
-        makers: for each worker, what makes its searcher there when its first batch comes; it must pickle.
-        sizes: of one such searcher.
+        makers: one for each worker, which calls it at its first batch to make its searcher; it must be picklable.
+        sizes: preferred batch sizes of one such searcher.
     """
     with workers([_InWorker(maker) for maker in makers]) as answers:
         yield WorkerSearcher(answers, replace(sizes, at_once=len(makers)))
@@ -89,12 +89,12 @@ def worker_searcher(makers: Sequence[Callable[[], Searcher]], sizes: BatchSizes)
 
 @dataclass(frozen=True)
 class _InWorker:
-    """What a worker does with each batch."""
+    """The function that a worker applies to each batch."""
 
     maker: Callable[[], Searcher]
 
     def __call__(self, batch: SearchBatch) -> Found:
-        """The hypotheses of each sentence."""
+        """Return the hypotheses of each sentence, best first."""
         return self._searcher.search(batch)
 
     @cached_property

@@ -1,7 +1,7 @@
-"""From lines to translations: encode, sort by length, batch, search, decode, and back in the order that came in.
+"""Translate lines: encode, sort by length, batch, search, decode, and restore the input order.
 
-The only place that sorts by length. What a line becomes depends on that line alone, never on its neighbours. Nothing
-here imports torch: the searcher does.
+The translation of a line depends on that line alone, never on its neighbours. This module does not import torch; the
+searcher does.
 """
 
 import math
@@ -27,7 +27,7 @@ class Candidate(NamedTuple):
 
     Attributes:
         text: detokenised.
-        hypothesis: its ids, log-probability [nats] and score.
+        hypothesis: ids, log-probability [nats] and score.
     """
 
     text: str
@@ -38,9 +38,9 @@ class Translation(NamedTuple):
     """The translations of one line.
 
     Attributes:
-        candidates: best first; none for a blank line.
+        candidates: best first; empty for a blank line.
         source_ids: EOS at the end.
-        was_cut: the line was longer than the longest source.
+        was_cut: the line was longer than `max_source_length`, and its end was cut off.
     """
 
     candidates: list[Candidate]
@@ -54,12 +54,12 @@ class Translation(NamedTuple):
 
 
 class LineTranslator:
-    """Translates lines: text, order and batches are its business, the hypotheses are the searcher's.
+    """Translates lines: handles text, order and batches, and leaves the search to a searcher.
 
     Args:
-        searcher: what finds the hypotheses of a batch.
+        searcher: finds the hypotheses of a batch.
         text: the subword models.
-        config: lengths and batches.
+        config: limits of lengths and batches.
     """
 
     def __init__(self, searcher: Searcher, text: SubwordPair, config: SearchConfig) -> None:
@@ -68,11 +68,11 @@ class LineTranslator:
         self._config = config
 
     def translate(self, lines: Sequence[str], first_line: int = 0) -> list[Translation]:
-        """As many translations as lines, in their order.
+        """Translate each line; return the translations in the order of the lines.
 
         Args:
             lines: text, without line ends.
-            first_line: number of the first one in its stream; sampling depends on it.
+            first_line: line number of the first line in its stream, from 0; sampling depends on it.
         """
         limit = self._config.max_source_length
         encoded = self._text.source.encode_many(["" if is_blank(line) else line for line in lines])
@@ -92,20 +92,20 @@ class LineTranslator:
 def search_sentences(
     searcher: Searcher, sources: Sequence[list[int]], line_numbers: Sequence[int], config: SearchConfig
 ) -> list[list[Hypothesis]]:
-    """The hypotheses of sentences, in their order: best first, as many as are wanted or there are.
+    """Search sentences in batches; return the hypotheses of each, best first, in the order of the sentences.
 
     Args:
-        searcher: what finds the hypotheses of a batch.
-        sources: ids, EOS at the end. One that is EOS alone (of white space, or of characters that the subword model
-            drops) has no hypothesis.
-        line_numbers: what samples depend on, beside the seed.
-        config: lengths and batches.
+        searcher: finds the hypotheses of a batch.
+        sources: ids, EOS at the end. EOS alone (white space, or only characters that the subword model drops) gets no
+            hypothesis.
+        line_numbers: with the seed, they determine the random numbers of sampling.
+        config: limits of lengths and batches.
     """
     found: list[list[Hypothesis]] = [[] for _ in sources]
     order = sorted((n for n, ids in enumerate(sources) if len(ids) > 1), key=lambda n: (len(sources[n]), n))
     sizes = searcher.sizes
     batches = _batches(order, sources, sizes, config.batch_tokens or sizes.tokens)
-    batches.reverse()  # the longest first: workers end at about the same time
+    batches.reverse()  # longest first, so that workers finish at about the same time
     jobs = (
         SearchBatch.of([sources[n] for n in batch], [line_numbers[n] for n in batch], config.max_length)
         for batch in batches
@@ -117,22 +117,22 @@ def search_sentences(
 
 
 def _batches(order: list[int], sources: Sequence[list[int]], sizes: BatchSizes, limit: int) -> list[list[int]]:
-    """Cut sentences into batches.
+    """Group sentences into batches.
 
     Args:
-        order: the sentences by rising length: the last one of a batch is its longest.
+        order: indices of the sentences by rising length, so that the last one of a batch is its longest.
         sources: ids of all sentences.
-        sizes: of the searcher. If it searches several batches at once, each of its searchers gets as many, of about
-            the same size.
-        limit: sentences times hypotheses times longest source, in each batch of several sentences [tokens].
+        sizes: batch sizes of the searcher. If it searches several batches in parallel, their number is a multiple of
+            `at_once`, and all are about the same size.
+        limit: sentences * hypotheses * longest source of a batch; one sentence alone may exceed it [tokens].
     """
-    share = math.inf  # of a batch
+    share = math.inf  # tokens of a batch if the batches are searched in parallel
     if sizes.at_once > 1:
         tokens = sizes.hypotheses * sum(len(sources[number]) for number in order)
         share = tokens / (sizes.at_once * max(1, math.ceil(tokens / limit / sizes.at_once)))
     batches: list[list[int]] = []
     batch: list[int] = []
-    before = 0  # tokens of all
+    before = 0  # tokens in all batches so far
     for number in order:
         size = sizes.hypotheses * len(sources[number])
         if batch and ((len(batch) + 1) * size > limit or before >= share * (len(batches) + 1)):

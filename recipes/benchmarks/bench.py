@@ -1,17 +1,17 @@
-"""Speed and memory of training and translation, beside a plain implementation, and as a share of the machine's limit.
+"""Measure speed and memory of training and translation, against a reference implementation and the machine's limit.
 
     python recipes/benchmarks/bench.py [--data data-bin --model model --input test.de] [--rounds N] [--only PART ...]
 
-Without --data it makes the demo's corpus and trains a model of the default shape on it for some minutes first, in
-work/bench. Every figure is the median of N rounds in which the systems take turns, each in a process of its own.
-Prints tables in Markdown; --out FILE writes them there too, under a heading with hardware, versions and commit.
+Without --data, it first generates the demo's corpus and trains a model of the default shape on it for some minutes, in
+work/bench. Each figure is the median of N rounds in which the systems take turns, each in its own process. Prints
+Markdown tables under a heading with hardware, versions and commit; --out FILE writes them to a file, too.
 
-    training     target tokens a second; the default model as a share of the rate at which this machine multiplies
-    translation  sentences a second over the input
-    sizes        sentences and tokens a second over batch sizes
-    start        one sentence from start to end; --help
-    loss         peak memory of a large vocabulary's loss
-    loader       how long training waits for batches; padding
+    training     target tokens per second; for the default model also as a share of the machine's matrix product rate
+    translation  sentences per second over the input
+    sizes        sentences and tokens per second over batch sizes
+    start        time of `nmt --help`, and of translating one sentence, from process start to exit
+    loss         peak memory of the loss with a large vocabulary
+    loader       share of training time spent waiting for batches; share of padding
 """
 
 import argparse
@@ -50,27 +50,27 @@ from nmtcli.training.distributed import World
 from nmtcli.training.updater import Updater
 
 ROOT = Path(__file__).parents[2]
-RATE = 1e-3  # of learning
+RATE = 1e-3  # learning rate
 PARTS = ("training", "translation", "sizes", "start", "loss", "loader")
 BATCH_SIZES = (1, 8, 64, 256)
 SAMPLING = 0.5  # subword_alpha, as in the recipe multi30k-de-en
-VOCABULARY = 8000  # of shape S and of the default model, or what the data has, if that is more
-# as the reference would have them: batches of any number of sentences, each as full as can be
+VOCABULARY = 8000  # vocabulary size of shape S and of the default model, unless the data's is larger
+# the usual batches of other toolkits: any number of sentences, each batch as full as possible
 FULL_BATCHES = "reference with full batches"
-# Shape S: a layer a side, embeddings 256, general attention, each side's embeddings and the output projection apart.
-# The reference feeds its attentional vector of 512 back and projects it; ours has a readout of 256, and is as large by
-# being wider.
+# Shape S: one layer in encoder and decoder, embeddings of 256, general attention, no tied embeddings. The reference
+# feeds its attentional vector of 512 back and projects it; our model has a readout of 256 and is wider, so that both
+# have about the same number of parameters.
 REFERENCE = {"embedding": 256, "hidden": 512, "dropout": 0.2}
 OURS = ModelConfig(
     encoder_layers=1, decoder_layers=1, embedding_size=256, hidden_size=704, dropout=0.2, tie_embeddings="none"
 )
 
 
-# what a process of its own measures; each prints one JSON object
+# measurements, each in its own process, which prints one JSON object
 
 
 def measure_training(options: argparse.Namespace, system: str) -> dict[str, float]:
-    """Seconds of the updates, their tokens, and peak memory."""
+    """Measure the time of the updates, their tokens, and peak memory."""
     name, precision = system.rsplit(" ", 1)
     data = DataDirectory.open(options.data)
     device = torch.device(options.device)
@@ -106,7 +106,7 @@ def measure_training(options: argparse.Namespace, system: str) -> dict[str, floa
 
 
 def update_of_reference(model: torch.nn.Module) -> Callable[[Batch], object]:
-    """An update of a model that returns its mean loss."""
+    """Return an update function for a model whose forward pass returns its mean loss."""
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE, fused=True)
 
     def update(batch: Batch) -> None:
@@ -119,7 +119,7 @@ def update_of_reference(model: torch.nn.Module) -> Callable[[Batch], object]:
 
 
 def update_of_ours(parts: Parts) -> Callable[[Batch], object]:
-    """An update as `nmt train` makes it."""
+    """Return the update function of `nmt train`."""
     updater = Updater(
         parts.state.model, parts.loss, parts.state.optimizer, parts.config, machine=parts.machine, world=parts.world
     )
@@ -130,7 +130,7 @@ def update_of_ours(parts: Parts) -> Callable[[Batch], object]:
 def our_parts(
     name: str, data: DataDirectory, options: argparse.Namespace, precision: str, *, alpha: float = 0.0, workers: int = 0
 ) -> Parts:
-    """The parts of a run of ours in shape S, or in the default shape."""
+    """Assemble a training run of our model in shape S or in the default shape."""
     config = TrainConfig(batch_tokens=options.batch_tokens, subword_alpha=alpha, loader_workers=workers)
     start = begun(OURS if name == "shape S" else ModelConfig(), config, data, precision)
     size = vocabulary_of(data)
@@ -140,19 +140,19 @@ def our_parts(
 
 
 def vocabulary_of(data: DataDirectory) -> int:
-    """Size of each side's [pieces]."""
+    """Return the vocabulary size of each side."""
     return max(VOCABULARY, data.source_subword.size, data.target_subword.size)
 
 
 def measure_limit(options: argparse.Namespace, system: str) -> dict[str, Any]:
-    """The default model's operations for an update, and how long its products would take by themselves; and which."""
+    """Measure the matrix products of one update of the default model: operations, time in isolation, and a list."""
     device = torch.device(options.device)
     data = DataDirectory.open(options.data)
     run = our_parts("default", data, options, "fp32")
     model, batch = run.state.model, next(run.batches.stream(0, 0))
     parts = []
     for part, count in Counter(forward_parts(model, batch)).items():
-        is_attention = part.product.rows == 1  # counted at the rate of the others
+        is_attention = part.product.rows == 1  # not measured: taken to run at the mean rate of the others
         rate = 0.0 if is_attention else part.step.flops / product_seconds(part.step, system, device)
         parts.append((part.name, count, *part.step, part.steps, count * part.product.flops, rate))
     return {
@@ -166,7 +166,7 @@ def measure_limit(options: argparse.Namespace, system: str) -> dict[str, Any]:
 
 
 def measure_translation(options: argparse.Namespace, system: str) -> dict[str, Any]:
-    """Seconds for the input, warmed up, and the translations."""
+    """Measure the time for the input after a warm-up, and return the translations."""
     name, precision, beam = system.split(" ")
     lines = input_lines(options)
     if name == "reference":
@@ -186,7 +186,7 @@ def measure_translation(options: argparse.Namespace, system: str) -> dict[str, A
         began = time.perf_counter()
         found = translator.translate(sources)
         return {"seconds": time.perf_counter() - began, "lines": [target.decode(ids) for ids in found]}
-    # the command itself, fed through a pipe; the first time that the lines come, it starts and compiles
+    # Run the command itself, through a pipe. The first pass over the lines includes start-up and compilation.
     command = [sys.executable, "-m", "nmtcli", "translate", "--model", options.model, "--precision", precision]
     command += ["--beam", beam, "--buffer-lines", str(len(lines)), "--device", options.device]
     command += ["--workers", name.removeprefix("workers=")] if "=" in name else []
@@ -204,12 +204,12 @@ def measure_translation(options: argparse.Namespace, system: str) -> dict[str, A
             times.append(time.perf_counter() - began)
         process.stdin.close()
     if process.returncode:
-        sys.exit(f"nmt translate ended with {process.returncode}")
+        sys.exit(f"Error: nmt translate exited with code {process.returncode}.")
     return {"seconds": median(times[1:]), "lines": found_lines}
 
 
 def measure_sizes(options: argparse.Namespace, system: str) -> dict[str, float]:
-    """Sentences and output tokens a second with so many sentences in a batch."""
+    """Measure sentences and output tokens per second for one batch size."""
     precision, beam, size = system.split(" ")
     device = torch.device(options.device)
     directory = StoredModel.open(options.model)
@@ -234,7 +234,7 @@ def measure_sizes(options: argparse.Namespace, system: str) -> dict[str, float]:
 
 
 def measure_loss(options: argparse.Namespace, system: str) -> dict[str, float]:
-    """Peak memory above what goes in and what comes out: 4,096 target tokens, 32,000 pieces, width 1,024."""
+    """Measure peak memory beyond inputs and gradients: 4,096 target tokens, vocabulary 32,000, width 1,024."""
     tokens, vocabulary, width = 4096, 32_000, 1024
     device = torch.device(options.device)
     readout_NE = torch.randn(tokens, width, device=device, requires_grad=True)
@@ -254,7 +254,7 @@ def measure_loss(options: argparse.Namespace, system: str) -> dict[str, float]:
 
 
 def measure_loader(options: argparse.Namespace, _: str) -> dict[str, float]:
-    """Share of training time that is spent waiting for a batch, with sampled segmentations; share of padding."""
+    """Measure the share of training time spent waiting for batches, with subword sampling, and the share of padding."""
     data = DataDirectory.open(options.data)
     parts = our_parts("shape S", data, options, "fp32", alpha=SAMPLING, workers=1)
     update, memory = update_of_ours(parts), FreedMemory()
@@ -275,7 +275,7 @@ def measure_loader(options: argparse.Namespace, _: str) -> dict[str, float]:
 
 
 def padding_of(data: DataDirectory, options: argparse.Namespace, alpha: float) -> float:
-    """Share of padding in an epoch's first batches."""
+    """Return the share of padding in the first batches of an epoch."""
     places = tokens = 0
     for batch in islice(our_parts("default", data, options, "fp32", alpha=alpha).batches.stream(0, 0), 200):
         places += batch.source_BS.numel() + batch.target_output_BT.numel()
@@ -294,23 +294,23 @@ MEASURES: dict[str, Callable[[argparse.Namespace, str], dict[str, Any]]] = {
 
 
 def input_lines(options: argparse.Namespace) -> list[str]:
-    """The text to translate."""
+    """Read the text to translate."""
     text = Path(options.input).read_bytes().decode()
     return text.removesuffix("\n").split("\n")[: options.lines or None]
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most that this process has had so far [bytes]."""
+    """Return the peak memory of this process so far [bytes]."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-# the tables
+# tables
 
 
 def rounds(options: argparse.Namespace, measure: str, systems: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """What each system gave in each round; the systems take turns."""
+    """Run a measurement for each system in turn, in several rounds; return the results by system."""
     found: dict[str, list[dict[str, Any]]] = {system: [] for system in systems}
     for number in range(options.rounds):
         for system, results in found.items():
@@ -322,19 +322,19 @@ def rounds(options: argparse.Namespace, measure: str, systems: Iterable[str]) ->
 
 
 def middle(results: list[dict[str, Any]], value: Callable[[dict[str, Any]], float]) -> float:
-    """The median of the rounds."""
+    """Return the median over the rounds."""
     return median(value(one) for one in results)
 
 
 def training_table(options: argparse.Namespace) -> Iterator[str]:
-    """Tokens a second of the reference, of ours in its shape, and of the default model, with its share of the limit."""
+    """Compare tokens per second of the reference, our model in its shape, and the default model with its limit."""
     precisions = options.precisions.split(",")
     references = ["reference fp32", f"{FULL_BATCHES} fp32"]
     systems = list(references)
     systems += [f"{name} {precision}" for name in ("shape S", "default") for precision in precisions]
     found = rounds(options, "training", systems)
     base = max(middle(found[name], lambda one: one["target_tokens"] / one["seconds"]) for name in references)
-    yield "| system | parameters | target tokens/s | source + target | over the faster reference | peak memory [MB] |"
+    yield "| system | parameters | target tokens/s | source + target | vs. the faster reference | peak memory [MB] |"
     yield "|---|---|---|---|---|---|"
     for system, results in found.items():
         target = middle(results, lambda one: one["target_tokens"] / one["seconds"])
@@ -344,7 +344,7 @@ def training_table(options: argparse.Namespace) -> Iterator[str]:
         yield f"| {system} | {results[0]['parameters']:,} | {target:,.0f} | {both:,.0f} | {ratio} | {peak:,.0f} |"
     yield ""
     limits = rounds(argparse.Namespace(**{**vars(options), "rounds": 1}), "limit", precisions)
-    yield "| default model, forward | rows | inputs | outputs | times | MFLOP a target token | GFLOP/s |"
+    yield "| default model, forward | rows | inputs | outputs | times | MFLOP per target token | GFLOP/s |"
     yield "|---|---|---|---|---|---|---|"
     listed = [limits[precision][0] for precision in precisions]
     for rows in zip(*(limit["parts"] for limit in listed), strict=True):
@@ -359,15 +359,15 @@ def training_table(options: argparse.Namespace) -> Iterator[str]:
         reached = per_token * middle(found[f"default {precision}"], lambda one: one["target_tokens"] / one["seconds"])
         rate, rate_at_once = (limit["flops"] / limit[key] for key in ("seconds", "seconds at once"))
         yield (
-            f"- default, {precision}: {per_token / 1e6:.0f} MFLOP a target token, forward and backward, "
-            f"{reached / 1e9:,.0f} GFLOP/s, {reached / rate:.0%} of the {rate / 1e9:,.0f} that its products reach by "
-            f"themselves ({reached / rate_at_once:.0%} of {rate_at_once / 1e9:,.0f} if a recurrent layer multiplied "
+            f"- default, {precision}: {per_token / 1e6:.0f} MFLOP per target token, forward and backward; "
+            f"{reached / 1e9:,.0f} GFLOP/s, {reached / rate:.0%} of the {rate / 1e9:,.0f} that its products reach in "
+            f"isolation ({reached / rate_at_once:.0%} of {rate_at_once / 1e9:,.0f} if a recurrent layer multiplied "
             f"all its states at once); copies: {limit['copy'] / 1e9:.0f} GB/s"
         )
 
 
 def translation_table(options: argparse.Namespace) -> Iterator[str]:
-    """Sentences a second over the whole input."""
+    """Compare sentences per second over the whole input."""
     precisions = precisions_of(options)
     for beam in ("5", "1"):
         systems = [f"ours {precision} {beam}" for precision in precisions]
@@ -377,7 +377,7 @@ def translation_table(options: argparse.Namespace) -> Iterator[str]:
         found = rounds(options, "translation", systems)
         base = middle(found[systems[0]], lambda one: len(one["lines"]) / one["seconds"])
         expected = found[systems[0]][0]["lines"]
-        yield f"| beam {beam} | sentences/s | over the first | lines that differ from its |"
+        yield f"| beam {beam} | sentences/s | relative to the first row | lines that differ from the first row |"
         yield "|---|---|---|---|"
         for system, results in found.items():
             speed = middle(results, lambda one: len(one["lines"]) / one["seconds"])
@@ -387,12 +387,12 @@ def translation_table(options: argparse.Namespace) -> Iterator[str]:
 
 
 def precisions_of(options: argparse.Namespace) -> list[str]:
-    """Those to translate in."""
+    """Return the precisions for translation."""
     return options.precisions.split(",") + (["int8"] if options.device == "cpu" else [])
 
 
 def sizes_table(options: argparse.Namespace) -> Iterator[str]:
-    """Sentences and tokens a second over batch sizes."""
+    """Compare sentences and tokens per second over batch sizes."""
     precisions = precisions_of(options)
     yield (
         "| sentences in a batch | "
@@ -409,11 +409,11 @@ def sizes_table(options: argparse.Namespace) -> Iterator[str]:
         ]
         yield f"| {size} | " + " | ".join(cells) + " |"
     yield ""
-    yield "Sentences a second, and tokens of the best translation a second in brackets; one process, all threads."
+    yield "Sentences per second; in brackets, tokens of the best translation per second. One process, all threads."
 
 
 def start_table(options: argparse.Namespace) -> Iterator[str]:
-    """Commands from start to end."""
+    """Time whole commands."""
     line = input_lines(options)[0].encode() + b"\n"
     nmt = [sys.executable, "-m", "nmtcli"]
     commands: dict[str, tuple[list[str], bytes]] = {
@@ -439,9 +439,9 @@ def start_table(options: argparse.Namespace) -> Iterator[str]:
 
 
 def loss_table(options: argparse.Namespace) -> Iterator[str]:
-    """Peak memory of the loss."""
+    """Compare the peak memory of losses."""
     found = rounds(options, "loss", ["all at once", "in chunks"])
-    yield "| logits | peak memory [MB] | of the full logits and their gradient |"
+    yield "| logits | peak memory [MB] | share of the full logits and their gradient |"
     yield "|---|---|---|"
     for system, results in found.items():
         peak = middle(results, lambda one: one["peak"])
@@ -449,12 +449,12 @@ def loss_table(options: argparse.Namespace) -> Iterator[str]:
 
 
 def loader_table(options: argparse.Namespace) -> Iterator[str]:
-    """Waiting and padding."""
+    """Report waiting and padding."""
     (results,) = rounds(options, "loader", ["shape S"]).values()
     waiting = middle(results, lambda one: one["waiting"])
-    yield f"- waiting for batches: {waiting:.1%} of training time, with sampled segmentations"
+    yield f"- waiting for batches: {waiting:.1%} of training time, with subword sampling"
     plain, sampled = (results[0][f"padding {alpha}"] for alpha in (0.0, SAMPLING))
-    yield f"- padding: {plain:.1%} of tokens; {sampled:.1%} where segmentations are sampled, of other lengths each time"
+    yield f"- padding: {plain:.1%} of tokens; {sampled:.1%} with subword sampling, which changes the lengths"
 
 
 TABLES: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
@@ -468,7 +468,7 @@ TABLES: dict[str, Callable[[argparse.Namespace], Iterator[str]]] = {
 
 
 def make_input(work: Path) -> dict[str, str]:
-    """The demo's corpus and a model of the default shape that has learnt some of it."""
+    """Generate the demo's corpus and train a model of the default shape on it for a while."""
     work.mkdir(parents=True, exist_ok=True)
     files = {"data": work / "data-bin", "model": work / "model", "input": work / "corpus/test.en"}
     nmt = [sys.executable, "-m", "nmtcli"]
@@ -484,18 +484,16 @@ def make_input(work: Path) -> dict[str, str]:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="data directory")
-    parser.add_argument("--model", default="", help="model directory, of the default wiring")
+    parser.add_argument("--model", default="", help="model directory, with the default architecture")
     parser.add_argument("--input", default="", help="source text")
-    parser.add_argument("--lines", type=int, default=0, help="of the input; 0: all")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--updates", type=int, default=20, help="of training, in each round (default: 20)")
-    parser.add_argument("--batch-tokens", type=int, default=1792, help="of training (default: 1792)")
-    parser.add_argument(
-        "--precisions", default="fp32,bf16", help="int8 is added in translation on a CPU (default: fp32,bf16)"
-    )
+    parser.add_argument("--lines", type=int, default=0, help="number of input lines; 0: all")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each measurement (default: 3)")
+    parser.add_argument("--updates", type=int, default=20, help="training updates in each round (default: 20)")
+    parser.add_argument("--batch-tokens", type=int, default=1792, help="tokens of a training batch (default: 1792)")
+    parser.add_argument("--precisions", default="fp32,bf16", help="translation on a CPU adds int8 (default: fp32,bf16)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--work", type=Path, default=ROOT / "work/bench")

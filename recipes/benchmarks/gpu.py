@@ -1,17 +1,19 @@
-"""Speed of a large model on one GPU, beside a plain implementation in the same run, and as a share of the GPU's limit.
+"""Measure a large model on one GPU against a reference implementation in the same run, and against the GPU's limit.
 
     python recipes/benchmarks/gpu.py [--rounds N] [--only training|translation] [--out FILE]
 
-"Shape G" is that of NVIDIA's GNMT v2: four layers a side, width 1,024, two vocabularies of 32,000 pieces. Text and
-weights are random: neither has a part in the speed, but for the lengths, which are as in news (27 tokens on average),
-and for the search, which ends each sentence at its limit, 1.0 times the source and 10 tokens more. All is in bf16.
+"Shape G" is the shape of NVIDIA's GNMT v2: four layers in encoder and decoder, width 1,024, two vocabularies of 32,000.
+Text and weights are random. They influence speed only through the sentence lengths, which are as in news (27 tokens on
+average), and the output lengths: each output reaches its limit, 1.0 times the source plus 10 tokens. All is in bf16.
 
-    training      tokens a second over batches of 65,536 tokens a side, padding counted; with loss, clipping and Adam;
-                  also as the only one of several ranks: what DistributedDataParallel costs, apart from the wire
-    translation   beam 5, 128 sentences at once and 512; one sentence of 27 tokens
+    training      tokens per second over batches of 65,536 tokens on each side, padding included; with loss, clipping
+                  and Adam; also as a process group of one rank, which shows the cost of DistributedDataParallel apart
+                  from communication
+    translation   beam 5; batches of 128 and 512 sentences, and one sentence of 27 tokens
 
-The reference (reference.py) has packed `nn.LSTM` layers, the loss over all logits, a decoder that steps through
-`nn.LSTM`, and a full log-softmax and top-k a step. Figures are medians of rounds in which the two take turns.
+The reference (reference.py) has packed `nn.LSTM` layers, computes the loss over all logits at once, decodes step by
+step with `nn.LSTM`, and takes a full log-softmax and top-k at each step. Figures are medians of rounds in which the two
+systems take turns.
 """
 
 import argparse
@@ -43,16 +45,16 @@ VOCABULARY = 32_000
 MEAN_LENGTH = 27
 BATCH_TOKENS = 65_536
 BEAM = 5
-RATE = 1e-4  # of learning
+RATE = 1e-4  # learning rate
 
 
 def random_ids(generator: random.Random, length: int) -> list[int]:
-    """A sentence of so many pieces."""
+    """Draw a random sentence of `length` tokens, EOS included."""
     return [*(generator.randrange(4, VOCABULARY) for _ in range(length - 1)), EOS]
 
 
 def training_batches(count: int) -> Iterator[Batch]:
-    """Batches of sentences of about the same length, as length-sorted corpora give them."""
+    """Yield batches of sentences of similar length, as from a length-sorted corpus."""
     generator = random.Random(1)
     for _ in range(count):
         length = max(4, round(generator.lognormvariate(3.15, 0.55)))
@@ -64,7 +66,7 @@ def training_batches(count: int) -> Iterator[Batch]:
 
 
 def training_systems(device: torch.device) -> tuple[dict[str, Callable[[Batch], object]], Seq2Seq]:
-    """An update of ours, alone and as one rank, and one of the reference; and our model."""
+    """Return the update functions of our model, alone and as one rank, and of the reference; and our model."""
     torch.manual_seed(1)
     ours, shared = (
         Seq2Seq(SHAPE_G, source_size=VOCABULARY, target_size=VOCABULARY, joint=False).train().to(device) for _ in "ab"
@@ -99,7 +101,7 @@ def training_systems(device: torch.device) -> tuple[dict[str, Callable[[Batch], 
 
 
 def training_table(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
-    """Tokens a second, memory, and the share of the limit."""
+    """Compare tokens per second and memory; report the share of the limit."""
     batches = [batch.to(device) for batch in training_batches(options.updates)]
     systems, model = training_systems(device)
     tokens = sum(batch.source_tokens + batch.target_tokens for batch in batches)
@@ -113,7 +115,7 @@ def training_table(options: argparse.Namespace, device: torch.device) -> Iterato
             for batch in batches:
                 update(batch)
             torch.cuda.synchronize(device)
-            if number:  # the first one warms up
+            if number:  # the first round is a warm-up
                 seconds[name].append(time.perf_counter() - began)
             peaks[name] = torch.cuda.max_memory_allocated(device)
     torch.distributed.destroy_process_group()
@@ -128,14 +130,14 @@ def training_table(options: argparse.Namespace, device: torch.device) -> Iterato
     took = statistics.median(seconds["ours"])
     yield ""
     yield (
-        f"{flops / tokens / 1e6:.0f} MFLOP a token; {flops / took / 1e12:.0f} TFLOP/s, {limit / took:.0%} of the "
-        f"{flops / limit / 1e12:.0f} that the model's products reach by themselves; copies: "
+        f"{flops / tokens / 1e6:.0f} MFLOP per token; {flops / took / 1e12:.0f} TFLOP/s, {limit / took:.0%} of the "
+        f"{flops / limit / 1e12:.0f} that the model's products reach in isolation; copies: "
         f"{copy_rate(device) / 1e12:.2f} TB/s"
     )
 
 
 def translation_table(options: argparse.Namespace, device: torch.device) -> Iterator[str]:
-    """Tokens a second over batch sizes, and one sentence."""
+    """Compare tokens per second over batch sizes."""
     torch.manual_seed(1)
     model = Seq2Seq(SHAPE_G, source_size=VOCABULARY, target_size=VOCABULARY, joint=False)
     model = model.eval().to(device, torch.bfloat16)
@@ -158,21 +160,21 @@ def translation_table(options: argparse.Namespace, device: torch.device) -> Iter
             ],
         }
         seconds: dict[str, list[float]] = {name: [] for name in systems}
-        said = dict.fromkeys(systems, 0)
+        emitted = dict.fromkeys(systems, 0)
         for number in range(options.rounds + 2):
             for name, translate in systems.items():
                 torch.cuda.synchronize(device)
                 began = time.perf_counter()
-                said[name] = sum(translate())
+                emitted[name] = sum(translate())
                 torch.cuda.synchronize(device)
-                if number > 1:  # two to warm up: a shape is captured when it comes again
+                if number > 1:  # two warm-up rounds: the second search with a shape captures its graph
                     seconds[name].append(time.perf_counter() - began)
         base = statistics.median(seconds["reference"])
         for name, times in seconds.items():
             took = statistics.median(times)
-            both = said[name] + sum(lengths)
+            both = emitted[name] + sum(lengths)
             yield (
-                f"| {size} | {name} | {both / took:,.0f} | {said[name] / took:,.0f} | {1e3 * took:.1f} | "
+                f"| {size} | {name} | {both / took:,.0f} | {emitted[name] / took:,.0f} | {1e3 * took:.1f} | "
                 f"{base / took:.2f} |"
             )
     one = Batch.of([(random_ids(generator, MEAN_LENGTH), [EOS])])
@@ -186,15 +188,15 @@ TABLES = {"training": training_table, "translation": translation_table}
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
-    parser.add_argument("--updates", type=int, default=8, help="of training, in each round (default: 8)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each measurement (default: 5)")
+    parser.add_argument("--updates", type=int, default=8, help="training updates in each round (default: 8)")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--out", type=Path, help="file for the tables")
     options = parser.parse_args()
     if not torch.cuda.is_available():
-        parser.exit(1, "no GPU here\n")
+        parser.exit(1, "Error: this benchmark needs a GPU.\n")
     device = choose_device("cuda")
     print_tables({part: TABLES[part](options, device) for part in options.only}, device, options.out)
 

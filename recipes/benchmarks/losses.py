@@ -1,14 +1,14 @@
-"""Time per update and peak memory of every loss, relative to cross-entropy, on the same batches of a trained model.
+"""Measure time per update and peak memory of every loss, relative to cross-entropy, on the same batches.
 
     python recipes/benchmarks/losses.py --data data-bin --model model [--updates N] [--rounds N] [--batch-tokens N]
 
-Each loss trains for N updates in a process of its own; the losses take turns, N rounds of them, and the median of the
-rounds counts. Prints a row of the table in README.md for each: predicted and measured time per update over that of
-cross-entropy, and the highest resident memory of its process [MB of 10^6 bytes].
+Each loss trains a trained model for --updates updates in its own process; the losses take turns in --rounds rounds.
+Prints a table row for each loss: time per update, predicted and measured (median of the rounds), relative to
+cross-entropy, and the peak resident memory of its process [MB of 10^6 bytes].
 
-The prediction counts multiplications: a parameter of the encoder is one for each source token, one of the decoder one
-for each target token, the output projection likewise; a gradient costs twice what the value did. It knows nothing of
-steps that cannot be fused over time, of search's bookkeeping or of rewards.
+The prediction counts multiplications: one for each encoder parameter and source token, and one for each parameter of
+the decoder and the output projection and target token; a gradient costs twice as much as the value. It ignores steps
+that cannot be fused over time, the bookkeeping of search, and rewards.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from nmtcli.training.distributed import World
 from nmtcli.training.updater import Updater
 
 CANDIDATES = 6
-RATE = 1e-5  # of learning
+RATE = 1e-5  # learning rate
 WAYS: dict[str, dict[str, object]] = {
     "cross-entropy": {},
     "greedy": {"loss": "greedy"},
@@ -52,7 +52,7 @@ def measure(way: str, options: argparse.Namespace) -> None:
     state, machine = parts.state, parts.machine
     updater = Updater(state.model, parts.loss, state.optimizer, parts.config, machine=machine, world=parts.world)
     batches = list(islice(parts.batches.stream(0, 0), options.updates + 1))
-    updater.update(batches[:1], 1, RATE)  # warms up
+    updater.update(batches[:1], 1, RATE)  # warm-up
     began = time.perf_counter()
     for number, batch in enumerate(batches[1:], start=2):
         updater.update([batch], number, RATE)
@@ -61,7 +61,7 @@ def measure(way: str, options: argparse.Namespace) -> None:
 
 
 def parts_of(way: str, options: argparse.Namespace) -> Parts:
-    """The parts of a run that continues from the trained model with this loss."""
+    """Assemble a run that continues from the trained model with this loss."""
     stored = StoredModel.open(options.model)
     config = TrainConfig(batch_tokens=options.batch_tokens, loader_workers=0, **WAYS[way])  # type: ignore[arg-type]
     start = begun(stored.record.model, config, DataDirectory.open(options.data), "fp32")
@@ -75,7 +75,7 @@ def parts_of(way: str, options: argparse.Namespace) -> Parts:
 
 
 def predicted(way: str, options: argparse.Namespace) -> float:
-    """Multiplications over those of cross-entropy."""
+    """Predict the time relative to cross-entropy, by the number of multiplications."""
     parts = parts_of(way, options)
     model = parts.state.model
     batches = list(islice(parts.batches.stream(0, 0), 1, options.updates + 1))
@@ -85,25 +85,25 @@ def predicted(way: str, options: argparse.Namespace) -> float:
     cross_entropy = 3 * (e + d + p)
     if way == "cross-entropy":
         return 1.0
-    if way == "greedy":  # the argmax of each step
+    if way == "greedy":  # and the projection once more, for the argmax of each step
         return (cross_entropy + p) / cross_entropy
-    if way.startswith("greedy"):  # one more pass
+    if way.startswith("greedy"):  # and one more forward pass of the decoder
         return (cross_entropy + d + p) / cross_entropy
     search = CANDIDATES * (d + p)
-    if way == "beam":  # then reference and rival, of each one logit a step
+    if way == "beam":  # after search, reference and rival with one logit per step each
         return (3 * e + search + 2 * 3 * d) / cross_entropy
     return (e + search + 3 * e + CANDIDATES * 3 * (d + p)) / cross_entropy
 
 
 def main() -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Time and memory of every loss.")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Measure time and memory of every loss.")
     parser.add_argument("--data", type=Path, default=Path("data-bin"))
     parser.add_argument("--model", type=Path, default=Path("model"))
-    parser.add_argument("--updates", type=int, default=20, help="of each loss in each round (default: 20)")
-    parser.add_argument("--rounds", type=int, default=3, help="(default: 3)")
-    parser.add_argument("--batch-tokens", type=int, default=1024, help="(default: 1024)")
-    parser.add_argument("--threads", type=int, default=2, help="(default: 2)")
+    parser.add_argument("--updates", type=int, default=20, help="updates of each loss in each round (default: 20)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default: 3)")
+    parser.add_argument("--batch-tokens", type=int, default=1024, help="tokens of a batch (default: 1024)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:

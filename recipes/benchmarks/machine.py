@@ -1,4 +1,4 @@
-"""What the machine can do: how fast it multiplies matrices of given shapes, and how fast it copies."""
+"""Measure the machine: its rate of matrix products of given shapes, and of copies."""
 
 import itertools
 import os
@@ -18,7 +18,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class Product(NamedTuple):
-    """A matrix product of the model: rows times (inputs by outputs)."""
+    """A matrix product of the model: (rows, inputs) times (inputs, outputs)."""
 
     rows: int
     inputs: int
@@ -26,12 +26,12 @@ class Product(NamedTuple):
 
     @property
     def flops(self) -> int:
-        """Two for each multiplication with its addition."""
+        """Number of floating-point operations: two for each multiply-add."""
         return 2 * self.rows * self.inputs * self.outputs
 
 
 def seconds_of(call: Callable[[], object], device: torch.device, least: float = 0.2) -> float:
-    """The median time of a call, made for so long [seconds]."""
+    """Measure the median time of a call [s], repeating it for at least `least` seconds."""
     call()
     times: list[float] = []
     end = time.perf_counter() + least
@@ -45,13 +45,13 @@ def seconds_of(call: Callable[[], object], device: torch.device, least: float = 
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for a GPU."""
+    """Wait until a GPU has finished its work; do nothing on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def product_seconds(product: Product, precision: str, device: torch.device) -> float:
-    """How long torch takes for a product, into memory that is there [seconds]."""
+    """Measure the time that torch takes for a product, without allocating memory [s]."""
     rows, inputs, outputs = product
     left = torch.randn(rows, inputs, device=device, dtype=DTYPES[precision])
     right = torch.randn(outputs, inputs, device=device, dtype=DTYPES[precision])
@@ -60,19 +60,19 @@ def product_seconds(product: Product, precision: str, device: torch.device) -> f
 
 
 def copy_rate(device: torch.device) -> float:
-    """Bytes read and written in a second by a copy of 256 MiB."""
+    """Measure the bytes read and written per second in a copy of 256 MiB."""
     data = torch.ones(1 << 26, device=device)
     target = torch.empty_like(data)
     return 2 * data.numel() * 4 / seconds_of(lambda: target.copy_(data), device)
 
 
 def print_tables(tables: Mapping[str, Iterable[str]], device: torch.device, out: Path | None) -> None:
-    """Prints tables, line by line as they come, under a heading with date, hardware, versions and commit.
+    """Print tables, each line at once, under a heading with date, hardware, versions and commit.
 
     Args:
-        tables: lines in Markdown, by the names of what they are about.
-        device: what was measured.
-        out: a file for them.
+        tables: Markdown lines of each table, by its title.
+        device: the measured device.
+        out: write them to this file, too.
     """
     facts = ", ".join(f"{name}: {value}" for name, value in description(device).items())
     lines = [f"# {datetime.now(UTC):%Y-%m-%d}", "", facts, ""]
@@ -86,7 +86,7 @@ def print_tables(tables: Mapping[str, Iterable[str]], device: torch.device, out:
 
 
 def description(device: torch.device) -> dict[str, str]:
-    """Hardware, versions and commit, as results are labelled with."""
+    """Describe hardware, versions and commit, to label results."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
         capture_output=True,

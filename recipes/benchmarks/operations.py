@@ -1,4 +1,4 @@
-"""How much a model has to do: its matrix products for a batch, hence its floating-point operations, hence its limit."""
+"""Count the matrix products of a model for a batch, and from them its operations and the limit of its speed."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,16 +11,16 @@ from nmtcli.model.attention import DotAttention
 from nmtcli.model.cells import RecurrentLayer
 from nmtcli.model.seq2seq import Seq2Seq
 
-BACKWARD = 2  # products on the way back for each on the way there: for the input and for the weights
+BACKWARD = 2  # backward products for each forward product: gradients of the input and of the weights
 
 
 class Part(NamedTuple):
     """A part of a forward pass.
 
     Attributes:
-        name: of what.
-        product: with a row for each real token; what stands in padding counts as nothing.
-        step_rows: rows of one step, where each step needs what the one before has given; 0: all rows at once.
+        name: name for tables.
+        product: with one row for each real token; padding is not counted.
+        step_rows: rows of one step, if each step depends on the previous one; 0: all rows at once.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
     @property
     def steps(self) -> float:
-        """How many there are; a fraction, for padding is left out."""
+        """Number of steps; a fraction, because padding is not counted."""
         return self.product.rows / self.step_rows if self.step_rows else 1.0
 
     @property
@@ -39,10 +39,9 @@ class Part(NamedTuple):
 
 
 def forward_parts(model: Seq2Seq, batch: Batch) -> Iterator[Part]:
-    """The products of a forward pass.
+    """Yield the matrix products of a forward pass of the default architecture (`--arch gnmt`).
 
-    Embeddings are looked up, which is no product. Attention's products with the memory are counted with the sentences'
-    real lengths. The default wiring only (`--arch gnmt`).
+    Embedding look-ups are not products. Attention's products with the memory are counted with the real lengths.
     """
     source, target = batch.source_tokens, batch.target_tokens
     sentences = len(batch.source_BS)
@@ -58,7 +57,7 @@ def forward_parts(model: Seq2Seq, batch: Batch) -> Iterator[Part]:
     assert model.decoder.bridge is not None
     yield Part("first state", Product(sentences, model.decoder.bridge.in_features, model.decoder.bridge.out_features))
     lengths_B = batch.source_mask_BS.sum(dim=1)
-    pairs = int((lengths_B * batch.target_mask_BT.sum(dim=1)).sum())  # of a target and a source position
+    pairs = int((lengths_B * batch.target_mask_BT.sum(dim=1)).sum())  # pairs of a target and a source position
     hidden = model.decoder.hidden_size
     yield Part("scores", Product(1, hidden, pairs))
     yield Part("contexts", Product(1, pairs, model.decoder.readout.in_features - hidden))
@@ -73,23 +72,23 @@ def _of_layer(name: str, layer: RecurrentLayer, tokens: int, sentences: int) -> 
 
 
 def training_flops(model: Seq2Seq, batch: Batch) -> int:
-    """Operations of an update: forward and backward."""
+    """Count the floating-point operations of an update, forward and backward."""
     return (1 + BACKWARD) * sum(part.product.flops for part in forward_parts(model, batch))
 
 
 def training_limit(
     model: Seq2Seq, batch: Batch, precision: str, device: torch.device, *, step_by_step: bool = True
 ) -> float:
-    """How long the products of an update would take if they were all, as fast as each runs by itself [seconds].
+    """Measure how long the matrix products of an update take, each in isolation and nothing else [s].
 
-    On the way back there are two for each on the way there, and each takes as long. The gradient of a recurrent layer's
-    weights is one product for all steps. The products of attention are counted at the rate of the others.
+    Each forward product has two backward products that take as long. The gradient of a recurrent layer's weights is one
+    product for all steps. Attention's products are taken to run at the mean rate of the others.
 
     Args:
-        model, batch: of the update.
-        precision, device: of the products.
-        step_by_step: a recurrent layer multiplies the states of one step after the other, as it has to; else those of
-            all steps at once, as nothing could.
+        model, batch: model and batch of the update.
+        precision, device: where the products run.
+        step_by_step: multiply the states of a recurrent layer step by step, as any implementation must; False: all
+            steps at once, which is only a lower bound.
     """
     seconds, flops = 0.0, 0
     parts = list(forward_parts(model, batch))
@@ -102,6 +101,6 @@ def training_limit(
             if product not in known:
                 known[product] = product_seconds(product, precision, device)
         for_weights = known[part.product]
-        each = part.steps * known[part.step] if step_by_step else for_weights  # forward, and for the input
+        each = part.steps * known[part.step] if step_by_step else for_weights  # forward, and gradient of the input
         seconds += 2 * each + for_weights
     return seconds * sum(part.product.flops for part in parts) / flops

@@ -1,12 +1,12 @@
-"""Measure speed and memory of `nmt preprocess` on corpora of several sizes, and what being killed costs it.
+"""Measure speed and memory of `nmt preprocess` on corpora of several sizes, and the cost of being killed.
 
     python recipes/benchmarks/preprocess.py [--pairs N ...] [--workers N ...] [--kills N] [--work DIR] [-- OPTIONS]
 
-writes, for each size, the demo's sentences over and over, each with a number behind it so that no two pairs are alike,
-runs `nmt preprocess` on them (with OPTIONS) for each number of workers, and prints a row of the table in README.md: the
-highest resident memory of the main process and of any other that it starts [MB of 10^6 bytes], shared pages counted in
-each; and on stderr a hash of what is in the directory, by which runs can be compared. With --kills every run is done
-again and killed so often (SIGKILL to all of its processes) on its way; all runs of a size must end in the same bytes.
+For each size, it repeats the demo's sentences, with a number appended to make pairs distinct, and runs `nmt preprocess`
+on them (with OPTIONS) for each number of workers. Prints a table row for each run, with the peak resident memory of the
+main process and of its largest child [MB of 10^6 bytes], shared pages counted in each. On stderr it prints a hash of
+the data directory, to compare runs. With --kills, each run is repeated and killed N times on the way (SIGKILL to all of
+its processes); all runs of a size must end in the same bytes.
 """
 
 import argparse
@@ -27,11 +27,11 @@ from typing import NamedTuple
 
 import psutil
 
-INTERVAL = 0.1  # seconds between two looks
+INTERVAL = 0.1  # between two samples of memory [s]
 
 
 class Run(NamedTuple):
-    """Resident memory at its highest [bytes], and how long the command ran [seconds]; whether it was killed."""
+    """Peak resident memory of a command's main and other processes [bytes], its time [s], and whether it was killed."""
 
     main: int
     other: int
@@ -40,27 +40,27 @@ class Run(NamedTuple):
 
 
 def demo_pairs() -> list[tuple[str, str]]:
-    """The training text of the demo."""
+    """Generate the training text of the demo."""
     path = Path(__file__).parents[1] / "demo/make_corpus.py"
     spec = importlib.util.spec_from_file_location("make_corpus", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up there
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     examples = module.make_corpus({"train": 20_000, "valid": 0, "test": 0}, seed=1)["train"]
     return [(example.en, example.zh) for example in examples]
 
 
 def write_corpus(prefix: Path, pairs: Sequence[tuple[str, str]], count: int) -> None:
-    """PREFIX.en and PREFIX.zh with this many distinct pairs."""
+    """Write PREFIX.en and PREFIX.zh with `count` distinct pairs."""
     for column, language in enumerate(("en", "zh")):
         with Path(f"{prefix}.{language}").open("w", encoding="utf-8") as file:
             file.writelines(f"{pair[column]} {number}\n" for number, pair in enumerate(islice(cycle(pairs), count)))
 
 
 def measure(command: list[str], limit: float = float("inf")) -> Run:
-    """Runs `nmt preprocess`, looks at its processes while it runs, and kills them all when the time is over."""
+    """Run `nmt preprocess` and sample the memory of its processes; kill them all after `limit` seconds."""
     began = time.monotonic()
     process = psutil.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     main, other = 0, 0
@@ -76,22 +76,22 @@ def measure(command: list[str], limit: float = float("inf")) -> Run:
             process.wait()
             return Run(main, other, time.monotonic() - began, True)
     if process.returncode:
-        sys.exit(f"Error: {' '.join(command)} ended with exit code {process.returncode}.")
+        sys.exit(f"Error: {' '.join(command)} exited with code {process.returncode}.")
     return Run(main, other, time.monotonic() - began, False)
 
 
 def bytes_of(data: Path) -> str:
-    """A hash of what is in a data directory, but for the names of the texts."""
+    """Hash the contents of a data directory, without the names of the input files."""
     hashes = json.loads((data / "meta.json").read_text(encoding="utf-8"))["sha256"]
     return hashlib.sha256("".join(hashes.values()).encode()).hexdigest()
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Measure speed and memory of nmt preprocess.")
     parser.add_argument("--pairs", type=int, nargs="+", default=[200_000, 2_000_000], help="sizes of the corpora")
-    parser.add_argument("--workers", type=int, nargs="+", default=[2], help="processes that encode (default: 2)")
-    parser.add_argument("--kills", type=int, default=0, help="do each run again, killed so often (default: 0)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2], help="encoding processes (default: 2)")
+    parser.add_argument("--kills", type=int, default=0, help="repeat each run, killed N times (default: 0)")
     parser.add_argument("--work", type=Path, help="where to write (default: a temporary directory)")
     parser.add_argument("options", nargs="*", help="more options of nmt preprocess, after --")
     options = parser.parse_args()
@@ -129,8 +129,8 @@ def main() -> None:
                     killed = f"{workers}, killed {len(parts) - 1} times"
                     print(f"| {count:,} | {killed} | {count / seconds:,.0f} | {memory} | {seconds:,.0f} |", flush=True)
             if len(found) > 1:
-                sys.exit(f"Error: {len(found)} different directories came out of {count:,} pairs.")
-            print(f"{count:,} pairs are {found.pop()[:16]}", file=sys.stderr, flush=True)
+                sys.exit(f"Error: runs on the same {count:,} pairs gave {len(found)} different directories.")
+            print(f"{count:,} pairs have the hash {found.pop()[:16]}", file=sys.stderr, flush=True)
     finally:
         shutil.rmtree(work)
 

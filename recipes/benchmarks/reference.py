@@ -1,13 +1,13 @@
-"""What the toolkit is measured against: the classic way, written plainly, as the toolkits of 2017 to 2021 have it.
+"""Reference implementations for the benchmarks, written in the straightforward style of the toolkits of 2017 to 2021.
 
-`InputFeedingModel` trains: a packed bidirectional encoder, a decoder that steps through `nn.LSTMCell` because it reads
-its last attentional vector (Luong et al. 2015, section 3.3), all logits at once, fp32.
+`InputFeedingModel` is for training: a packed bidirectional encoder, a decoder that steps through `nn.LSTMCell` because
+it has input feeding (Luong et al. 2015, section 3.3), all logits at once, fp32.
 
-`ClassicTranslator` translates with the weights of a model of ours: the source packed, one `nn.LSTMCell` a layer, the
-full log-softmax and a top-k over beam times vocabulary at every step, and no sentence leaves before its batch ends. The
-rules of the search are ours, so the translations are the same.
+`ClassicTranslator` translates with the weights of one of our models: packed sources, one `nn.LSTMCell` for each layer,
+a full log-softmax and a top-k over beam * vocabulary at every step, and finished sentences stay until their batch ends.
+Its search rules are ours, so its translations are the same.
 
-`GNMT` is the yardstick on a GPU: the layers and widths of NVIDIA's GNMT v2 through cuDNN's `nn.LSTM`.
+`GNMT` is the reference on a GPU: layers and widths of NVIDIA's GNMT v2 with cuDNN's `nn.LSTM`.
 """
 
 import math
@@ -22,14 +22,14 @@ from nmtcli.data.batches import Batch, padded
 from nmtcli.data.subword import BOS, EOS, PAD
 from nmtcli.model.seq2seq import Seq2Seq
 
-EXTRA_LENGTH = 10  # of every output beyond its multiple of the source [tokens], as in search/host.py
+EXTRA_LENGTH = 10  # allowed beyond `max_length` times the source length [tokens], as in search/host.py
 
 
 class InputFeedingModel(nn.Module):
-    """One bidirectional LSTM layer, one LSTM layer with general attention and input feeding.
+    """A bidirectional LSTM layer, and an LSTM layer with general attention and input feeding.
 
     Args:
-        vocabulary: size of each side's [pieces].
+        vocabulary: vocabulary size of each side.
         embedding: width of the embeddings.
         hidden: width of the decoder, and of both directions of the encoder together.
         dropout: on embeddings and on the attentional vector.
@@ -47,7 +47,7 @@ class InputFeedingModel(nn.Module):
         self.dropout = dropout
 
     def forward(self, batch: Batch) -> Tensor:
-        """The mean cross-entropy of a target token, with label smoothing 0.1 [nats]."""
+        """Return the mean cross-entropy of the target tokens, with label smoothing 0.1 [nats]."""
         source_BS, mask_BS, target_input_BT, target_output_BT = trimmed(batch)
         lengths_B = mask_BS.sum(dim=1)
         source_BSE = F.dropout(self.source_embedding(source_BS), self.dropout, self.training)
@@ -75,7 +75,7 @@ class InputFeedingModel(nn.Module):
 
 
 def trimmed(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """source_BS, source_mask_BS, target_input_BT and target_output_BT, no longer than the longest sentence."""
+    """Cut source_BS, source_mask_BS, target_input_BT and target_output_BT to the longest sentence."""
     source, target = (int(mask.sum(dim=1).max()) for mask in (batch.source_mask_BS, batch.target_mask_BT))
     return (
         batch.source_BS[:, :source],
@@ -86,15 +86,15 @@ def trimmed(batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 class ClassicTranslator:
-    """Beam search in the classic way, with the weights of a model of ours.
+    """Straightforward beam search, with the weights of one of our models.
 
     Args:
-        model: of LSTM layers in our default wiring (`gnmt`, bidirectional encoder), in eval mode.
-        forbidden: ids that are never said.
+        model: with LSTM layers in our default architecture (`gnmt`, bidirectional encoder), in eval mode.
+        forbidden: disallowed ids.
         beam: K.
-        batch_sentences: B, sorted by length.
-        max_length: longest output, in lengths of its source.
-        alpha: of the length penalty.
+        batch_sentences: B; batches are sorted by length.
+        max_length: longest output as a multiple of the source length.
+        alpha: exponent of the length penalty.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class ClassicTranslator:
 
     @torch.inference_mode()
     def translate(self, sources: Sequence[list[int]]) -> list[list[int]]:
-        """The best ids of each sentence, without EOS.
+        """Return the best ids of each sentence, without EOS.
 
         Args:
             sources: ids, EOS at the end.
@@ -164,7 +164,7 @@ class ClassicTranslator:
         scores_BK = torch.full((sentences, beam), -torch.inf)
         scores_BK[:, 0] = 0.0
         tokens_N = torch.full((sentences * beam,), BOS)
-        said_NT = torch.empty(sentences * beam, 0, dtype=torch.long)
+        output_NT = torch.empty(sentences * beam, 0, dtype=torch.long)
         finished: list[list[tuple[float, list[int]]]] = [[] for _ in sources]
         for length in range(1, max(limits) + 1):
             log_probs_NV = self._step(tokens_N, hidden, cell, memory_NSH, keys_NSH, padding_NS).log_softmax(dim=1)
@@ -185,13 +185,13 @@ class ClassicTranslator:
                     continue
                 for score, parent, word in list(zip(scores, parents, words, strict=True))[:beam]:
                     if word == EOS and math.isfinite(score):
-                        finished[b].append((score / penalty, said_NT[b * beam + parent].tolist()))
+                        finished[b].append((score / penalty, output_NT[b * beam + parent].tolist()))
             if all(len(some) >= beam or limit <= length for some, limit in zip(finished, limits, strict=True)):
                 break
             scores_BK, choice_BK = best_BC.masked_fill(words_BC == EOS, -torch.inf).topk(beam)
             parents_N = (parents_BC.gather(1, choice_BK) + torch.arange(sentences).unsqueeze(1) * beam).view(-1)
             tokens_N = words_BC.gather(1, choice_BK).view(-1)
-            said_NT = torch.cat([said_NT[parents_N], tokens_N.unsqueeze(1)], dim=1)
+            output_NT = torch.cat([output_NT[parents_N], tokens_N.unsqueeze(1)], dim=1)
             hidden = [hidden_NH[parents_N] for hidden_NH in hidden]
             cell = [cell_NH[parents_N] for cell_NH in cell]
         return [max(some)[1] for some in finished]
@@ -205,7 +205,7 @@ class ClassicTranslator:
         keys_NSH: Tensor,
         padding_NS: Tensor,
     ) -> Tensor:
-        """logits_NV; hidden and cell become those after the step."""
+        """Return logits_NV of one step; update `hidden` and `cell` in place."""
         model, decoder = self.model, self.model.decoder
         attention = decoder.attention
         assert attention is not None
@@ -225,7 +225,7 @@ class ClassicTranslator:
 
 
 def bidirectional(forward: nn.LSTM, backward: nn.LSTM) -> nn.LSTM:
-    """One layer of both directions."""
+    """Join the layers of both directions into one `nn.LSTM`."""
     layer = nn.LSTM(forward.input_size, forward.hidden_size, bidirectional=True, batch_first=True)
     weights = dict(forward.state_dict()) | {f"{name}_reverse": value for name, value in backward.state_dict().items()}
     layer.load_state_dict(weights)
@@ -233,19 +233,19 @@ def bidirectional(forward: nn.LSTM, backward: nn.LSTM) -> nn.LSTM:
 
 
 def cell_of(layer: nn.LSTM) -> nn.LSTMCell:
-    """The same weights, to step with."""
+    """Copy a layer's weights into a cell."""
     cell = nn.LSTMCell(layer.input_size, layer.hidden_size)
     cell.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
     return cell.eval()
 
 
 class GNMT(nn.Module):
-    """A bidirectional layer and unidirectional ones with residuals; a decoder whose first layer attends; all `nn.LSTM`.
+    """GNMT v2 with `nn.LSTM`: one bidirectional and several residual encoder layers; the first decoder layer attends.
 
     Args:
-        vocabulary: size of each side's [pieces].
-        width: of embeddings and layers; the first layer of the encoder has as much in each direction.
-        layers: a side.
+        vocabulary: vocabulary size of each side.
+        width: width of embeddings and layers, and of each direction of the first encoder layer.
+        layers: number of layers in encoder and decoder each.
         dropout: on the input of each layer.
     """
 
@@ -264,7 +264,7 @@ class GNMT(nn.Module):
         self.dropout = dropout
 
     def encode(self, source_BS: Tensor, mask_BS: Tensor) -> Tensor:
-        """memory_BSH."""
+        """Return memory_BSH."""
         layer_BSH = F.dropout(self.source_embedding(source_BS), self.dropout, self.training)
         for number, lstm in enumerate([self.first, *self.encoder]):
             lengths_B = mask_BS.sum(dim=1).cpu()
@@ -282,7 +282,7 @@ class GNMT(nn.Module):
         mask_BS: Tensor,
         states: list[tuple[Tensor, Tensor] | None],
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor] | None]]:
-        """logits_BTV and the layers' states after the last position."""
+        """Return logits_BTV and the states of the layers after the last position."""
         layer_BTH = F.dropout(self.target_embedding(target_BT), self.dropout, self.training)
         after: list[tuple[Tensor, Tensor] | None] = []
         context_BTH = layer_BTH
@@ -299,7 +299,7 @@ class GNMT(nn.Module):
         return self.project(layer_BTH), after
 
     def forward(self, batch: Batch) -> Tensor:
-        """The mean cross-entropy of a target token, with label smoothing 0.1 [nats]."""
+        """Return the mean cross-entropy of the target tokens, with label smoothing 0.1 [nats]."""
         source_BS, mask_BS, target_input_BT, target_output_BT = trimmed(batch)
         memory_BSH = self.encode(source_BS, mask_BS)
         logits_BTV, _ = self.decode(
@@ -311,7 +311,7 @@ class GNMT(nn.Module):
 
     @torch.inference_mode()
     def translate(self, sources: Sequence[list[int]], limits: Sequence[int], *, beam: int) -> list[list[int]]:
-        """The best ids of each sentence; all go on until the last one ends."""
+        """Return the best ids of each sentence; no sentence leaves the batch before the last one is finished."""
         device = self.project.weight.device
         source_BS, mask_BS = (values.to(device) for values in padded(sources))
         memory_BSH = self.encode(source_BS, mask_BS)
@@ -320,7 +320,7 @@ class GNMT(nn.Module):
         scores_BK = torch.full((len(sources), beam), -torch.inf, device=device)
         scores_BK[:, 0] = 0.0
         tokens_N = torch.full((len(rows_N),), BOS, device=device)
-        said_NT = torch.empty(len(rows_N), 0, dtype=torch.long, device=device)
+        output_NT = torch.empty(len(rows_N), 0, dtype=torch.long, device=device)
         ended_N = torch.zeros(len(rows_N), dtype=torch.bool, device=device)
         limits_N = torch.tensor(limits, device=device)[rows_N]
         states: list[tuple[Tensor, Tensor] | None] = [None] * len(self.decoder)
@@ -335,10 +335,10 @@ class GNMT(nn.Module):
             offset_B1 = torch.arange(len(sources), device=device).unsqueeze(1) * beam
             parents_N = (flat_BK // log_probs_NV.shape[1] + offset_B1).view(-1)
             tokens_N = (flat_BK % log_probs_NV.shape[1]).view(-1)
-            said_NT = torch.cat([said_NT[parents_N], tokens_N.unsqueeze(1)], dim=1)
+            output_NT = torch.cat([output_NT[parents_N], tokens_N.unsqueeze(1)], dim=1)
             ended_N = ended_N[parents_N] | (tokens_N == EOS)
             states = [state and (state[0][:, parents_N], state[1][:, parents_N]) for state in states]
             if ended_N.all():
                 break
-        best_BT = said_NT.view(len(sources), beam, -1)[:, 0]
+        best_BT = output_NT.view(len(sources), beam, -1)[:, 0]
         return [ids[: ids.index(EOS) + 1] for ids in best_BT.tolist()]

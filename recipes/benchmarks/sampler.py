@@ -1,11 +1,10 @@
-"""How soon the order of training pairs is there, and what it takes of memory, for corpora of up to a billion pairs.
+"""Measure time and memory of planning the batches of an epoch, for corpora of up to a billion pairs.
 
     python recipes/benchmarks/sampler.py [--pairs 1000000 1000000000]
 
-Lengths are generated, so that no corpus is needed: what is measured is the plan of batches, not the reading of a disk.
-Each size runs in a process of its own. Prints a row of the table in README.md for each: seconds until the first batch
-is known; seconds for each block of a million pairs after that; the highest memory of the process, and what it was
-before [MB of 10^6 bytes].
+Lengths are generated, so no corpus is needed; reading from disk is not measured. Each size runs in its own process.
+Prints a table row for each size: time until the first batch is planned, time for each further block of a million pairs
+[s], peak memory of the process, and its memory before planning [MB of 10^6 bytes].
 """
 
 import argparse
@@ -24,11 +23,11 @@ if TYPE_CHECKING:
     from nmtcli.data.corpus import Corpus
     from nmtcli.data.subword import Subword
 
-BLOCKS = 4  # that are timed
+BLOCKS = 4  # number of blocks to time
 
 
 class Generated:
-    """A corpus of which there are lengths only, 5 to 60 tokens, a function of the pair's number."""
+    """A corpus with lengths only, 5 to 60 tokens, computed from the index of a pair."""
 
     def __init__(self, pairs: int) -> None:
         self._pairs = pairs
@@ -37,14 +36,14 @@ class Generated:
         return self._pairs
 
     def lengths(self, pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """See `Corpus.lengths`."""
+        """Return source and target lengths of these pairs, as `Corpus.lengths` does."""
         scrambled = (pairs * 2_654_435_761) % (1 << 32)
         source = 5 + scrambled % 56
         return source, np.maximum(2, source + (scrambled >> 8) % 9 - 4)
 
 
 def measure(pairs: int) -> None:
-    """Prints the row of one size."""
+    """Print the row of one size."""
     before = memory()
     began = time.perf_counter()
     batches = TrainingBatches(
@@ -69,12 +68,12 @@ def measure(pairs: int) -> None:
 
 
 def memory() -> float:
-    """The highest resident memory so far [MB]."""
+    """Return the peak resident memory so far [MB]."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3 * 1.024
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, nargs="+", default=[10**6, 10**7, 10**8, 10**9])
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)

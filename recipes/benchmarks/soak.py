@@ -1,10 +1,10 @@
-"""Pipe a million lines through `nmt translate`: as many come out, and memory does not grow.
+"""Pipe a million lines through `nmt translate`; check that as many come out and that memory does not grow.
 
     python recipes/benchmarks/soak.py --model model [--lines N] [-- OPTIONS]
 
-writes lines of random words and odd bytes to `nmt translate --model model OPTIONS`, and prints a row of the table in
-README.md: lines in and out, the process's resident memory after 50,000 lines and at its highest after that [MB of 10^6
-bytes], and lines a second.
+It writes lines of random words and invalid bytes to `nmt translate --model model OPTIONS`, and prints a table row:
+lines in and out, peak resident memory in the first 50,000 lines and after them [MB of 10^6 bytes], and lines per
+second.
 """
 
 import argparse
@@ -22,7 +22,7 @@ WORDS = ["1", "2", "3", "7", "a", "the", "Haus", "猫", "🙂", "\u2028", "\x85"
 
 
 def write(lines: int, pipe: IO[bytes]) -> None:
-    """Writes so many lines."""
+    """Write `lines` random lines."""
     rng = random.Random(1)
     for _ in range(lines):
         words = " ".join(rng.choice(WORDS) for _ in range(rng.randrange(8))).encode()
@@ -31,7 +31,7 @@ def write(lines: int, pipe: IO[bytes]) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Pipe many lines through nmt translate.")
     parser.add_argument("--model", default="model")
     parser.add_argument("--lines", type=int, default=1_000_000)
@@ -51,7 +51,7 @@ def main() -> None:
             else:
                 highest = max(highest, memory)
     if process.wait():
-        sys.exit(f"Error: {' '.join(command)} ended with exit code {process.returncode}.")
+        sys.exit(f"Error: {' '.join(command)} exited with code {process.returncode}.")
     seconds = time.monotonic() - began
     print("| lines in | lines out | memory after 50,000 [MB] | highest after that [MB] | lines/s |")
     print("|---|---|---|---|---|")

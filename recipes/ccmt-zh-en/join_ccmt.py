@@ -1,13 +1,13 @@
-"""Join the parts of the CCMT corpus into one training text, and keep it apart from the validation and test text.
+"""Join the parts of the CCMT corpus into one training text, without the validation and test sentences.
 
     python join_ccmt.py PARTS VALID TEST OUTDIR
 
-PARTS is a folder with the parts as CCMT gives them, in folders or not: NAME_en.txt beside NAME_ch.txt or NAME_cn.txt.
-VALID and TEST are PREFIX.en and PREFIX.zh, plain or .gz. Writes train.en.gz, train.zh.gz and the same for val and test.
+PARTS is a folder that holds CCMT's files at any depth: NAME_en.txt beside NAME_ch.txt or NAME_cn.txt. VALID and TEST
+are prefixes: PREFIX.en and PREFIX.zh, plain or .gz. Writes train.en.gz, train.zh.gz and the same for val and test.
 
-A training pair is left out if validation or test have either of its sides, a validation pair if test has. Pairs with an
-empty side go too. Parts whose Chinese is cut into words (Datum's first books) are joined again: spaces go unless they
-stand between two Latin letters or digits.
+A training pair is dropped if either side is in the validation or test set, a validation pair if either side is in the
+test set, and any pair with an empty side. Where the Chinese of a part is word-segmented (Datum's first books), spaces
+are removed, except between two Latin letters or digits.
 """
 
 import argparse
@@ -22,17 +22,17 @@ from pathlib import Path
 HAN_APART = re.compile(r"[\u4e00-\u9fff] (?=[\u4e00-\u9fff])")
 HAN_TOGETHER = re.compile(r"[\u4e00-\u9fff](?=[\u4e00-\u9fff])")
 SPACE_BESIDE_CHINESE = re.compile(r"(?<![A-Za-z0-9]) +| +(?![A-Za-z0-9])")
-LOOKED_AT = 2000  # lines of a part that decide whether it is cut into words
+LOOKED_AT = 2000  # first lines of a part, by which `is_cut_into_words` decides
 
 
 Pair = tuple[str, str]  # English, Chinese
 
 
 def parts(folder: Path) -> list[tuple[Path, Path]]:
-    """The English and the Chinese file of each part, by name.
+    """Find the English and the Chinese file of each part, sorted by name.
 
     Raises:
-        ValueError: there is none, or an English file has no Chinese one.
+        ValueError: there are no files, or an English file has no Chinese counterpart, or two.
     """
     found = []
     for english in sorted(folder.rglob("*_en.txt")):
@@ -47,7 +47,7 @@ def parts(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a text, plain or .gz, blanks at the ends taken off; only "\\n" ends one.
+    """Read the lines of a text file, plain or .gz, stripped; only "\\n" ends a line.
 
     Raises:
         ValueError: a line is not UTF-8.
@@ -61,13 +61,13 @@ def lines(path: Path) -> Iterator[str]:
 
 
 def is_cut_into_words(texts: Sequence[str]) -> bool:
-    """Whether spaces between Chinese characters are more than a tenth of their neighbourhoods."""
+    """Return True if more than a tenth of the pairs of neighbouring Chinese characters have a space between them."""
     apart, together = (sum(len(pattern.findall(text)) for text in texts) for pattern in (HAN_APART, HAN_TOGETHER))
     return apart > 0.1 * (apart + together)
 
 
 def joined(text: str) -> str:
-    """The text without the spaces that cut it into words.
+    """Remove the spaces between words of a word-segmented Chinese text.
 
     >>> joined("我 用 Windows 10 系统 ，很 好 。")
     '我用Windows 10系统，很好。'
@@ -76,10 +76,10 @@ def joined(text: str) -> str:
 
 
 def pairs(english: Path, chinese: Path) -> Iterator[Pair]:
-    """The pairs of two files.
+    """Read the pairs of two files; remove the spaces if the Chinese is word-segmented.
 
     Raises:
-        ValueError: the files have unequal numbers of lines.
+        ValueError: the files have unequal numbers of lines, or are not UTF-8.
     """
     cut = is_cut_into_words(list(islice(lines(chinese), LOOKED_AT)))
     try:
@@ -92,25 +92,25 @@ def pairs(english: Path, chinese: Path) -> Iterator[Pair]:
 
 
 def text(prefix: str) -> list[Pair]:
-    """The pairs of PREFIX.en and PREFIX.zh.
+    """Read the pairs of PREFIX.en and PREFIX.zh.
 
     Raises:
-        ValueError: a file is missing, or they have unequal numbers of lines.
+        ValueError: a file is missing, or the files have unequal numbers of lines.
     """
     paths = []
     for ending in ("en", "zh"):
         there = [one for name in (f"{prefix}.{ending}", f"{prefix}.{ending}.gz") if (one := Path(name)).exists()]
         if not there:
-            raise ValueError(f"{prefix}.{ending} is not there.")
+            raise ValueError(f"{prefix}.{ending} does not exist.")
         paths.append(there[0])
     return list(pairs(*paths))
 
 
 def join(folder: Path, valid: str, test: str, outdir: Path) -> dict[str, tuple[int, int]]:
-    """Write the three splits; how many pairs each has, and how many were left out as another's.
+    """Write the three splits; return for each the number of pairs written, and of pairs dropped as another split's.
 
     Raises:
-        ValueError: files that are missing or do not fit together.
+        ValueError: files are missing, or have unequal numbers of lines.
     """
     found = parts(folder)
     outdir.mkdir(parents=True, exist_ok=True)
@@ -141,24 +141,24 @@ def join(folder: Path, valid: str, test: str, outdir: Path) -> dict[str, tuple[i
 
 
 def writer(path: Path) -> io.TextIOWrapper:
-    """A compressed text to write; the same lines give the same bytes."""
+    """Open a gzip text file for writing; equal lines give equal bytes."""
     return io.TextIOWrapper(gzip.GzipFile(path, "wb", compresslevel=1, mtime=0), encoding="utf-8", newline="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Join the parts of the CCMT corpus, without what is held out.")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Join the parts of the CCMT corpus, without held-out sentences.")
     parser.add_argument("parts", type=Path, metavar="PARTS", help="folder with NAME_en.txt and NAME_ch.txt or _cn.txt")
     parser.add_argument("valid", metavar="VALID", help="prefix of the validation text")
     parser.add_argument("test", metavar="TEST", help="prefix of the test text")
-    parser.add_argument("folder", type=Path, metavar="OUTDIR", help="where to write; created if missing")
+    parser.add_argument("folder", type=Path, metavar="OUTDIR", help="output folder; created if missing")
     options = parser.parse_args(arguments)
     try:
         counts = join(options.parts, options.valid, options.test, options.folder)
     except (OSError, ValueError) as error:
         sys.exit(f"Error: {error}")
     for name, (written, left_out) in counts.items():
-        print(f"{name}: {written:,} pairs, {left_out:,} left out that another split has", file=sys.stderr)
+        print(f"{name}: {written:,} pairs, {left_out:,} left out because another split has them", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# CCMT, Chinese to English: the corpus of the China Conference on Machine Translation, 9 million pairs; validation and
-# test on WMT's news of 2017 and 2018. For a GPU; a day or more on a CPU.
+# CCMT, Chinese to English: the corpus of the China Conference on Machine Translation, 9 million pairs; validation on
+# WMT's newstest2017, test on newstest2018. For a GPU; a day or more on a CPU.
 #
-#     DATA=dir recipes/ccmt-zh-en/run.sh    takes casia2015_en.txt and casia2015_ch.txt, NEU_en.txt and NEU_cn.txt ...
-#                                           from anywhere below dir
-#     WORK=dir ...                          works in dir, not in work/ccmt-zh-en
+#     DATA=dir recipes/ccmt-zh-en/run.sh    reads casia2015_en.txt and casia2015_ch.txt, NEU_en.txt and NEU_cn.txt ...
+#                                           from dir, at any depth
+#     WORK=dir ...                          work directory (default: work/ccmt-zh-en)
 #
-# The corpus is given to who asks for it (see README.md), so there is nothing to fetch but the validation and test text,
-# which sacreBLEU gets from WMT unless DATA has val.zh, val.en, test.zh and test.en. A run that was stopped goes on when
-# started again; to start afresh, remove WORK.
+# The corpus is available on request (see README.md); the script downloads only the validation and test sets, which
+# sacreBLEU gets from WMT unless DATA has val.zh, val.en, test.zh and test.en. A stopped run resumes when started again;
+# to start afresh, remove WORK.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 if ! command -v nmt > /dev/null; then
-    PATH="$root/.venv/bin:$PATH" # after `make setup`
+    PATH="$root/.venv/bin:$PATH" # where `make setup` installs it
 fi
-python=$(dirname "$(command -v nmt)")/python # the one that has sacreBLEU
-unset NMT_DATA NMT_MODEL                     # the directories are those in WORK
+python=$(dirname "$(command -v nmt)")/python # this Python has sacreBLEU
+unset NMT_DATA NMT_MODEL                     # use the directories in WORK
 
 if [[ -z ${DATA:-} ]]; then
-    echo "Error: DATA must name the folder that has the CCMT corpus. See $here/README.md for where to get it." >&2
+    echo "Error: DATA must name the folder that has the CCMT corpus. $here/README.md tells where to get it." >&2
     exit 2
 fi
 data=$(cd "$DATA" && pwd)
@@ -28,7 +28,7 @@ work=${WORK:-$root/work/ccmt-zh-en}
 mkdir -p "$work"
 cd "$work"
 
-held_out() { # name, WMT's year: the text in DATA, or WMT's
+held_out() { # split, WMT test set: copy the split from DATA, or download the test set
     for side in zh=src en=ref; do
         local file=$1.${side%=*}
         if [[ -f $data/$file ]]; then

@@ -1,33 +1,33 @@
-"""Write the demo's English-Chinese corpus, made from the small grammar in this file.
+"""Generate the demo's English-Chinese corpus from the small grammar in this file.
 
     python recipes/demo/make_corpus.py OUTDIR [--train N] [--valid N] [--test N] [--seed N]
 
 writes train.en, train.zh, valid.en, valid.zh, test.en and test.zh: one sentence a line, and line k of one side is the
 translation of line k of the other.
 
-The grammar is synchronous: each rule has an English and a Chinese side with the same {slots}. Three tables:
+The grammar is synchronous: each rule has an English and a Chinese side with the same {slots}. It has three tables:
 
-- LEXICON has words by category. A word has forms, parted by slashes: those that the heading names, or "en" and "zh".
-  The slot {thing} takes the form of its own language, {thing.pl} and {thing.m} the form named (the English plural and
-  the Chinese measure word of a thing). A few more categories are made of these in read_grammar.
-- PARTS has what is larger than a word and smaller than a sentence: category, English side, Chinese side.
-- SENTENCES has the patterns of whole sentences, English = Chinese.
+- LEXICON lists words by category. A word has forms, separated by slashes: those named in the heading, or "en" and "zh".
+  The slot {thing} is filled with the form of the side's language, {thing.pl} and {thing.m} with the form named (the
+  English plural and the Chinese measure word of a thing). read_grammar derives a few more categories.
+- PARTS lists phrases smaller than a sentence: category, English side, Chinese side.
+- SENTENCES lists the patterns of whole sentences, English = Chinese.
 
-The slots {other} and {other2} are two of the category "other". A slot named twice has one filler, and no content word
-fills two slots of a sentence: nobody is taller than himself. [walk|walks] and [am|is|are] agree with the first person
-of the sentence. At the end "a" becomes "an" before a vowel, and the first letter a capital. Counts, ages and clock
-times are words on both sides (two cups, 两杯), dates and prices have digits on both sides.
+The slots {other} and {other2} are two slots of the category "other". A slot that occurs twice has one filler, and no
+content word fills two slots of a sentence: nobody is taller than himself. [walk|walks] and [am|is|are] agree with the
+first person in the sentence. Finally "a" becomes "an" before a vowel, and the first letter is capitalised. Counts, ages
+and clock times are words on both sides (two cups, 两杯); dates and prices have digits on both sides.
 
-What holds for the files:
+The files have these properties:
 
-- The translation is a function of the English sentence, and no sentence of either language comes twice, neither in
-  one file nor in two.
-- Validation and test are of combinations that training has not seen. The main fillers of a sentence are its first two
-  content words in English order; where there are fewer than two, the first of the MINOR ones (numbers, times, colors
-  and the like) follow. A hash of the sentence's pattern and its main fillers decides which split it is for. So where
-  "Mary bought three new books yesterday." is in the test, no training sentence of this pattern has Mary buying books,
-  whatever the number, the adjective and the time. Other patterns may have it, and Mary may buy other things. The hash
-  does not depend on the seed: this holds between corpora of different seeds too.
+- The translation is a function of the English sentence. No sentence of either language occurs twice, within a file or
+  across files.
+- Validation and test sentences are combinations that are not in the training set. The main fillers of a sentence are
+  its first two content words in English order; if there are fewer than two, MINOR words (numbers, times, colors and
+  the like) complete them. A hash of the pattern and the main fillers determines the split. So if "Mary bought three new
+  books yesterday." is a test sentence, no training sentence of this pattern has Mary buying books, whatever the number,
+  the adjective and the time. Other patterns may have it, and Mary may buy other things. The hash does not depend on
+  the seed, so this also holds across corpora with different seeds.
 - The same options give the same bytes on every machine.
 """
 
@@ -42,9 +42,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-# he: the pronoun, which gives the forms ta (Chinese), his and agr (how the verb agrees)
-# act.tags: i what one does at home, o outdoors, s a skill that one learns
-# task.done: with the Chinese particle of a finished deed; number.count: before a measure word
+# he: the pronoun, which adds the forms ta (Chinese), his, and agr (agreement of the verb)
+# act.tags: i done at home, o done outdoors, s a skill to learn
+# task.done: with the Chinese particle for completion; number.count: form before a measure word
 LEXICON = """
 pronoun he ta his agr: I/我/my/I, you/你/your/plural, he/他/his/third, she/她/her/third, we/我们/our/plural,
     they/他们/their/plural
@@ -432,7 +432,7 @@ The {someone} who is {outdoor.ing} {spot} is my {peer}. = 在{spot}{outdoor}的{
 Why didn't {asked} {duty} {past}? = {asked}{past}为什么没{duty}？
 """
 
-# Categories whose words count as main fillers only where a sentence has fewer than two others.
+# Categories whose words are main fillers only if a sentence has fewer than two others.
 MINOR = {"number", "few", "times", "age", "price", "adj", "color"}
 MINOR |= {"weekday", "month", "day", "year", "am", "pm", "eve", "minute"}
 MINOR |= {"past", "past_long", "future", "future_long", "someday", "days"}
@@ -441,19 +441,19 @@ Word = dict[str, str]
 
 
 class Pattern(NamedTuple):
-    """A pair of texts with slots."""
+    """A pair of English and Chinese texts with slots."""
 
     en: str
     zh: str
 
 
 def entries(text: str) -> list[str]:
-    """The entries of a table: its lines, without comments; an indented line goes on with the entry before it."""
+    """Split a table into entries: lines without comments; an indented line continues the entry above it."""
     return [line for line in text.replace("\n    ", " ").splitlines() if line and not line.startswith("#")]
 
 
 def read_lexicon(text: str) -> dict[str, list[Word]]:
-    """The words of each category, as dictionaries from the name of a form to the form.
+    """Parse the words of each category into dictionaries from the name of a form to the form.
 
     >>> read_lexicon("turn: left/左, right/右")
     {'turn': [{'en': 'left', 'zh': '左'}, {'en': 'right', 'zh': '右'}]}
@@ -468,7 +468,7 @@ def read_lexicon(text: str) -> dict[str, list[Word]]:
 
 
 def read_grammar() -> dict[str, Sequence[Word | Pattern]]:
-    """What may stand for each category: words, and patterns with slots of their own."""
+    """Return the fillers of each category: words, and patterns with slots of their own."""
     words = read_lexicon(LEXICON)
     pronouns = {word["he"]: word for word in words.pop("pronoun")}
     for category in ("name", "kin", "speaker", "listener"):
@@ -477,7 +477,7 @@ def read_grammar() -> dict[str, Sequence[Word | Pattern]]:
         words[category] = [word for word in words["act"] if tag in word["tags"]]
     words["skill"] += words["other_skill"]
     words["other"] = words["name"] + words["kin"]
-    words["person"] = words["speaker"] * 2 + words["other"]  # as "I", "we" and so on are few
+    words["person"] = words["speaker"] * 2 + words["other"]  # twice, because "I", "we" and so on are few
     words["asked"] = words["listener"] + words["name"]
     words["ware"] = words["thing"] + words["clothing"]
     words["grocery"] = words["produce"] + words["meat"]
@@ -504,13 +504,13 @@ CHOICE = re.compile(r"\[([^][]*)\]")
 ARTICLE = re.compile(r"\b([Aa]) (?=[aeioAEIO]|um)")  # "a useful" and "a uniform" stay
 
 SPLITS = ("train", "valid", "test")
-HELD_OUT = 5  # percent of the combinations for validation, and as many for test
-MOST_MISSES = 100_000  # draws in a row without a new sentence: the grammar has no more
+HELD_OUT = 5  # percent of the combinations for validation, and the same for test
+MOST_MISSES = 100_000  # after this many draws without a new sentence, the grammar is taken to be exhausted
 
 
 @dataclass(frozen=True)
 class Example:
-    """A sentence pair, its pattern, and its main fillers in English: see the head of this file."""
+    """A sentence pair, its pattern, and its main fillers in English (defined at the top of this file)."""
 
     en: str
     zh: str
@@ -518,7 +518,7 @@ class Example:
     main: tuple[str, ...]
 
     def split(self) -> str:
-        """The one split in which this combination of pattern and main fillers may stand."""
+        """Return the split of this combination of pattern and main fillers."""
         digest = hashlib.sha256("\n".join((self.pattern.en, *self.main)).encode()).digest()
         percentile = int.from_bytes(digest[:8], "big") % 100
         if percentile < HELD_OUT:
@@ -528,12 +528,12 @@ class Example:
 
 @cache
 def slots(text: str) -> tuple[tuple[str, str], ...]:
-    """The slots of a text in order, each once: its name ("other2") and its category ("other")."""
+    """List the slots of a text in order, each once, as name ("other2") and category ("other")."""
     return tuple({match[1] + match[2]: match[1] for match in SLOT.finditer(text)}.items())
 
 
 def substitute(text: str, language: str, fillers: dict[str, Word]) -> str:
-    """Put the fillers' forms into the slots of a text."""
+    """Fill the slots of a text."""
     return SLOT.sub(lambda match: fillers[match[1] + match[2]][match[3] or language], text)
 
 
@@ -542,7 +542,7 @@ def expand(pattern: Pattern, rng: random.Random, picked: list[tuple[str, Word]])
     fillers: dict[str, Word] = {}
     for name, category in slots(pattern.en):
         choices = GRAMMAR[category]
-        choice = choices[int(rng.random() * len(choices))]  # random() alone is the same in every Python
+        choice = choices[int(rng.random() * len(choices))]  # only random() is stable across Python versions
         if isinstance(choice, Pattern):
             fillers[name] = expand(choice, rng, picked)
         else:
@@ -552,7 +552,7 @@ def expand(pattern: Pattern, rng: random.Random, picked: list[tuple[str, Word]])
 
 
 def agree(text: str, person: str) -> str:
-    """Choose in each [...] for a person: "I", "third" or "plural".
+    """Choose the form in each [...] that agrees with a person: "I", "third" or "plural".
 
     >>> agree("They [am|is|are] here, they [walk|walks].", "plural")
     'They are here, they walk.'
@@ -568,7 +568,7 @@ def agree(text: str, person: str) -> str:
 
 
 def sample(pattern: Pattern, rng: random.Random) -> Example | None:
-    """A random sentence of the pattern; None where one content word came up for two slots."""
+    """Draw a random sentence of the pattern; return None if one content word was drawn for two slots."""
     picked: list[tuple[str, Word]] = []
     sides = expand(pattern, rng, picked)
     content = [word["en"] for category, word in picked if category not in MINOR]
@@ -581,7 +581,7 @@ def sample(pattern: Pattern, rng: random.Random) -> Example | None:
 
 
 def make_corpus(sizes: dict[str, int], seed: int) -> dict[str, list[Example]]:
-    """Sentence pairs for each split, all different on either side: a random pattern, then random fillers.
+    """Draw distinct sentence pairs for each split: a random pattern, then random fillers.
 
     Raises:
         ValueError: the grammar has too few sentences, or gives one English sentence two translations.
@@ -620,12 +620,12 @@ def write_corpus(corpus: dict[str, list[Example]], folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Write the demo's English-Chinese corpus, made from a small grammar.")
-    parser.add_argument("folder", type=Path, metavar="OUTDIR", help="where to write; created if missing")
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description="Generate the demo's English-Chinese corpus from a small grammar.")
+    parser.add_argument("folder", type=Path, metavar="OUTDIR", help="output folder; created if missing")
     for split, size in zip(SPLITS, (40_000, 500, 500), strict=True):
         parser.add_argument(f"--{split}", type=int, default=size, metavar="N", help=f"sentence pairs (default: {size})")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random choices (default: 1)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="seed of the random choices (default: 1)")
     options = parser.parse_args(arguments)
     sizes: dict[str, int] = {split: getattr(options, split) for split in SPLITS}
     if min(sizes.values()) < 0:

@@ -1,4 +1,4 @@
-"""The table and the pictures of a grid that run.sh has trained.
+"""Make the table and the plots of a grid that run.sh has trained.
 
     python report.py WORK OUTDIR
 
@@ -6,13 +6,13 @@ reads WORK/<corpus>/<column>-<cell>-<seed>/ (model/, output.<target>, score.json
 
     OUTDIR/<corpus>.md               table: mean, deviation, paired bootstrap against the LSTM
     OUTDIR/<corpus>-updates.png      BLEU on the development set over updates
-    OUTDIR/<corpus>-lengths.png      BLEU on the test set by length of the source
+    OUTDIR/<corpus>-lengths.png      BLEU on the test set by source length
     OUTDIR/<corpus>-gradients.png    gradient norm at a source position over its distance from the output
     OUTDIR/<corpus>-gates.png        the three gates of the LSTM encoder over one sentence
-    OUTDIR/<corpus>-attention.png    attention of the LSTM over one sentence
+    OUTDIR/<corpus>-attention.png    attention weights of the LSTM for one sentence
 
-A run that is not done is left out, so that a grid can be looked at while it trains. Axes in names of tensors are
-those of nmtcli/model/__init__.py.
+Unfinished runs are left out, so that the report can be made while the grid trains. nmtcli/model/__init__.py explains
+the suffixes of tensor names.
 """
 
 import argparse
@@ -51,17 +51,17 @@ from seeds import bleu_of, lines_of, mean_bleu, paired_bootstrap, sentence_stati
 mpl.use("Agg")
 COLUMNS = {"fixed": "fixed vector", "attention": "attention"}
 CELLS = {"rnn": "plain RNN", "gru": "GRU", "lstm": "LSTM"}
-COLORS = {"rnn": "#d55e00", "gru": "#009e73", "lstm": "#0072b2"}  # told apart by the colour-blind too
+COLORS = {"rnn": "#d55e00", "gru": "#009e73", "lstm": "#0072b2"}  # safe for the colour-blind
 STYLES = {"fixed": "--", "attention": "-"}
-BINS = 5  # of source lengths, with as many sentences each
-LONGEST = 32  # sentences whose gradients are looked at: the longest of the development set
-PIECES = 12  # of the sentence whose gates and attention are shown
+BINS = 5  # bins of source lengths, with equal numbers of sentences
+LONGEST = 32  # longest sentences of the development set, whose gradients are measured
+PIECES = 12  # length of the sentence whose gates and attention are shown [subwords]
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "WenQuanYi Zen Hei", "Noto Sans SC")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of the grid that is done."""
+    """A finished run of the grid."""
 
     folder: Path
     column: str
@@ -70,22 +70,22 @@ class Run:
 
     @cached_property
     def model(self) -> StoredModel:
-        """Its model directory."""
+        """The run's model directory."""
         return StoredModel.open(str(self.folder / "model"))
 
     @cached_property
     def log(self) -> list[dict[str, Any]]:
-        """The objects of its log."""
+        """The records of the training log."""
         return [json.loads(line) for line in lines_of(self.folder / "model" / "log.jsonl")]
 
     @cached_property
     def scores(self) -> dict[str, Any]:
-        """What `nmt score --json` said of its translations: by metric."""
+        """The output of `nmt score --json` for the translations, by metric."""
         return json.loads((self.folder / "score.json").read_text(encoding="utf-8"))["systems"][0]["scores"]
 
     @property
     def validations(self) -> list[tuple[int, float]]:
-        """Updates and BLEU on the development set."""
+        """Pairs of update and BLEU on the development set."""
         return [(record["update"], record["bleu"]) for record in self.log if record["kind"] == "validation"]
 
 
@@ -119,10 +119,10 @@ class Corpus:
 
 
 def table(corpus: Corpus) -> str:
-    """The table of one corpus in Markdown: a row for each system."""
+    """Format the Markdown table of one corpus, with a row for each system."""
     lines = [
-        "| | cell | width | parameters | embeddings apart | seeds | test BLEU | test chrF2 | BLEU against LSTM | p "
-        "| dev BLEU | its rise in the last fifth |",
+        "| | cell | width | parameters | without embeddings | seeds | test BLEU | test chrF2 | BLEU against LSTM | p "
+        "| dev BLEU | gain in the last fifth |",
         "|" + "---|" * 12,
     ]
     for (column, cell), runs in corpus.runs.items():
@@ -158,19 +158,19 @@ def table(corpus: Corpus) -> str:
 
 
 def embedding_parameters(model: Seq2Seq) -> int:
-    """Parameters whose number the vocabularies decide: embeddings, output projection and its bias."""
+    """Count the parameters that depend on vocabulary sizes: embeddings, output projection and its bias."""
     parts = [model.source_embedding, model.target_embedding, model.projection]
     in_matrices = sum(parameter.numel() for part in parts if part is not None for parameter in part.parameters())
     return in_matrices + model.projection_bias_V.numel()
 
 
 def gradient_norms(model: Seq2Seq, batch: Batch, outputs: int) -> Tensor:
-    """How far the error of each output reaches back: |d(-log p(target_t)) / d(embedded source_s)| as norms_BTS.
+    """Compute norms_BTS of the gradients of each output's loss: |d(-log p(target_t)) / d(embedded source_s)|.
 
     Args:
         model: in eval mode.
         batch: on the model's device.
-        outputs: T, of the first so many.
+        outputs: T, the number of first target positions to use.
     """
     embedded: list[Tensor] = []
     hook = model.encoder.register_forward_pre_hook(lambda _, inputs: embedded.append(inputs[0]))
@@ -186,10 +186,10 @@ def gradient_norms(model: Seq2Seq, batch: Batch, outputs: int) -> Tensor:
 
 
 def norms_by_distance(model: Seq2Seq, batch: Batch) -> tuple[list[int], list[float]]:
-    """Mean gradient norm over the recurrent steps between a source position and an output.
+    """Compute the mean gradient norm for each number of recurrent steps between a source position and an output.
 
-    The source is read from its end, so position s of the source and t of the target, both from 0, are s + t + 1 steps
-    apart. Only positions that every sentence of the batch has are looked at.
+    The source is read from its end, so source position s and target position t, both from 0, are s + t + 1 steps apart.
+    Only positions that exist in every sentence of the batch are used.
     """
     shortest = int(torch.minimum(batch.source_mask_BS.sum(dim=1), batch.target_mask_BT.sum(dim=1)).min())
     norms_TS = gradient_norms(model, batch, shortest)[:, :, :shortest].mean(dim=0)
@@ -199,13 +199,13 @@ def norms_by_distance(model: Seq2Seq, batch: Batch) -> tuple[list[int], list[flo
 
 
 def lstm_gates(model: Seq2Seq, source_BS: Tensor) -> tuple[LSTMGates, Tensor]:
-    """The gates of the first encoder layer that reads from the right, gate by gate in the order of reading.
+    """Compute the gates of the first right-to-left encoder layer, in reading order.
 
     Args:
-        model: in eval mode, of LSTM cells.
+        model: with LSTM cells, in eval mode.
         source_BS: one sentence, EOS at the end.
     Returns:
-        the gates, each of shape (steps, H), and its output_SH, which is what the fused call says.
+        the gates, each of shape (steps, H), and the layer's output_SH, equal to that of the fused kernel.
     """
     lengths_B = torch.tensor([source_BS.shape[1]])
     embedded: list[Tensor] = []
@@ -224,7 +224,7 @@ def lstm_gates(model: Seq2Seq, source_BS: Tensor) -> tuple[LSTMGates, Tensor]:
 
 
 def draw_updates(corpus: Corpus, path: Path) -> None:
-    """BLEU on the development set over updates: mean of the seeds, and their range."""
+    """Plot BLEU on the development set over updates: mean and range of the seeds."""
     figure, axes = plt.subplots(figsize=(7, 4.5))
     for (column, cell), runs in corpus.runs.items():
         updates = [update for update, _ in runs[0].validations]
@@ -235,7 +235,7 @@ def draw_updates(corpus: Corpus, path: Path) -> None:
 
 
 def draw_lengths(corpus: Corpus, path: Path) -> None:
-    """BLEU on the test set by length of the source: as many sentences in each bin; mean of the seeds and deviation."""
+    """Plot BLEU on the test set by source length, in bins of equal numbers of sentences: mean and deviation."""
     source = corpus.data.source_subword
     lengths = np.array([len(ids) - 1 for ids in source.encode_many(corpus.sources)])
     bins = [one for one in np.array_split(np.argsort(lengths, kind="stable"), BINS) if len(one)]
@@ -259,7 +259,7 @@ def draw_lengths(corpus: Corpus, path: Path) -> None:
 
 
 def draw_gradients(corpus: Corpus, path: Path) -> None:
-    """Gradient norm over distance, one panel a column: before training and after it."""
+    """Plot the gradient norm over distance, before and after training, in one panel for each column."""
     sides = (corpus.data.source_subword, corpus.data.target_subword)
     sources, targets = (
         side.encode_many([pair[number] for pair in corpus.data.valid]) for number, side in enumerate(sides)
@@ -285,7 +285,7 @@ def draw_gradients(corpus: Corpus, path: Path) -> None:
 
 
 def draw_gates(corpus: Corpus, path: Path) -> None:
-    """Forget, input and output gate of every unit of the LSTM encoder over one sentence."""
+    """Plot forget, input and output gate of every unit of the LSTM encoder over one sentence."""
     run, line = example(corpus)
     source, _ = run.model.subwords()
     ids = source.encode(line)
@@ -308,7 +308,7 @@ def draw_gates(corpus: Corpus, path: Path) -> None:
 
 
 def draw_attention(corpus: Corpus, path: Path) -> None:
-    """Where the LSTM looks for each piece that it says."""
+    """Plot the LSTM's attention weights for each subword of one translation."""
     run, line = example(corpus)
     source, target = run.model.subwords()
     config = SearchConfig(beam=5)
@@ -329,27 +329,26 @@ def draw_attention(corpus: Corpus, path: Path) -> None:
 
 
 def example(corpus: Corpus) -> tuple[Run, str]:
-    """The run and the sentence of the heat maps: LSTM with attention, and the first test sentence of PIECES pieces, or
-    one as near to that as there is."""
+    """Return run and sentence of the heat maps: LSTM with attention, first test sentence nearest to PIECES subwords."""
     run = corpus.runs["attention", "lstm"][0]
     lengths = [len(ids) for ids in corpus.data.source_subword.encode_many(corpus.sources)]
     return run, min(zip(lengths, corpus.sources, strict=True), key=lambda one: abs(one[0] - PIECES))[1]
 
 
 def readable(pieces: Sequence[str]) -> list[str]:
-    """Labels of pieces; EOS by its name."""
+    """Return labels of subwords, with EOS spelled out."""
     return [piece.replace("</s>", "EOS") for piece in pieces]
 
 
 def label(column: str, cell: str) -> str:
-    """What a line of a picture is called."""
+    """Return the legend of a line."""
     return f"{CELLS[cell]}, {COLUMNS[column]}"
 
 
 def finish(
     figure: Any, axes: Any, path: Path, *, x: str = "", y: str = "", title: str = "", beside: bool = False
 ) -> None:
-    """Labels, legend (beside the panel, where it would cover lines), grid; onto the disk."""
+    """Add labels, legend and grid, and save; `beside` puts the legend beside the panel, where it covers no line."""
     if x:
         axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -365,23 +364,23 @@ def finish(
 
 
 def save(figure: Any, path: Path) -> None:
-    """Writes a picture, the same bytes for the same numbers."""
+    """Write a plot; equal numbers give equal bytes."""
     figure.savefig(path, dpi=100, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
 
 
 def use_fonts() -> None:
-    """Matplotlib's own font, and one that has Chinese characters where there is one."""
+    """Use matplotlib's own font, with a fallback for Chinese characters if one is installed."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
     chinese = [font for font in CJK_FONTS if font in installed]
     mpl.rcParams["font.family"] = ["DejaVu Sans", *chinese]
     if not chinese:
-        print("No font has Chinese characters: they are boxes in the pictures. Install fonts-noto-cjk or the like.")
+        print("No installed font has Chinese characters; plots show boxes instead. Install one, say fonts-noto-cjk.")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
 
 def main() -> None:
-    """See above."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("outdir", type=Path)
@@ -400,7 +399,7 @@ def main() -> None:
         if ("attention", "lstm") in corpus.runs:
             draw_gates(corpus, options.outdir / f"{corpus.name}-gates.png")
             draw_attention(corpus, options.outdir / f"{corpus.name}-attention.png")
-    print(f"The tables and pictures are in {options.outdir}.")
+    print(f"The tables and plots are in {options.outdir}.")
 
 
 if __name__ == "__main__":

@@ -1,36 +1,36 @@
 #!/usr/bin/env bash
-# Plain RNN, GRU and LSTM, with attention and through one fixed vector: the same data, the same number of updates, the
+# Plain RNN, GRU and LSTM, with attention and with one fixed vector: the same data, the same number of updates and the
 # same number of parameters. Some two hours on 2 CPU cores; minutes with SMALL=1.
 #
-#     recipes/lstm-vs-rnn/run.sh               fetches Multi30k and Tatoeba's Chinese (4 MB) from their public homes
-#     DATA=dir recipes/lstm-vs-rnn/run.sh      takes dir/multi30k/train.de.gz ... and dir/cmn-eng/train.zh.gz ...
-#     SMALL=1 recipes/lstm-vs-rnn/run.sh       the whole way on the demo's corpus, no network; its scores say nothing
-#     JOBS=4 THREADS=2 ...                     training runs side by side (2), and CPU threads of each (1)
-#     WORK=dir ...                             works in dir, not in work/lstm-vs-rnn
+#     recipes/lstm-vs-rnn/run.sh               downloads Multi30k and Tatoeba Chinese-English (4 MB)
+#     DATA=dir recipes/lstm-vs-rnn/run.sh      reads dir/multi30k/train.de.gz ... and dir/cmn-eng/train.zh.gz ...
+#     SMALL=1 recipes/lstm-vs-rnn/run.sh       test run on the demo's corpus, without a network; scores are meaningless
+#     JOBS=4 THREADS=2 ...                     training runs in parallel (default: 2), CPU threads of each (default: 1)
+#     WORK=dir ...                             work directory (default: work/lstm-vs-rnn)
 #
-# Writes $WORK/report: table and pictures. A grid that was stopped goes on when started again: runs that are done are not
-# done again, the one that was cut goes on where it was. To start afresh, remove WORK.
+# Writes tables and plots to $WORK/report. A stopped grid resumes when started again: finished runs are kept, the others
+# continue. To start afresh, remove WORK.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 if ! command -v nmt > /dev/null; then
-    PATH="$root/.venv/bin:$PATH" # after `make setup`
+    PATH="$root/.venv/bin:$PATH" # where `make setup` installs it
 fi
-python=$(dirname "$(command -v nmt)")/python # the one that has nmtcli
-unset NMT_DATA NMT_MODEL                     # the directories are those in WORK
+python=$(dirname "$(command -v nmt)")/python # this Python has nmtcli
+unset NMT_DATA NMT_MODEL                     # use the directories in WORK
 
 if ! "$python" -c "import matplotlib" 2> /dev/null; then
-    echo 'Error: the pictures need matplotlib. Run pip install "nmtcli[plots]".' >&2
+    echo 'Error: the plots need matplotlib. Run pip install "nmtcli[plots]".' >&2
     exit 2
 fi
 work=${WORK:-$root/work/lstm-vs-rnn}
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 threads=${THREADS:-1}
-length="" # of training, where it is not recipe.toml's
+length="" # options that shorten training
 
-prepare() { # source and target language, files, more options: makes data-bin and the test text in this folder
+prepare() { # source and target language, files, more options: make data-bin and the test text in this folder
     local source=$1 target=$2 train=$3 valid=$4 test=$5
     for language in "$source" "$target"; do
         if [[ -f $test.$language.gz ]]; then
@@ -43,12 +43,12 @@ prepare() { # source and target language, files, more options: makes data-bin an
         --overwrite "${@:6}"
 }
 
-train_and_score() { # corpus, column, cell, seed: in a folder of its own, unless that was done
+train_and_score() { # corpus, column, cell, seed: train and score in its own folder, unless finished
     local column=$2 cell=$3 seed=$4
     local source=${1: -5:2} target=${1: -2} # multi30k-de-en: de and en
     local folder=$work/$1/$column-$cell-$seed
     local -A arch=([attention]=luong [fixed]=sutskever)
-    local -A width=( # what makes the parameters as many in each column, embeddings apart
+    local -A width=( # equal numbers of parameters in each column, without embeddings
         [attention-rnn]=472 [attention-gru]=308 [attention-lstm]=256
         [fixed-rnn]=528 [fixed-gru]=312 [fixed-lstm]=256
     )
@@ -57,7 +57,7 @@ train_and_score() { # corpus, column, cell, seed: in a folder of its own, unless
     fi
     mkdir -p "$folder"
     cd "$folder"
-    # shellcheck disable=SC2086 # $length is words
+    # shellcheck disable=SC2086 # $length is several words
     nmt train --config "$here/recipe.toml" --data ../data-bin --arch "${arch[$column]}" --cell "$cell" \
         --hidden-size "${width[$column-$cell]}" --seed "$seed" --threads "$threads" --resume $length 2>> train.log
     nmt translate --config "$here/recipe.toml" --threads "$threads" < "../test.$source" > "output.$target"
@@ -95,7 +95,7 @@ export here work threads length
 for seed in $seeds; do
     for corpus in $corpora; do
         if [[ $corpus == tatoeba-zh-en && $seed != 1 ]]; then
-            continue # one seed
+            continue # one seed only
         fi
         for column in fixed attention; do
             for cell in rnn gru lstm; do

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches Multi30k (1.3 MB) from its public home into a directory, and checks every file.
+# Download Multi30k (1.3 MB) from GitHub into a directory, and check every file.
 #
 #     recipes/multi30k-de-en/fetch.sh dir
 set -euo pipefail

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# Multi30k, German to English: raw image captions to BLEU on test_2016_flickr. Some 35 minutes on 2 CPU cores.
+# Multi30k, German to English: from raw image captions to BLEU on test_2016_flickr. Some 35 minutes on 2 CPU cores.
 #
-#     recipes/multi30k-de-en/run.sh                fetches the corpus (1.3 MB) from its public home
-#     DATA=dir recipes/multi30k-de-en/run.sh       takes train.de.gz train.en.gz val.de.gz ... from dir
-#     RECIPE=char recipes/multi30k-de-en/run.sh    takes char.toml, not recipe.toml: characters are the units
-#     WORK=dir recipes/multi30k-de-en/run.sh       works in dir, not in work/multi30k-de-en
+#     recipes/multi30k-de-en/run.sh                downloads the corpus (1.3 MB) from GitHub
+#     DATA=dir recipes/multi30k-de-en/run.sh       reads train.de.gz train.en.gz val.de.gz ... from dir
+#     RECIPE=char recipes/multi30k-de-en/run.sh    uses char.toml instead of recipe.toml: a character-level model
+#     WORK=dir recipes/multi30k-de-en/run.sh       work directory (default: work/multi30k-de-en)
 #
-# Expected: BLEU of at least 38.0. A run that was stopped goes on when started again; to start afresh, remove WORK.
+# Expected: BLEU of at least 38.0. A stopped run resumes when started again; to start afresh, remove WORK.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 if ! command -v nmt > /dev/null; then
-    PATH="$root/.venv/bin:$PATH" # after `make setup`
+    PATH="$root/.venv/bin:$PATH" # where `make setup` installs it
 fi
-unset NMT_DATA NMT_MODEL # the directories are those in WORK
+unset NMT_DATA NMT_MODEL # use the directories in WORK
 
 work=${WORK:-$root/work/multi30k-de-en${RECIPE:+-$RECIPE}}
 mkdir -p "$work"

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# OpenSubtitles 2018, Chinese to English: 11 million subtitles of films. For a GPU; a day or more on a CPU.
+# OpenSubtitles 2018, Chinese to English: 11 million film subtitles. For a GPU; a day or more on a CPU.
 #
-#     recipes/opensubtitles-zh-en/run.sh             fetches the corpus (300 MB) from its public home and splits it
-#     DATA=dir recipes/opensubtitles-zh-en/run.sh    takes dir/en-zh_cn.txt.zip, as OPUS has it
-#     PAIRS=500000 ...                               trains on so many pairs, about
-#     WORK=dir ...                                   works in dir, not in work/opensubtitles-zh-en
+#     recipes/opensubtitles-zh-en/run.sh             downloads the corpus (300 MB) from OPUS and splits it
+#     DATA=dir recipes/opensubtitles-zh-en/run.sh    reads dir/en-zh_cn.txt.zip, as published by OPUS
+#     PAIRS=500000 ...                               trains on about this many pairs (default: all)
+#     WORK=dir ...                                   work directory (default: work/opensubtitles-zh-en)
 #
-# A run that was stopped goes on when started again; to start afresh, or with other PAIRS, remove WORK.
+# A stopped run resumes when started again; to start afresh, or with other PAIRS, remove WORK.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 if ! command -v nmt > /dev/null; then
-    PATH="$root/.venv/bin:$PATH" # after `make setup`
+    PATH="$root/.venv/bin:$PATH" # where `make setup` installs it
 fi
-unset NMT_DATA NMT_MODEL # the directories are those in WORK
+unset NMT_DATA NMT_MODEL # use the directories in WORK
 
 work=${WORK:-$root/work/opensubtitles-zh-en}
 mkdir -p "$work"

@@ -2,13 +2,13 @@
 
     python split_films.py en-zh_cn.txt.zip OUTDIR [--valid N] [--test N] [--train N]
 
-writes train.en.gz, train.zh.gz and the same for val and test: raw text, one subtitle a line.
+writes train.en.gz, train.zh.gz and the same for val and test: raw text, one subtitle in a line.
 
-A film, or an episode, is in one split only, whatever its translations. FILMS of them, chosen by a hash of their number,
-are for validation and as many for test; of each as many subtitles are taken as of any other. Short subtitles ("Yes.")
-are in every film, so no subtitle goes into test that training or validation has too, in English or in Chinese, nor one
-into validation that training has; the others of these films are left out. Test sentences are so harder than the average
-of a film. The archive is read as a stream: memory is that of the films held out.
+A film (or episode), with all its translations, is in one split only. A hash of the film's number chooses FILMS films
+for validation and FILMS for test; each contributes the same number of subtitles if it can. Short subtitles ("Yes.")
+occur in every film, so the test set only has subtitles that are not in the training or validation set, in English or in
+Chinese, and the validation set only those that are not in the training set; the films' other subtitles are dropped. So
+test sentences are harder than the average subtitle. The archive is streamed; only held-out films are kept in memory.
 """
 
 import argparse
@@ -23,16 +23,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-FILMS = 50  # each for validation and test
+FILMS = 50  # for validation, and the same for test
 
 Pair = tuple[str, str]  # English, Chinese
 
 
 def member(archive: zipfile.ZipFile, *endings: str) -> str:
-    """The file of the archive whose name ends so.
+    """Find the file of the archive whose name has one of these endings.
 
     Raises:
-        ValueError: there is none, or there are several.
+        ValueError: there is no such file, or more than one.
     """
     names = [name for name in archive.namelist() if name.lower().endswith(endings)]
     if len(names) != 1:
@@ -41,20 +41,20 @@ def member(archive: zipfile.ZipFile, *endings: str) -> str:
 
 
 def lines(archive: zipfile.ZipFile, name: str) -> Iterator[str]:
-    """The lines of a file of the archive."""
+    """Read the lines of a file in the archive."""
     with io.TextIOWrapper(archive.open(name), encoding="utf-8", newline="\n") as text:
         for line in text:
             yield line.rstrip("\r\n")
 
 
 def films(archive: zipfile.ZipFile) -> Iterator[str]:
-    """The film of each line: the folder of its English document, as in en/2004/381061/3345678.xml.gz."""
+    """Yield the film of each line: the folder of its English document, as in en/2004/381061/3345678.xml.gz."""
     for line in lines(archive, member(archive, ".ids")):
         yield line.partition("\t")[0].rpartition("/")[0]
 
 
 def pairs(archive: zipfile.ZipFile) -> Iterator[tuple[str, Pair]]:
-    """Film, English and Chinese of each line, blanks at the ends taken off.
+    """Yield film, English and Chinese of each line, stripped.
 
     Raises:
         ValueError: the three files have unequal numbers of lines.
@@ -68,10 +68,10 @@ def pairs(archive: zipfile.ZipFile) -> Iterator[tuple[str, Pair]]:
 
 
 def held_out(counts: Counter[str]) -> tuple[set[str], set[str]]:
-    """The films for validation and those for test.
+    """Choose the films for validation and the films for test.
 
     Raises:
-        ValueError: there are too few.
+        ValueError: there are too few films.
     """
     order = sorted(counts, key=lambda film: hashlib.sha256(film.encode()).digest())
     if len(order) <= 2 * FILMS:
@@ -80,22 +80,24 @@ def held_out(counts: Counter[str]) -> tuple[set[str], set[str]]:
 
 
 def evenly(by_film: dict[str, list[Pair]], wanted: int) -> list[Pair]:
-    """As many pairs of each film as of any other, where it has so many.
+    """Draw `wanted` pairs, the same number from each film as long as it has enough.
 
     Raises:
-        ValueError: there are too few pairs.
+        ValueError: there are too few pairs in all.
     """
     rng = random.Random(1)
     rounds = [rng.sample(some, len(some)) for _, some in sorted(by_film.items())]
     longest = max(map(len, rounds), default=0)
     chosen = [some[number] for number in range(longest) for some in rounds if number < len(some)][:wanted]
     if len(chosen) < wanted:
-        raise ValueError(f"There are only {len(chosen):,} subtitles of their own in {len(by_film):,} films held out.")
+        raise ValueError(
+            f"The {len(by_film):,} held-out films have only {len(chosen):,} subtitles that no other split has."
+        )
     return sorted(chosen)
 
 
 def unknown(by_film: dict[str, list[Pair]], known: Sequence[set[str]]) -> dict[str, list[Pair]]:
-    """The pairs neither of whose sides is known, each side once."""
+    """Keep the pairs with neither side in `known`, and each side only once."""
     english, chinese = set(known[0]), set(known[1])
     kept: dict[str, list[Pair]] = {}
     for film, some in by_film.items():
@@ -108,12 +110,15 @@ def unknown(by_film: dict[str, list[Pair]], known: Sequence[set[str]]) -> dict[s
 
 
 def split(path: Path, folder: Path, *, valid: int, test: int, train: int) -> dict[str, int]:
-    """Write the three splits; how many pairs each has.
+    """Write the three splits; return the number of pairs in each.
 
     Args:
-        train: pairs at most, chosen at random; 0: all.
+        path: the archive.
+        folder: output folder.
+        valid, test: numbers of pairs.
+        train: approximate size of a random sample of the training pairs; 0: all.
     Raises:
-        ValueError: the archive is another one, or too small.
+        ValueError: the archive lacks a file, or is too small.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path) as archive:
@@ -124,7 +129,7 @@ def split(path: Path, folder: Path, *, valid: int, test: int, train: int) -> dic
         for film, pair in pairs(archive):
             if film in of_film and all(pair):
                 candidates[of_film[film]].setdefault(film, []).append(pair)
-        sides: list[set[str]] = [set(), set()]  # what of them training has too
+        sides: list[set[str]] = [set(), set()]  # held-out sentences that the training set has, too
         asked = [{pair[n] for by in candidates.values() for some in by.values() for pair in some} for n in range(2)]
         rest = sum(counts.values()) - sum(counts[film] for film in of_film)
         rng = random.Random(1)
@@ -151,21 +156,23 @@ def split(path: Path, folder: Path, *, valid: int, test: int, train: int) -> dic
 
 
 def writer(path: Path) -> io.TextIOWrapper:
-    """A compressed text to write; the same lines give the same bytes."""
+    """Open a gzip text file for writing; equal lines give equal bytes."""
     return io.TextIOWrapper(gzip.GzipFile(path, "wb", compresslevel=1, mtime=0), encoding="utf-8", newline="\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Split OPUS's archive of English-Chinese subtitles, film by film.")
     parser.add_argument("archive", type=Path, metavar="ARCHIVE.zip")
-    parser.add_argument("folder", type=Path, metavar="OUTDIR", help="where to write; created if missing")
+    parser.add_argument("folder", type=Path, metavar="OUTDIR", help="output folder; created if missing")
     parser.add_argument("--valid", type=int, default=2000, metavar="N", help="validation pairs (default: 2000)")
     parser.add_argument("--test", type=int, default=2000, metavar="N", help="test pairs (default: 2000)")
-    parser.add_argument("--train", type=int, default=0, metavar="N", help="training pairs, about; 0: all (default)")
+    parser.add_argument(
+        "--train", type=int, default=0, metavar="N", help="about how many training pairs; 0: all (default)"
+    )
     options = parser.parse_args(arguments)
     if min(options.valid, options.test) < 1 or options.train < 0:
-        parser.error("there must be validation and test pairs, and no negative number")
+        parser.error("--valid and --test must be at least 1, and --train at least 0")
     try:
         sizes = split(options.archive, options.folder, valid=options.valid, test=options.test, train=options.train)
     except (OSError, ValueError, zipfile.BadZipFile) as error:

@@ -1,14 +1,16 @@
-"""The tables of a grid that run.sh has trained.
+"""Make the tables of a grid that run.sh has trained.
 
     python report.py WORK OUTDIR
 
 reads WORK/<corpus>/<loss>-<seed>/ (<split>.<search>.<target>, <split>.<search>.json; a search is <beam>-<length
-penalty>, a loss is <loss> or <loss>@<learning rate>) and writes OUTDIR/<corpus>.md: for each loss and beam BLEU and
-chrF on validation and test set, and a paired bootstrap against the control with the same beam, which is cross-entropy
-with the learning rate that has the highest BLEU on the validation set. At the end: which loss and beam the validation
-set chooses, and what it is worth on the test set against the control with the beam that the validation set chooses for
-that. All of it twice: with one length penalty for all, and with that which has the highest BLEU of each loss on the
-validation set. A run that is not done is left out, and what has less than half as many seeds as another is not chosen.
+penalty>, a loss is <loss> or <loss>@<learning rate>) and writes OUTDIR/<corpus>.md, with two tables. In the first, all
+losses have the same length penalty; in the second, each has the penalty with the highest validation BLEU.
+
+A table has BLEU and chrF on validation and test set for each loss and beam, and a paired bootstrap against the control
+with the same beam. The control is cross-entropy with the learning rate that has the highest validation BLEU. Below the
+table stand the loss and the beam with the highest validation BLEU, and their difference in test BLEU from the control
+with its own best beam. Unfinished runs are left out, and a loss with less than half as many seeds as another is not
+chosen.
 """
 
 import argparse
@@ -25,12 +27,12 @@ from seeds import Array, lines_of, mean_bleu, paired_bootstrap, sentence_statist
 
 CONTROL = "cross-entropy"
 LOSSES = (CONTROL, "greedy", "greedy-passes", "beam", "risk", "max-margin", "sequence-nll")
-SEARCHES = {"1": ("1-1.0",), "5": ("5-1.0", "5-1.5", "5-2.0")}  # of each beam; the first has the default penalty
+SEARCHES = {"1": ("1-1.0",), "5": ("5-1.0", "5-1.5", "5-2.0")}  # by beam; the first has the default penalty
 System = tuple[str, str]  # loss and search
 
 
 class Corpus:
-    """The runs of one corpus that are done."""
+    """The finished runs of one corpus."""
 
     def __init__(self, folder: Path) -> None:
         self.name = folder.name
@@ -58,7 +60,7 @@ class Corpus:
             }
 
     def systems(self, *, one_penalty: bool) -> list[System]:
-        """Each loss with each beam: with the first length penalty, or with the best one on the validation set."""
+        """List each loss with each beam, with the first length penalty or the best one on the validation set."""
         valid = self.statistics["valid"]
         return [
             max(
@@ -70,21 +72,21 @@ class Corpus:
         ]
 
     def is_control(self, system: System) -> bool:
-        """Whether it is cross-entropy, with whichever learning rate."""
+        """Return True if the loss is cross-entropy, with any learning rate."""
         return system[0].partition("@")[0] == CONTROL
 
     def scores(self, split: str, system: System, metric: str) -> list[float]:
-        """Of each seed."""
+        """Return the score of each seed."""
         loss, search = system
         return [self._score(run, split, search)[metric]["score"] for run in self.runs[loss]]
 
     def signature(self, metric: str) -> str:
-        """sacreBLEU's."""
+        """Return sacreBLEU's signature."""
         run = next(runs[0] for runs in self.runs.values())
         return str(self._score(run, "test", "1-1.0")[metric]["signature"])
 
     def best(self, systems: list[System]) -> System:
-        """The one with the highest mean BLEU on the validation set; not one of a few seeds beside others of many."""
+        """Choose the system with the highest mean validation BLEU, among those with at least half the most seeds."""
         most = max(len(self.runs[loss]) for loss, _ in systems)
         known = [system for system in systems if 2 * len(self.runs[system[0]]) >= most]
         return max(known, key=lambda system: mean_bleu(self.statistics["valid"][system]))
@@ -97,13 +99,13 @@ class Corpus:
 
 
 def against(corpus: Corpus, system: System, control: System) -> tuple[str, str]:
-    """Difference of test BLEU and its p-value."""
+    """Format the difference in test BLEU, and its p-value."""
     ours, theirs = (corpus.statistics["test"][one] for one in (system, control))
     return f"{mean_bleu(ours) - mean_bleu(theirs):+.2f}", f"{paired_bootstrap(ours, theirs):.3f}"
 
 
 def table(corpus: Corpus, *, one_penalty: bool) -> list[str]:
-    """A table of one corpus in Markdown, and what follows from it."""
+    """Format a Markdown table of one corpus, and its conclusion."""
     systems = corpus.systems(one_penalty=one_penalty)
     controls = [system for system in systems if corpus.is_control(system)]
     control_of = {
@@ -140,14 +142,14 @@ def table(corpus: Corpus, *, one_penalty: bool) -> list[str]:
         difference, p_value = against(corpus, chosen, control)
         lines += [
             "",
-            f"The validation set chooses {chosen[0]} with beam and penalty {chosen[1]}, and of the control, "
-            f"{control[0]}, {control[1]}. On the test set that is {difference} BLEU, p = {p_value}.",
+            f"The validation set chooses {chosen[0]} with beam and penalty {chosen[1]}; for the control it chooses "
+            f"{control[0]} with {control[1]}. On the test set the difference is {difference} BLEU (p = {p_value}).",
         ]
     return lines
 
 
 def report(corpus: Corpus) -> str:
-    """Both tables, and how their scores were made."""
+    """Format both tables, and the signatures of their scores."""
     lines = ["With a length penalty of 1 for all:", "", *table(corpus, one_penalty=True), ""]
     lines += ["With the length penalty that the validation set chooses:", "", *table(corpus, one_penalty=False), ""]
     return (
@@ -156,7 +158,7 @@ def report(corpus: Corpus) -> str:
 
 
 def main() -> None:
-    """See above."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
     parser.add_argument("outdir", type=Path)

@@ -1,35 +1,36 @@
 #!/usr/bin/env bash
-# Every loss of search, from one model that cross-entropy has trained, for the same further time; cross-entropy going on
-# is the control. Some two hours on 2 CPU cores that multiply fast in bf16; minutes with SMALL=1.
+# Every sequence-level loss, each starting from one model trained with cross-entropy and trained for the same further
+# time; the control is further training with cross-entropy. Some two hours on 2 CPU cores with fast bf16 multiplication;
+# minutes with SMALL=1.
 #
-#     recipes/sequence-losses/run.sh               fetches Multi30k and Tatoeba's Chinese (4 MB) from their public homes
-#     DATA=dir recipes/sequence-losses/run.sh      takes dir/multi30k/train.de.gz ... and dir/cmn-eng/train.zh.gz ...
-#     SMALL=1 recipes/sequence-losses/run.sh       the whole way on the demo's corpus, no network; its scores say nothing
-#     JOBS=4 THREADS=2 ...                         training runs side by side (2), and CPU threads of each (1)
-#     LOSSES="cross-entropy risk@0.0003" ...       these only; @: with this learning rate
-#     SEEDS="1 2 3 4 5 6" ...                      of Multi30k (1 2 3); Tatoeba has the first one
-#     WORK=dir ...                                 works in dir, not in work/sequence-losses
+#     recipes/sequence-losses/run.sh               downloads Multi30k and Tatoeba Chinese-English (4 MB)
+#     DATA=dir recipes/sequence-losses/run.sh      reads dir/multi30k/train.de.gz ... and dir/cmn-eng/train.zh.gz ...
+#     SMALL=1 recipes/sequence-losses/run.sh       test run on the demo's corpus, no network; scores are meaningless
+#     JOBS=4 THREADS=2 ...                         training runs in parallel (default: 2), CPU threads of each (default: 1)
+#     LOSSES="cross-entropy risk@0.0003" ...       only these losses; @ sets a learning rate
+#     SEEDS="1 2 3 4 5 6" ...                      seeds of Multi30k (default: 1 2 3); Tatoeba has only the first
+#     WORK=dir ...                                 work directory (default: work/sequence-losses)
 #
-# Writes $WORK/report: a table for each corpus. A grid that was stopped goes on when started again: runs that are done are
-# not done again, the one that was cut goes on where it was. To start afresh, remove WORK.
+# Writes a table for each corpus to $WORK/report. A stopped grid resumes when started again: finished runs are kept, the
+# others continue. To start afresh, remove WORK.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 if ! command -v nmt > /dev/null; then
-    PATH="$root/.venv/bin:$PATH" # after `make setup`
+    PATH="$root/.venv/bin:$PATH" # where `make setup` installs it
 fi
-python=$(dirname "$(command -v nmt)")/python # the one that has nmtcli
-unset NMT_DATA NMT_MODEL                     # the directories are those in WORK
+python=$(dirname "$(command -v nmt)")/python # this Python has nmtcli
+unset NMT_DATA NMT_MODEL                     # use the directories in WORK
 
 work=${WORK:-$root/work/sequence-losses}
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 threads=${THREADS:-1}
 losses="cross-entropy cross-entropy@0.0003 greedy greedy-passes beam risk risk@0.0003 max-margin sequence-nll"
-searches="1-1.0 5-1.0 5-1.5 5-2.0" # beam and length penalty; report.py chooses the penalty by the validation set
+searches="1-1.0 5-1.0 5-1.5 5-2.0" # beam-penalty; report.py chooses the length penalty on the validation set
 
-prepare() { # source and target language, files, more options: makes data-bin and the texts in this folder
+prepare() { # source and target language, files, more options: make data-bin and the texts in this folder
     local source=$1 target=$2 train=$3 valid=$4 test=$5
     for language in "$source" "$target"; do
         for split in "valid=$valid" "test=$test"; do
@@ -45,7 +46,7 @@ prepare() { # source and target language, files, more options: makes data-bin an
         --overwrite "${@:6}"
 }
 
-options_of() { # loss: its options, and as many updates as take the time of the control's (README.md has the ratios)
+options_of() { # loss: its options, with as many updates as the control makes in the same time (ratios in README.md)
     local fast="--learning-rate 0.001" slow="--learning-rate 0.0003" candidates="--candidates 6 --loss-mix 0.1"
     case $1 in
         cross-entropy) echo "$fast --max-updates $updates" ;;
@@ -62,13 +63,13 @@ options_of() { # loss: its options, and as many updates as take the time of the 
     esac
 }
 
-train() { # corpus, folder, options: trains in a folder of the corpus, or goes on where it was cut
+train() { # corpus, folder, options: train, or resume, in a folder of the corpus
     mkdir -p "$work/$1/$2"
     cd "$work/$1/$2"
     nmt train --config "$here/recipe.toml" --data ../data-bin --threads "$threads" --resume "${@:3}" 2>> train.log
 }
 
-tune_and_score() { # corpus, loss, seed: in a folder of its own, unless that was done
+tune_and_score() { # corpus, loss, seed: train and score in its own folder, unless finished
     local source=${1: -5:2} target=${1: -2} # multi30k-de-en: de and en
     local folder=$work/$1/$2-$3
     if [[ -f $folder/done ]]; then
@@ -78,13 +79,13 @@ tune_and_score() { # corpus, loss, seed: in a folder of its own, unless that was
     if [[ $2 == *@* ]]; then
         rate=(--learning-rate "${2#*@}")
     fi
-    # shellcheck disable=SC2046 # options are words
+    # shellcheck disable=SC2046 # the options are several words
     train "$1" "$2-$3" --init-from ../base/model --seed "$3" --validate-every 0 \
         $(options_of "${2%@*}") "${rate[@]}"
     for split in valid test; do
         for search in $searches; do
             if [[ ${2%@*} == beam && $search != *-1.0 ]]; then
-                continue # it searches by logits, which have no use for another penalty
+                continue # its scores are logits, to which no other penalty applies
             fi
             nmt translate --config "$here/recipe.toml" --threads "$threads" --beam "${search%-*}" \
                 --length-penalty "${search#*-}" < "../$split.$source" > "$split.$search.$target"

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Tatoeba, English to German: short everyday sentences. About an hour on 2 CPU cores.
 #
-#     recipes/tatoeba-en-de/run.sh                 fetches the corpus (10 MB) from its public home and splits it
-#     DATA=dir recipes/tatoeba-en-de/run.sh        takes train.en.gz train.de.gz val.en.gz ... test.de.gz from dir
-#     WORK=dir recipes/tatoeba-en-de/run.sh        works in dir, not in work/tatoeba-en-de
+#     recipes/tatoeba-en-de/run.sh                 downloads the corpus (10 MB) from ManyThings.org and splits it
+#     DATA=dir recipes/tatoeba-en-de/run.sh        reads train.en.gz train.de.gz val.en.gz ... test.de.gz from dir
+#     WORK=dir recipes/tatoeba-en-de/run.sh        work directory (default: work/tatoeba-en-de)
 #
-# Scores of the fetched corpus and of DATA do not compare: their test sets differ (see README.md). A run that was
-# stopped goes on when started again; to start afresh, remove WORK.
+# Scores on the downloaded corpus and on DATA are not comparable: their test sets differ (see README.md). A stopped run
+# resumes when started again; to start afresh, remove WORK.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 if ! command -v nmt > /dev/null; then
-    PATH="$root/.venv/bin:$PATH" # after `make setup`
+    PATH="$root/.venv/bin:$PATH" # where `make setup` installs it
 fi
-unset NMT_DATA NMT_MODEL # the directories are those in WORK
+unset NMT_DATA NMT_MODEL # use the directories in WORK
 
 work=${WORK:-$root/work/tatoeba-en-de}
 mkdir -p "$work"

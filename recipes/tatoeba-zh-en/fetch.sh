@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fetches Tatoeba's English-Chinese pairs (2 MB) from their public home into a directory, and splits them.
+# Download Tatoeba's English-Chinese pairs (2 MB) from ManyThings.org into a directory, and split them.
 #
 #     recipes/tatoeba-zh-en/fetch.sh dir
 set -euo pipefail

@@ -1,23 +1,22 @@
 #!/usr/bin/env bash
-# Tatoeba, Chinese to English and English to Chinese: short everyday sentences. Some ten minutes a direction on a
-# CPU.
+# Tatoeba, Chinese to English and English to Chinese: short everyday sentences. Some ten minutes per direction on a CPU.
 #
-#     recipes/tatoeba-zh-en/run.sh                      fetches the corpus (2 MB) from its public home and splits it
-#     DATA=dir recipes/tatoeba-zh-en/run.sh             takes train.en.gz train.zh.gz val.en.gz ... test.zh.gz from dir
-#     DIRECTION=zh-en recipes/tatoeba-zh-en/run.sh      one direction only: zh-en or en-zh (without: both)
-#     RECIPE=char recipes/tatoeba-zh-en/run.sh          takes char.toml, not recipe.toml: characters are the units
-#     WORK=dir recipes/tatoeba-zh-en/run.sh             works in dir, not in work/tatoeba-zh-en
+#     recipes/tatoeba-zh-en/run.sh                      downloads the corpus (2 MB) from ManyThings.org and splits it
+#     DATA=dir recipes/tatoeba-zh-en/run.sh             reads train.en.gz train.zh.gz val.en.gz ... test.zh.gz from dir
+#     DIRECTION=zh-en recipes/tatoeba-zh-en/run.sh      one direction only: zh-en or en-zh (default: both)
+#     RECIPE=char recipes/tatoeba-zh-en/run.sh          uses char.toml instead of recipe.toml: a character-level model
+#     WORK=dir recipes/tatoeba-zh-en/run.sh             work directory (default: work/tatoeba-zh-en)
 #
-# Scores of the fetched corpus and of DATA do not compare: their test sets differ (see README.md). A run that was
-# stopped goes on when started again; to start afresh, remove WORK.
+# Scores on the downloaded corpus and on DATA are not comparable: their test sets differ (see README.md). A stopped run
+# resumes when started again; to start afresh, remove WORK.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 if ! command -v nmt > /dev/null; then
-    PATH="$root/.venv/bin:$PATH" # after `make setup`
+    PATH="$root/.venv/bin:$PATH" # where `make setup` installs it
 fi
-unset NMT_DATA NMT_MODEL # the directories are those in WORK
+unset NMT_DATA NMT_MODEL # use the directories in WORK
 
 case ${DIRECTION:-both} in
     both) directions="zh-en en-zh" ;;

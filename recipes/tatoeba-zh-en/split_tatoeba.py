@@ -2,15 +2,14 @@
 
     python split_tatoeba.py ARCHIVE.zip en zh OUTDIR [--valid N] [--test N]
 
-The archive holds one text: English TAB other language TAB attribution, a pair a line. This writes train.en.gz,
-train.zh.gz, train.attribution.gz and the same for val and test: raw text, one sentence a line. The licence, CC BY 2.0
-FR, asks for the attribution.
+The archive contains one text file with a pair in each line: English TAB other language TAB attribution. This script
+writes train.en.gz, train.zh.gz, train.attribution.gz and the same for val and test: raw text, one sentence in a line.
+The licence, CC BY 2.0 FR, requires the attribution.
 
-No sentence of either language is in two splits. Pairs that share a sentence, directly or over other pairs, form a
-group, and a group goes into one split whole. Validation and test take one pair of a group and drop the others, so that
-no sentence comes twice there. Groups of more than LARGEST pairs are for training only, as they would cost too many
-pairs. Which groups are for validation and test is decided by a hash of their text: the same archive gives the same
-files.
+No sentence of either language is in two splits. Pairs that share a sentence, directly or through other pairs, form a
+group, and each group is in one split. Validation and test use one pair of a group and drop the others, so that they
+repeat no sentence. Groups of more than LARGEST pairs are for training only, because too many of their pairs would be
+dropped. A hash of the text chooses the groups for validation and test, so the same archive gives the same files.
 """
 
 import argparse
@@ -23,11 +22,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-LARGEST = 10  # pairs of a group that may be for validation or test
+LARGEST = 10  # most pairs in a group for validation or test
 
 
 class Pair(NamedTuple):
-    """A line of the archive."""
+    """A sentence pair: one line of the archive."""
 
     english: str
     other: str
@@ -35,10 +34,10 @@ class Pair(NamedTuple):
 
 
 def read_archive(path: Path) -> list[Pair]:
-    """The pairs of an archive, each once, in their order; lines with an empty side are left out.
+    """Read the pairs of an archive in their order, without duplicates and pairs with an empty side.
 
     Raises:
-        ValueError: it does not hold one text, or a line of it has no TAB.
+        ValueError: the archive does not contain exactly one text file, or a line has no TAB.
     """
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(".txt") and not name.startswith("_")]
@@ -59,7 +58,7 @@ def read_archive(path: Path) -> list[Pair]:
 
 
 def group(pairs: Sequence[Pair]) -> list[list[Pair]]:
-    """The pairs in groups: two that share a sentence, directly or over others, are in one.
+    """Group the pairs: pairs that share a sentence, directly or through other pairs, are in one group.
 
     >>> [len(one) for one in group([Pair("a", "x", ""), Pair("b", "y", ""), Pair("a", "z", "")])]
     [2, 1]
@@ -82,12 +81,12 @@ def group(pairs: Sequence[Pair]) -> list[list[Pair]]:
 
 
 def digest(pair: Pair) -> bytes:
-    """A number that depends on the text alone, to order by."""
+    """Hash the text of a pair, as a sort key."""
     return hashlib.sha256(f"{pair.english}\t{pair.other}".encode()).digest()
 
 
 def split(pairs: Sequence[Pair], sizes: dict[str, int]) -> dict[str, list[Pair]]:
-    """The pairs by split: "train", and those that `sizes` names, in the order of `pairs`.
+    """Return the pairs of each split, "train" and those named in `sizes`, in the order of `pairs`.
 
     Raises:
         ValueError: there are too few groups.
@@ -107,17 +106,17 @@ def split(pairs: Sequence[Pair], sizes: dict[str, int]) -> dict[str, list[Pair]]
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a compressed text; the same lines give the same bytes."""
+    """Write a gzip text file; equal lines give equal bytes."""
     path.write_bytes(gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description="Split a ManyThings.org archive of Tatoeba sentence pairs.")
     parser.add_argument("archive", type=Path, metavar="ARCHIVE.zip")
     parser.add_argument("english", metavar="EN", help="ending of the English files")
     parser.add_argument("other", metavar="XX", help="ending of the other files")
-    parser.add_argument("folder", type=Path, metavar="OUTDIR", help="where to write; created if missing")
+    parser.add_argument("folder", type=Path, metavar="OUTDIR", help="output folder; created if missing")
     parser.add_argument("--valid", type=int, default=1000, metavar="N", help="validation pairs (default: 1000)")
     parser.add_argument("--test", type=int, default=1000, metavar="N", help="test pairs (default: 1000)")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Which device and precision a command computes with."""
+"""The choice of device and precision."""
 
 import ctypes
 import os

@@ -40,7 +40,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class Place:
-    """A folder with a small parallel corpus, and `nmt preprocess` on it with a model at hand (learning takes time)."""
+    """A folder with a small parallel corpus; runs `nmt preprocess` on it, with a ready subword model to save time."""
 
     def __init__(self, folder: Path, model: str) -> None:
         self.folder, self.model = folder, model
@@ -334,7 +334,7 @@ def test_a_dead_worker_is_said(
 ) -> None:
     monkeypatch.setattr(passes, "PAIRS_AT_ONCE", 100)
     with monkeypatch.context() as patched:
-        patched.setattr(passes, "Encoder", lambda *_, **__: os._exit)  # which cannot exit with a block
+        patched.setattr(passes, "Encoder", lambda *_, **__: os._exit)  # os._exit fails when it is called with a block
         assert place.run("--workers", "2") == 6
     assert capsys.readouterr().err == (
         f"{place.data}.partial keeps what was done; the same command goes on from there\n"
@@ -353,7 +353,7 @@ def test_a_killed_run_leaves_no_data_directory_and_no_process(place: Place, numb
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what it runs with &
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # shells ignore SIGINT in background jobs
     )
     partial = place.folder / "data-bin.partial" / "train.target.offsets.npy"
     while not (partial.exists() and partial.stat().st_size > 1000):
@@ -383,7 +383,7 @@ def test_a_killed_run_leaves_no_data_directory_and_no_process(place: Place, numb
 def test_a_run_that_was_stopped_anywhere_goes_on_to_the_same_bytes(
     place: Place, options: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Before each save in turn: what was written since the one before it is cut away, and done again."""
+    """Stopped before each save in turn: what was written after the previous save is truncated and written again."""
     monkeypatch.chdir(place.folder)
     monkeypatch.setattr(passes, "PAIRS_AT_ONCE", 50)
     monkeypatch.setattr(writing, "SAVE_EVERY", 0)
@@ -407,7 +407,7 @@ def test_a_run_that_was_stopped_anywhere_goes_on_to_the_same_bytes(
     stopping_at(math.inf)
     assert place.run(*options, learn=True) == 0
     undisturbed, saves = files(place.data), calls
-    assert saves == 17  # 8 blocks twice, and the beginning of the second pass
+    assert saves == 17  # 8 blocks in each pass, and the start of the second pass
     for limit in range(1, saves + 1):
         shutil.rmtree(place.data)
         stopping_at(limit)
@@ -415,7 +415,7 @@ def test_a_run_that_was_stopped_anywhere_goes_on_to_the_same_bytes(
         assert ("Interrupted; nothing was written." in capfd.readouterr().err) == (limit == 1)
         stopping_at(math.inf)
         assert place.run(*options, learn=True) == 0
-        assert calls <= saves - limit + 2  # what was saved is not done again
+        assert calls <= saves - limit + 2  # saved blocks are not repeated
         assert files(place.data) == undisturbed
 
 
@@ -460,7 +460,7 @@ def test_more_text_is_added_with_the_same_vocabulary(
         assert meta[key] == before[key]
     assert opened.valid[1] == ("the  old man ", "")
 
-    assert place.run("--overwrite", "--dedup", "--train", f"{place.folder}/news") == 0  # all at once
+    assert place.run("--overwrite", "--dedup", "--train", f"{place.folder}/news") == 0  # the same data in a single run
     for name in ("train.source.tokens.npy", "train.target.offsets.npy", "train.hashes.npy"):
         assert opened.meta["sha256"][name] == DataDirectory.open(place.data).meta["sha256"][name]
 
@@ -594,7 +594,7 @@ def test_words_of_a_list_that_the_text_holds_become_pieces(
     opened = DataDirectory.open(place.data)
     pieces = opened.source_subword.pieces(opened.source_subword.encode("北京大学和长江大桥"))
     assert "北京大学" in pieces
-    assert "长江大桥" not in pieces  # four times only
+    assert "长江大桥" not in pieces  # occurs only four times
     both = {"pieces": 2, "rare": 3, "beyond": 0}
     one = {"pieces": 1, "rare": 4, "beyond": 0}
     report = {"source": both, "target": both} if joint == "--joint" else {"source": one, "target": one}

@@ -1,4 +1,4 @@
-"""`nmt score` on text: what it prints, what it warns of, what it refuses."""
+"""`nmt score` on text: output, warnings and errors."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""`nmt train`: exact resumes, directories that are respected, signals, and what its options promise."""
+"""`nmt train`: exact resumes, protection of existing directories, signals, and options."""
 
 import io
 import json
@@ -25,10 +25,10 @@ from nmtcli.store.weights import read_tensors
 from nmtcli.training.schedule import Schedule
 from tests.conftest import TINY, Nmt, Result, digits_and_words, edited_json, log_of, make_data, write_pairs
 
-VOLATILE = {"seconds", "logged_seconds", "tokens_per_second", "log_bytes"}  # what a clock decides
+VOLATILE = {"seconds", "logged_seconds", "tokens_per_second", "log_bytes"}  # values that depend on time
 
-# Everything that a resume must bring back: dropout, sampled segmentations, accumulated batches, sums of the log, a
-# plateau's cuts, checkpoints for the average. 18 batches are an epoch: 7 updates of 2 batches end within one.
+# Options with state that a resume must restore: dropout, subword sampling, accumulated batches, sums of the log, cuts
+# of the plateau schedule, checkpoints for the average. An epoch has 18 batches; 7 updates of 2 batches end within one.
 EVENTFUL = (
     *("--subword-alpha", "0.2", "--accumulate", "2", "--learning-rate", "0.05", "--log-every", "2"),
     *("--validate-every", "3", "--validation-metric", "bleu", "--decay", "plateau", "--patience", "0"),
@@ -58,12 +58,12 @@ def progress_of(model: Path) -> dict[str, Any]:
 
 
 def tree(path: Path) -> dict[str, bytes]:
-    """Every file of a directory, by its name."""
+    """Read every file of a directory, by its name."""
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
 def assert_same_run(ours: Path, theirs: Path) -> None:
-    """Two runs ended alike, bit for bit, but for what a clock decides."""
+    """Check that two runs ended with the same bytes, apart from values that depend on time."""
     our_files, their_files = tree(ours), tree(theirs)
     assert set(our_files) == set(their_files)
     for name in our_files:
@@ -84,7 +84,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
 
 @pytest.fixture(scope="module")
 def undisturbed(nmt: Nmt, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of 14 updates that nothing disturbed."""
+    """An uninterrupted run of 14 updates."""
     return trained_well(nmt, data, tmp_path_factory.mktemp("run") / "model", *EVENTFUL, "--max-updates", "14")
 
 
@@ -132,7 +132,7 @@ def test_corpora_are_mixed_as_asked_for_and_a_run_goes_on_among_them(nmt: Nmt, c
     trained_well(nmt, data, model, "--resume", "--max-updates", "24")
     assert_same_run(model, whole)
     plain = trained_well(nmt, data, tmp_path / "plain", *EVENTFUL, "--max-epochs", "0", "--max-updates", "24")
-    assert progress_of(whole)["epoch"] < progress_of(plain)["epoch"]  # 1,200 places, not 660
+    assert progress_of(whole)["epoch"] < progress_of(plain)["epoch"]  # an epoch has 1,200 places instead of 660
 
 
 @pytest.mark.parametrize(("mix", "said"), [("train=1,news=1", "called `news`. It has train."), ("train=x", "is `x`")])
@@ -211,7 +211,7 @@ def test_resume_refuses_what_may_not_change_and_names_each_difference(
         "--seed 7 (was 1)",
     ):
         assert difference in said
-    assert said.count("(was ") == 5  # what is said again without a change is no difference
+    assert said.count("(was ") == 5  # options repeated with the same value are not listed
     assert tree(model) == tree(undisturbed)
 
 
@@ -227,7 +227,7 @@ def test_on_resume_what_may_change_does_and_all_else_stays(
     assert "Resuming at update 14" in result.err
     after = json.loads((model / "config.json").read_text(encoding="utf-8"))
     for part in (before, after):
-        del part["training"]["model"]  # where it was is not where it is
+        del part["training"]["model"]  # the copy is in another place
     assert after == {**before, "training": {**before["training"], **options, "resume": True}}
     assert progress_of(model)["update"] == 15
     assert [record["update"] for record in log_of(model, "train")][-2:] == [14, 15]
@@ -263,7 +263,7 @@ def test_resume_with_other_text_of_the_same_vocabulary_is_refused(
 def test_swapped_languages_of_one_vocabulary_are_refused(
     trained: Path, nmt: Nmt, corpus: Path, data: Path, tmp_path: Path
 ) -> None:
-    """They share every subword model; starting from the other's weights is allowed, and said."""
+    """Both directions have the same subword models; `--init-from` is allowed with a warning."""
     result = nmt(
         *("preprocess", "-s", "en", "-t", "num", "--train", corpus / "train", "--valid", corpus / "valid"),
         *("--source-model", data / "source.model", "--target-model", data / "target.model"),
@@ -303,7 +303,7 @@ def test_a_place_where_nothing_may_be_written_costs_one_line(
     assert sorted(unwritable.iterdir()) == before
 
 
-# a plan
+# --dry-run
 
 
 def test_a_dry_run_says_what_training_takes_and_leaves_the_disk_as_it_is(
@@ -323,8 +323,8 @@ def test_a_dry_run_says_what_training_takes_and_leaves_the_disk_as_it_is(
     assert f"{parameters:,} parameters, fp32" in result.err
     before = tree(trained)
     endless = ["--max-epochs", "0", "--patience", "0"]
-    said = nmt("train", "--data", data, "--model", trained, "--dry-run", *endless, *TINY).err  # where another model is
-    assert f"minutes for {len(batches)} updates, without validations\n" in said  # an epoch
+    said = nmt("train", "--data", data, "--model", trained, "--dry-run", *endless, *TINY).err  # over an existing model
+    assert f"minutes for {len(batches)} updates, without validations\n" in said  # one epoch
     assert tree(trained) == before
 
 
@@ -431,8 +431,7 @@ def test_a_run_that_cannot_start_leaves_the_directory_as_it_was(
 def test_a_validation_at_the_end_out_of_turn_leaves_nothing_for_the_run_that_goes_on(
     nmt: Nmt, data: Path, tmp_path: Path
 ) -> None:
-    """Such a validation may be the best so far, and its checkpoint the latest; the run that was never stopped has
-    neither."""
+    """Such a validation may be the best so far, and its checkpoint the latest; an uninterrupted run has neither."""
     for seed in ("1", "2", "3"):
         options = ["--seed", seed, "--validate-every", "4", "--validation-metric", "loss", "--log-every", "2"]
         options += ["--average", "2", "--keep", "1", "--learning-rate", "0.03", "--decay", "none"]
@@ -444,7 +443,7 @@ def test_a_validation_at_the_end_out_of_turn_leaves_nothing_for_the_run_that_goe
 
 
 def test_a_run_goes_on_with_its_own_number_of_threads(nmt: Nmt, data: Path, tmp_path: Path) -> None:
-    """Another number sums in another order."""
+    """Another number of threads would sum in another order."""
     model = tmp_path / "model"
     trained_well(nmt, data, model, "--max-updates", "2", "--threads", "1")
     torch.set_num_threads(2)
@@ -454,7 +453,7 @@ def test_a_run_goes_on_with_its_own_number_of_threads(nmt: Nmt, data: Path, tmp_
 
 
 def test_init_from_starts_from_the_other_models_weights(trained: Path, nmt: Nmt, data: Path, tmp_path: Path) -> None:
-    """With a learning rate of 0 they are what the run ends with."""
+    """With a learning rate of 0, the run ends with the weights that it started from."""
     options = ["--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--max-updates", "2"]
     model = trained_well(nmt, data, tmp_path / "model", *options, "--learning-rate", "0")
     assert (model / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
@@ -492,7 +491,7 @@ def test_a_run_may_start_from_the_one_that_it_replaces(model: Path, trained: Pat
 def test_a_resumed_run_does_not_start_again_from_the_other_model(
     trained: Path, nmt: Nmt, data: Path, tmp_path: Path
 ) -> None:
-    options = ["--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--resume"]  # as a requeue does
+    options = ["--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--resume"]  # as in a requeue
     whole = trained_well(nmt, data, tmp_path / "whole", *options, "--max-updates", "4")
     trained_well(nmt, data, tmp_path / "model", *options, "--max-updates", "2")
     trained_well(nmt, data, tmp_path / "model", *options, "--max-updates", "4")
@@ -500,7 +499,7 @@ def test_a_resumed_run_does_not_start_again_from_the_other_model(
 
 
 def test_embeddings_start_from_vectors_of_each_side(nmt: Nmt, other_data: Path, tmp_path: Path) -> None:
-    """With a learning rate of 0 they are what the run ends with, at the size that they would have had."""
+    """With a learning rate of 0, the run ends with the vectors, scaled to the size of random embeddings."""
     subwords = DataDirectory.open(other_data)
     options = ["--embedding-size", "4", "--learning-rate", "0", "--max-updates", "1", "--tie-embeddings", "target"]
     plain = trained_well(nmt, other_data, tmp_path / "plain", *options)
@@ -530,11 +529,11 @@ def test_where_both_sides_share_a_matrix_the_target_has_the_last_word(nmt: Nmt, 
     options = ["--embedding-size", "2", "--learning-rate", "0", "--max-updates", "1", "--ema", "0.9"]
     options += ["--source-vectors", str(tmp_path / "source"), "--target-vectors", str(tmp_path / "target")]
     model = trained_well(nmt, data, tmp_path / "model", *options)
-    started, _ = read_tensors(model / "model.safetensors")  # of the running mean, which starts there too
+    started, _ = read_tensors(model / "model.safetensors")  # the running mean starts from the vectors, too
     assert started["source_embedding.weight"][300].gt(0).all()
 
 
-# what else its options promise
+# other options
 
 
 def test_max_epochs_and_time_limit_and_rates_hold_on_the_command_line(nmt: Nmt, data: Path, tmp_path: Path) -> None:
@@ -589,7 +588,7 @@ def test_on_a_terminal_there_is_a_bar(data: Path, tmp_path: Path, monkeypatch: p
     assert "training" in said
     assert "\x1b[" in said
     assert "tokens/s" in said
-    assert "\nupdate 1 " not in said  # lines of log are for files
+    assert "\nupdate 1 " not in said  # log lines are for files only
 
 
 def test_tensorboard_without_its_package_costs_one_line(
@@ -623,7 +622,7 @@ def test_tensorboard_gets_the_numbers_of_the_log(nmt: Nmt, data: Path, tmp_path:
 
 
 def test_it_learns_to_say_numbers_in_words(nmt: Nmt, data: Path, corpus: Path, tmp_path: Path) -> None:
-    """From 600 pairs, in seconds; the test sentences are none of them."""
+    """From 600 pairs, in seconds; no test sentence is among them."""
     model = tmp_path / "model"
     options = ["--hidden-size", "48", "--embedding-size", "32", "--learning-rate", "0.01", "--dropout", "0.1"]
     limits = ["--max-updates", "800", "--max-epochs", "0", "--patience", "0", "--decay", "linear"]
@@ -636,11 +635,11 @@ def test_it_learns_to_say_numbers_in_words(nmt: Nmt, data: Path, corpus: Path, t
     assert json.loads(scored.out)["systems"][0]["scores"]["BLEU"]["score"] > 95
 
 
-# what interrupts it
+# interruptions
 
 
 def started(data: Path, model: Path, *options: str) -> "subprocess.Popen[str]":
-    """A real training, in a process group of its own, that has done five updates."""
+    """A training process in its own process group, after five updates."""
     command = [sys.executable, "-m", "nmtcli", "train", "--data", str(data), "--model", str(model), *TINY]
     process = subprocess.Popen(
         [*command, "--log-every", "1", "--validate-every", "100000", "--max-epochs", "0", *options],
@@ -661,7 +660,7 @@ def test_a_signal_ends_it_saved_and_resume_goes_on_as_if_nothing_had_been(
 ) -> None:
     model = tmp_path / "model"
     process = started(data, model, "--loader-workers", "1", "--subword-alpha", "0.2")
-    os.killpg(process.pid, number)  # a terminal and a scheduler tell the whole group, loader workers too
+    os.killpg(process.pid, number)  # terminals and schedulers signal the whole group, loader workers included
     _, said = process.communicate(timeout=60)
     assert process.returncode == code
     last = said.splitlines()[-1]

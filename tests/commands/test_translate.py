@@ -1,4 +1,4 @@
-"""`nmt translate`: N lines in, N lines out, whatever they hold; and the same translation however it is asked for."""
+"""`nmt translate`: N lines in, N lines out, whatever their bytes; equivalent options give the same translation."""
 
 import gzip
 import json
@@ -46,13 +46,13 @@ def translate(nmt: Nmt, model: Path, *options: str | Path, stdin: bytes = b"") -
 
 
 def count_lines(text: bytes) -> int:
-    """As `wc -l` counts, and a last line without its newline."""
+    """Count lines as `wc -l` does, and a last line without a newline."""
     return text.count(b"\n") + (not text.endswith(b"\n") and text not in (b"", b"\xef\xbb\xbf"))
 
 
 @pytest.fixture(scope="module")
 def text(corpus: Path) -> bytes:
-    """The test sentences, with a blank one, a repeated one and a long one among them."""
+    """The test sentences, including a blank, a repeated and a long one."""
     lines = (corpus / "test.num").read_bytes().splitlines(keepends=True)
     return b"".join([*lines[:5], b"\n", *lines[3:20], b"7 " * 60 + b"\n", b" \t\n", *lines[20:]])
 
@@ -130,7 +130,7 @@ def test_any_bytes_keep_their_number_of_lines(trained: Path, nmt: Nmt, content: 
 
 
 def bias_towards(model: Path, *pieces: str) -> list[int]:
-    """Makes a model say these pieces, the first one most, whatever it reads. Gives their ids."""
+    """Bias a model so that it emits these subwords for any source, the first with most weight; return their ids."""
     directory = StoredModel.open(model)
     processor = directory.subwords()[1]._processor
     ids = [int(processor.piece_to_id(piece)) for piece in pieces]
@@ -155,7 +155,7 @@ def test_a_model_that_says_line_ends_still_gives_one_line_a_line(
     source_1S = torch.tensor([[5, EOS]])
     memory, state = biased.encode(source_1S, torch.ones_like(source_1S).bool())
     logits_11V, _, _ = biased.step(memory, state, torch.tensor([[BOS]]))
-    assert int(logits_11V.argmax()) == ids[0]  # it would say it
+    assert int(logits_11V.argmax()) == ids[0]  # without the rule it would be emitted
     content = b"1 2\n\n3\r\n" * 4
     result = translate(nmt, model, *options, "--max-length", "0", stdin=content)
     assert len(result.lines) == 12
@@ -165,7 +165,7 @@ def test_a_model_that_says_line_ends_still_gives_one_line_a_line(
 
 @pytest.mark.parametrize("piece", ["<unk>", "<s>", "<pad>"])
 def test_a_model_that_says_special_pieces_is_not_heard(piece: str, model: Path, trained: Path, nmt: Nmt) -> None:
-    """What is never said has no influence on the rest: its probability is not given to others."""
+    """Disallowed tokens do not change the probabilities of other tokens."""
     bias_towards(model, piece)
     for options in (["--beam", "1"], ["--beam", "3", "--length-penalty", "0"]):
         expected = translate(nmt, trained, *options, stdin=b"1 2 3\n4\n").out
@@ -184,7 +184,7 @@ def test_translation_and_scoring_keep_few_compiled_products(
 
 def test_bytes_that_are_not_utf8_are_replaced_and_counted(trained: Path, nmt: Nmt) -> None:
     result = translate(nmt, trained, *QUICK, stdin=b"1\n\xff 2\n3\n\x80\n")
-    assert result.err == "Warning: 2 lines were not UTF-8, line 2 first: bad bytes were replaced\n"
+    assert result.err == "Warning: 2 lines were not UTF-8, line 2 first: invalid bytes were replaced\n"
     assert result.out == translate(nmt, trained, *QUICK, stdin="1\n\ufffd 2\n3\n\ufffd\n".encode()).out
 
 
@@ -224,7 +224,7 @@ def test_what_cannot_be_read_or_written_costs_one_line(trained: Path, nmt: Nmt, 
 
 
 def test_a_reader_that_goes_away_ends_it_quietly(trained: Path, tmp_path: Path) -> None:
-    """And what a pipeline counts is right: exit 141, as of any filter."""
+    """The exit code is 141, as for any filter whose pipe is closed."""
     many = tmp_path / "many.txt"
     many.write_bytes(b"1 2 3\n" * 20_000)
     nmt = shlex.join([sys.executable, "-m", "nmtcli", "translate", "--model", str(trained), *QUICK, "--buffer-lines"])
@@ -237,7 +237,7 @@ def test_a_reader_that_goes_away_ends_it_quietly(trained: Path, tmp_path: Path) 
 
 
 def test_lines_come_out_as_they_go_in(trained: Path) -> None:
-    """With --buffer-lines 1 a line is answered before the next one is asked for."""
+    """With --buffer-lines 1, a line is translated before the next one is read."""
     command = [sys.executable, "-m", "nmtcli", "translate", "--model", str(trained), *QUICK, "--buffer-lines", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -255,7 +255,7 @@ def test_lines_come_out_as_they_go_in(trained: Path) -> None:
 
 
 def nbest_of(result: Result) -> list[list[tuple[str, float, float]]]:
-    """By line of input, its hypotheses: text, log-probability, score."""
+    """Parse n-best output: for each input line its hypotheses with text, log-probability and score."""
     found: list[list[tuple[str, float, float]]] = []
     for line in result.lines:
         match = re.fullmatch(r"(\d+) \|\|\| (.*) \|\|\| (-?\d+\.\d{4}) \|\|\| (-?\d+\.\d{4})", line)
@@ -296,7 +296,7 @@ def test_scores_are_log_probabilities_over_the_length_penalty(trained: Path, nmt
 
 
 def forced(models: Sequence[Seq2Seq], source: list[int], ids: list[int]) -> float:
-    """log P(ids | source), each token's probability the mean of the models'."""
+    """Compute log P(ids | source), with each token's probability averaged over the models."""
     source_1S = torch.tensor([source])
     input_1T = torch.tensor([[BOS, *ids[:-1]]])
     with torch.no_grad():
@@ -315,7 +315,7 @@ def forced(models: Sequence[Seq2Seq], source: list[int], ids: list[int]) -> floa
 def test_log_probabilities_are_those_of_forced_decoding(
     checkpoints: tuple[str, ...], trained: Path, text: bytes
 ) -> None:
-    """Of one model, and of the mean of two."""
+    """For one model, and for an ensemble of two."""
     directory = StoredModel.open(trained)
     models = [directory.read_model(name).eval() for name in checkpoints]
     config = SearchConfig(beam=4, batch_tokens=300)
@@ -382,7 +382,7 @@ def test_samples_depend_on_seed_and_line_only(trained: Path, nmt: Nmt, text: byt
         assert translate(nmt, trained, *SAMPLED, *options, stdin=text).out == first.out
     assert translate(nmt, trained, *SAMPLED, "--seed", "2", stdin=text).out != first.out
     twice = translate(nmt, trained, *SAMPLED, stdin=b"1 2 3 4 5\n" * 20).lines
-    assert len(set(twice)) > 1  # the same line is drawn anew
+    assert len(set(twice)) > 1  # a repeated line gets other samples
 
 
 def test_nbest_samples_are_that_many_draws(trained: Path, nmt: Nmt) -> None:
@@ -401,11 +401,11 @@ def test_sampling_from_the_most_probable_token_is_greedy_search(
     assert translate(nmt, trained, "--sample", *options, stdin=text).out == greedy.out
 
 
-# the same translation however it is asked for
+# equivalent options give the same translation
 
 
 def greedy_by_hand(model: Seq2Seq, source: list[int], forbidden: Sequence[int], longest: int) -> list[int]:
-    """One sentence, one token after the other."""
+    """Translate one sentence greedily, token by token."""
     source_1S = torch.tensor([source])
     ids: list[int] = []
     with torch.no_grad():
@@ -491,7 +491,7 @@ def test_a_shortlist_loses_little_and_depends_on_the_line_alone(trained: Path, n
     same = sum(one == other for one, other in zip(alone.lines, plain.lines, strict=True))
     assert same >= 0.8 * len(plain.lines)
     listed = translate(nmt, trained, "--shortlist", "--nbest", "1", stdin=text)
-    assert listed.out != translate(nmt, trained, "--nbest", "1", stdin=text).out  # probabilities are among fewer
+    assert listed.out != translate(nmt, trained, "--nbest", "1", stdin=text).out  # other normalisation
 
 
 def test_a_model_without_a_usable_shortlist_is_refused_with_the_mend(model: Path, nmt: Nmt) -> None:
@@ -555,7 +555,7 @@ def test_a_worker_that_dies_ends_it_with_one_line(trained: Path) -> None:
         assert process.stdout is not None
         process.stdin.write(b"1\n")
         process.stdin.flush()
-        assert process.stdout.readline().endswith(b"\n")  # with the workers running, a line is answered as it comes
+        assert process.stdout.readline().endswith(b"\n")  # with running workers, each line is answered at once
         for child in psutil.Process(process.pid).children():
             if "spawn_main" in " ".join(child.cmdline()):
                 child.kill()
@@ -586,10 +586,10 @@ def test_many_lines_are_shared_among_the_cores(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--device", "cpu"], "--gpus 2 is for --device cuda, but that is cpu. Leave one out."),
-        (["--device", "cuda:1"], "--gpus 2 is for --device cuda, but that is cuda:1. Leave one out."),
-        (["--device", "cuda"], "--gpus 2: this machine has 1 GPUs. Use fewer."),
-        (["--device", "cuda", "--workers", "2"], "--workers 2 is for a CPU. Use --gpus, or --device cpu."),
+        (["--device", "cpu"], "--gpus 2 needs --device cuda, but the device is cpu. Leave one of them out."),
+        (["--device", "cuda:1"], "--gpus 2 needs --device cuda, but the device is cuda:1. Leave one of them out."),
+        (["--device", "cuda"], "--gpus 2: this machine has 1 GPU. Use fewer."),
+        (["--device", "cuda", "--workers", "2"], "--workers 2 works on a CPU only. Use --gpus, or --device cpu."),
     ],
 )
 def test_gpus_that_cannot_be_are_refused(
@@ -601,7 +601,7 @@ def test_gpus_that_cannot_be_are_refused(
 
 
 def test_each_gpu_has_a_process(trained: Path, nmt: Nmt, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With CPUs that are called GPUs: the first line goes to the one process, the second to the other."""
+    """With CPUs posing as GPUs: the first line goes to one process, the second to the other."""
     devices: list[str] = []
 
     @contextmanager
@@ -626,7 +626,7 @@ def test_each_gpu_has_a_process(trained: Path, nmt: Nmt, monkeypatch: pytest.Mon
     assert shared.out == nmt("translate", *options, "--device", "cpu", "--workers", "1", stdin=lines).out
 
 
-# which weights
+# choice of weights
 
 
 def test_a_checkpoint_is_translated_with_by_its_name(model: Path, nmt: Nmt, text: bytes, tmp_path: Path) -> None:
@@ -676,7 +676,7 @@ def test_an_ensemble_of_other_vocabularies_is_refused(
 
 
 def test_the_model_directory_alone_is_enough(trained: Path, nmt: Nmt, text: bytes, tmp_path: Path) -> None:
-    """Nothing of the data directory, the run or the log is needed, and nothing is written."""
+    """Translation needs neither data directory nor log nor state of the run, and writes nothing."""
     alone = tmp_path / "alone"
     alone.mkdir()
     names = ("config.json", "model.safetensors", "source.model", "target.model")

@@ -1,4 +1,4 @@
-"""What the benchmarks compare with is right, what they count is right, and they run."""
+"""The benchmarks run, and their reference implementations and operation counts are correct."""
 
 import argparse
 import importlib
@@ -26,7 +26,7 @@ BENCHMARKS = Path(__file__).parents[2] / "recipes/benchmarks"
 
 @pytest.fixture(scope="module")
 def pages() -> Iterator[argparse.Namespace]:
-    """The benchmarks' modules, which find one another in their folder."""
+    """The benchmarks' modules, which import each other from their folder."""
     sys.path.insert(0, str(BENCHMARKS))
     names = ("reference", "operations", "machine")
     yield argparse.Namespace(**{name: importlib.import_module(name) for name in names})

@@ -1,4 +1,4 @@
-"""OpenSubtitles and CCMT: what is told apart stays apart, and files that do not fit cost one line."""
+"""OpenSubtitles and CCMT: splits are disjoint, and unsuitable files give a one-line error."""
 
 import gzip
 import importlib.util
@@ -49,12 +49,12 @@ def assert_apart(splits: dict[str, Pairs]) -> None:
 def archive(
     folder: Path, films: int = 160, *, own: int = 6, extra: str = ""
 ) -> tuple[Path, dict[tuple[str, str], set[str]]]:
-    """An archive as OPUS has it, and the films in which each pair stands: short subtitles in many, others in one."""
+    """Write an archive as published by OPUS; return its path, and each pair's films (many for short subtitles)."""
     folder.mkdir(exist_ok=True)
     rng = random.Random(1)
     rows: list[tuple[str, str, str]] = []
     for film in range(films):
-        for copy in range(1 + film % 2):  # two translations of some films
+        for copy in range(1 + film % 2):  # some films have two translations
             for number in range(6 + own):
                 short = rng.randrange(40)
                 pair = (
@@ -87,7 +87,7 @@ def test_films_and_sentences_are_in_one_split_only(tmp_path: Path) -> None:
     of_training = {next(iter(where[pair])) for pair in splits["train"] if len(where[pair]) == 1}
     assert len(of_training) == 60
     assert not of_training & (films["val"] | films["test"])
-    assert any(pair[0].startswith("Yes") for pair in splits["train"])  # training keeps its short subtitles
+    assert any(pair[0].startswith("Yes") for pair in splits["train"])  # the training set keeps short subtitles
     assert len(set(splits["val"])) == 90
     for pairs in splits.values():
         assert set(pairs) <= set(where)
@@ -120,7 +120,7 @@ def test_the_same_archive_gives_the_same_files_and_train_is_a_sample(tmp_path: P
     [
         (90, "", [], "There are only 90 films; 100 are held out of training."),
         (120, "one more\n", [], "its files have unequal numbers of lines."),
-        (120, "", ["--test", "1000"], "There are only 302 subtitles of their own in 50 films held out."),
+        (120, "", ["--test", "1000"], "The 50 held-out films have only 302 subtitles that no other split has."),
     ],
 )
 def test_an_archive_that_cannot_be_split_costs_one_line(
@@ -154,7 +154,7 @@ def run_recipe(recipe: str, folder: Path, **variables: str) -> "subprocess.Compl
 
 def test_opensubtitles_takes_its_archive_from_data(tmp_path: Path) -> None:
     path, _ = archive(tmp_path / "the corpus", own=45)
-    for _ in range(2):  # a second run works as the first
+    for _ in range(2):  # a second run gives the same result
         done = run_recipe("opensubtitles-zh-en", tmp_path, DATA=str(path.parent), WORK="a work", PAIRS="900")
         assert done.returncode == 0, done.stderr
     config = f"--config {RECIPES / 'opensubtitles-zh-en' / 'recipe.toml'}"
@@ -173,7 +173,7 @@ def test_opensubtitles_takes_its_archive_from_data(tmp_path: Path) -> None:
 
 
 def write_parts(folder: Path) -> Path:
-    """Parts as CCMT has them: two names, two endings, a byte-order mark, one cut into words, an empty side."""
+    """Write parts in CCMT's formats: two endings, byte-order marks, one part word-segmented, an empty side."""
     texts = {
         "casia2015/casia2015": (
             "ch",
@@ -205,7 +205,7 @@ def test_parts_are_joined_without_what_is_held_out(tmp_path: Path) -> None:
     assert splits == {
         "train": [
             ("A cat.", "一只猫。"),
-            ("Bye.", "再见 Tom 。"),  # of a part that is not cut into words
+            ("Bye.", "再见 Tom 。"),  # from a part that is not word-segmented
             ("I use Windows 10.", "我用Windows 10系统。"),
             ("Tea.", "茶很好，"),
         ],
@@ -255,7 +255,7 @@ def test_parts_that_do_not_fit_cost_one_line(tmp_path: Path) -> None:
         ccmt.main(arguments)
     (data / "test.zh").unlink()
     (data / "casia2015/casia2015_en.txt").unlink()
-    with pytest.raises(SystemExit, match=r"Error: .*test.zh is not there"):
+    with pytest.raises(SystemExit, match=r"Error: .*test.zh does not exist"):
         ccmt.main(arguments)
     with pytest.raises(SystemExit, match=r"Error: .*has no file that ends in _en.txt"):
         ccmt.main([str(tmp_path / "out"), *arguments[1:]])

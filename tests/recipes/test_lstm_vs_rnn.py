@@ -1,4 +1,4 @@
-"""The grid of cells: its columns are of like size, its statistics and pictures say what they claim, and it resumes."""
+"""The grid of cells: models have equal sizes, statistics and plots are correct, and a stopped grid resumes."""
 
 import importlib.util
 import os
@@ -28,7 +28,7 @@ def load_report() -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
@@ -46,7 +46,7 @@ def architectures() -> dict[str, str]:
 
 
 def model_of(column: str, cell: str, **changed: Any) -> Seq2Seq:
-    """A model as a run of the grid has it, over tiny vocabularies."""
+    """Make a model of the grid, with tiny vocabularies."""
     arch = architectures()[column]
     given = {**RECIPE["model"], "arch": arch, "cell": cell, "hidden_size": widths()[f"{column}-{cell}"]}
     config = ModelConfig(**{**ARCHITECTURES[arch], **given, **changed})
@@ -134,7 +134,7 @@ def test_the_gates_that_are_drawn_are_those_that_the_encoder_has() -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """SMALL=1 done once, and its environment."""
+    """The work directory of one run with SMALL=1, and its environment."""
     work = tmp_path_factory.mktemp("grid")
     binaries = Path(sys.executable).parent
     environment = {**os.environ, "SMALL": "1", "WORK": str(work), "PATH": f"{binaries}:{os.environ['PATH']}"}

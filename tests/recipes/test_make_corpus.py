@@ -1,4 +1,4 @@
-"""The demo's corpus: the grammar is as large as it says, and the splits keep what the head of the script promises."""
+"""The demo's corpus: the grammar is large enough, and the splits have the properties that the script documents."""
 
 import importlib.util
 import os
@@ -24,7 +24,7 @@ def load() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.modules[spec.name] = module  # dataclasses look up their module there
     spec.loader.exec_module(module)
     return module
 
@@ -41,7 +41,7 @@ def corpus() -> dict[str, list[Any]]:
 
 @pytest.fixture(scope="module")
 def samples() -> list[Any]:
-    """Sentences of every pattern, not split, nor rid of repetitions."""
+    """Sentences of every pattern, before splitting and removal of duplicates."""
     rng = random.Random(2)
     drawn = [demo.sample(pattern, rng) for pattern in demo.PATTERNS for _ in range(300)]
     return [example for example in drawn if example is not None]

@@ -1,4 +1,4 @@
-"""The recipes: their numbers are options that exist, their scripts are sound, and the split keeps what it promises."""
+"""The recipes: their options exist, their scripts are sound, and splits are disjoint."""
 
 import gzip
 import importlib.util
@@ -48,7 +48,7 @@ tatoeba: Any = load("tatoeba-zh-en/split_tatoeba.py")
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The verbs that were reached; they do nothing."""
+    """The commands that were called; they do nothing."""
     calls: list[str] = []
     for verb in REQUIRED:
         module = ModuleType(f"nmtcli.commands.{verb}")
@@ -116,7 +116,7 @@ def test_a_script_runs_the_four_commands_with_its_recipe(script: Path) -> None:
 
 
 def stub_nmt(folder: Path) -> Path:
-    """A folder with an `nmt` that only writes down how it was called, and where."""
+    """Make a folder with an `nmt` that only records its arguments and working directory."""
     binaries = folder / "bin"
     binaries.mkdir()
     nmt = binaries / "nmt"
@@ -128,7 +128,7 @@ def stub_nmt(folder: Path) -> Path:
 
 
 def corpus(folder: Path, endings: tuple[str, str], test: str) -> Path:
-    """A tiny corpus in the layout that DATA has."""
+    """Write a tiny corpus in the layout of DATA."""
     folder.mkdir()
     for split in ("train", "val", test):
         for ending in endings:
@@ -156,10 +156,10 @@ def test_a_script_takes_its_corpus_from_data_and_works_in_work_from_any_director
         **os.environ,
         "PATH": f"{stub_nmt(tmp_path)}{os.pathsep}{os.environ['PATH']}",
         "CALLS": str(calls),
-        "DATA": "../the corpus",  # both relative to where the user is
+        "DATA": "../the corpus",  # both relative to the working directory
         "WORK": "a work",
     }
-    for _ in range(2):  # a second run works as the first
+    for _ in range(2):  # a second run gives the same result
         done = subprocess.run(
             [RECIPES / recipe / "run.sh"], cwd=elsewhere, env=environment, capture_output=True, text=True, check=False
         )
@@ -208,7 +208,7 @@ def test_the_benchmark_of_preprocess_gives_a_row_for_each_run() -> None:
         assert count.strip() == "3,000"
         assert workers.strip() == runs
         assert int(rate.replace(",", "")) > 0
-        assert all(int(peak) > 10 for peak in peaks)  # a Python that has imported something
+        assert all(int(peak) > 10 for peak in peaks)  # any Python process needs more than 10 MB
         assert int(seconds) >= 0
 
 

@@ -1,4 +1,4 @@
-"""BLEU of several seeds: sums of sentences give corpus BLEU, and the bootstrap is sacreBLEU's."""
+"""BLEU of several seeds: summed statistics give corpus BLEU, and the bootstrap agrees with sacreBLEU's."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The grid of losses: a small one gives its table, and goes on where it was."""
+"""The grid of losses: a small one gives its tables, and a stopped one resumes."""
 
 import os
 import re
@@ -28,9 +28,7 @@ def test_script_and_report_have_every_loss() -> None:
 
 
 def test_the_validation_set_chooses_and_not_by_a_pilots_luck() -> None:
-    def of(
-        seeds: int, correct: int
-    ) -> Any:  # as many seeds of one sentence of 10 words, so many n-grams of each order right
+    def of(seeds: int, correct: int) -> Any:  # a sentence of 10 words, with `correct` matched n-grams of each order
         return np.tile(np.array([correct] * 4 + [10, 9, 8, 7, 10, 10], dtype=float), (seeds, 1, 1))
 
     corpus = object.__new__(report.Corpus)
@@ -45,7 +43,7 @@ def test_the_validation_set_chooses_and_not_by_a_pilots_luck() -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """SMALL=1 done once, and its environment."""
+    """The work directory of one run with SMALL=1, and its environment."""
     work = tmp_path_factory.mktemp("grid")
     binaries = Path(sys.executable).parent
     environment = {**os.environ, "SMALL": "1", "WORK": str(work), "PATH": f"{binaries}:{os.environ['PATH']}"}

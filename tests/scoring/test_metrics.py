@@ -1,4 +1,4 @@
-"""The metrics are sacreBLEU's, to the last digit that its command prints; suspicions see what is wrong with a text."""
+"""The metrics equal sacreBLEU's, to the last digit that its command prints; suspicions find problems of a text."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from nmtcli.errors import ConfigError, DataError
 from nmtcli.scoring.metrics import bleu, chrf, compare, corpus_scores, suspicions, ter, ter_seconds, tokenizer_for
 
-# the example of sacreBLEU's README, with the scores that it documents
+# the example in sacreBLEU's README, with its documented scores
 HYPOTHESES = ["The dog bit the man.", "It wasn't surprising.", "The man had just bitten him."]
 REFERENCES = [
     ["The dog bit the man.", "It was not unexpected.", "The man bit him first."],
@@ -44,7 +44,7 @@ ENGLISH = [
 
 
 def shaken(lines: list[str], seed: int) -> list[str]:
-    """Lines with some words lost and some swapped."""
+    """Drop some words of the lines, and swap some."""
     draw = random.Random(seed)
     out = []
     for line in lines:
@@ -57,7 +57,7 @@ def shaken(lines: list[str], seed: int) -> list[str]:
 
 
 def sacrebleu(folder: Path, references: list[list[str]], systems: list[list[str]], *options: str) -> str:
-    """What the sacrebleu command prints."""
+    """Run the sacrebleu command; return its output."""
     paths = [folder / f"ref{index}" for index in range(len(references))]
     inputs = [folder / f"hyp{index}" for index in range(len(systems))]
     for path, lines in zip([*paths, *inputs], [*references, *systems], strict=True):
@@ -138,7 +138,7 @@ def test_comparing_gives_each_system_the_score_that_it_has_alone() -> None:
     [
         ("zh", ["zh", "zh-CN", "zh_TW", "ZH-Hant", "zho", "cmn", "yue"]),
         ("ja-mecab", ["ja", "ja_JP.UTF-8", "jpn"]),
-        ("13a", ["", "en", "de_DE", "zha", "jav"]),  # Zhuang and Javanese begin like Chinese and Japanese
+        ("13a", ["", "en", "de_DE", "zha", "jav"]),  # zha and jav are Zhuang and Javanese
     ],
 )
 def test_the_tokenizer_follows_the_language(tokenizer: str, languages: list[str]) -> None:
@@ -220,7 +220,7 @@ SPACED = [" ".join(line) for line in CHINESE]
         (CHINESE, CHINESE, "", "zh", ["The references are Chinese", "TER", "add --target-lang zh"]),
         (CHINESE, CHINESE, "", "char", ["The references are Chinese", "TER", "add --target-lang zh"]),
         (["猫が好き。"], ["犬が好きです。"], "", "", ["The references are Japanese", "add --target-lang ja"]),
-        (["A cat."], ["A dog."], "zh", "", ["The references are not in the language of the tokenizer zh"]),
+        (["A cat."], ["A dog."], "zh", "", ["The references do not suit the tokenizer zh"]),
         (
             ["", "b", " "],
             ["a", "b", "c"],

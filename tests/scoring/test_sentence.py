@@ -1,4 +1,4 @@
-"""Sentence BLEU is sacreBLEU's, with 1 added."""
+"""Sentence BLEU equals sacreBLEU's with add-1 smoothing."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -22,7 +22,7 @@ Attention = npt.NDArray[np.floating]
 
 
 class Prefixes(NamedTuple):
-    """State of the toy model: every hypothesis's sentence and prefix, as numbers."""
+    """State of the toy model: sentence and prefix of each hypothesis, as numbers."""
 
     sentence_BK: Tensor
     prefix_BKT: Tensor
@@ -36,7 +36,7 @@ class Prefixes(NamedTuple):
 
 
 def distribution(sentence: int, prefix: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """log_probs_V and attention weights_S of a toy model in which everything depends on everything before."""
+    """Return log_probs_V and attention weights_S of a toy model whose output depends on the whole prefix."""
     seed = hash((sentence, *prefix)) % 2**31
     generator = torch.Generator().manual_seed(seed)
     log_probs_V = (2 * torch.randn(V, generator=generator, dtype=torch.float64)).log_softmax(0)
@@ -44,7 +44,7 @@ def distribution(sentence: int, prefix: tuple[int, ...]) -> tuple[Tensor, Tensor
 
 
 class Toy:
-    """The toy model. The source of a sentence is its number, S times."""
+    """The toy model. The source of a sentence is its number, repeated S times."""
 
     def __init__(self, forbidden: list[int], *, is_nan: bool = False) -> None:
         self.forbidden = forbidden
@@ -78,7 +78,7 @@ def batch_of(sentences: list[int], longest: list[int]) -> SearchBatch:
 
 
 def enumerate_all(sentence: int, longest: int, alpha: float, beta: float, forbidden: set[int]) -> list[Hypothesis]:
-    """Every sequence that ends in EOS within the limit, with its score by the formulas, best first."""
+    """List all sequences that end in EOS within the limit, with scores by the formulas, best first."""
     words = [token for token in range(V) if token not in {EOS, *forbidden}]
     found = []
     for length in range(1, longest + 1):
@@ -139,7 +139,7 @@ def test_forbidden_ids_are_disallowed_and_their_probability_goes_to_nobody() -> 
 def naive_beam_search(
     sentence: int, beam: int, longest: int, alpha: float, *, scoring: Scoring = Scoring.LOG_PROBABILITY
 ) -> list[Hypothesis]:
-    """The rules of beam search for one sentence with lists: what the tensor program must do."""
+    """Beam search for one sentence with lists, as a reference for the tensor program."""
     live: list[tuple[float, list[int]]] = [(0.0, [])]
     finished: list[Hypothesis] = []
     for length in range(1, longest + 1):
@@ -205,7 +205,7 @@ def test_a_batch_of_sentences_equals_naive_beam_search_of_each(beam: int, alpha:
 @pytest.mark.parametrize("beam", [1, 3])
 @pytest.mark.parametrize("options", [{"alpha": 1.0}, {"beta": 0.3, "with_attention": True}, {"scoring": Scoring.LOGIT}])
 def test_fixed_shapes_find_the_same(beam: int, options: dict[str, Any]) -> None:
-    """Where rows are padded, and sentences that are done stay for some steps."""
+    """With padded rows, and finished sentences that stay for some steps."""
     sentences, longest = list(range(20)), [3 + 7 * number % 11 for number in range(20)]
     found, expected = (search(sentences, beam, longest, runner=runner, **options) for runner in (Graphs(), None))
     for some, others in zip(found, expected, strict=True):
@@ -248,7 +248,7 @@ def test_length_limit_is_each_sentences_own() -> None:
         assert max(len(one.ids) for one in some) <= limit
     assert {tuple(one.ids) for some in limited[::4] for one in some} == {(EOS,)}
     longer = [len(some[0].ids) > limit for some, limit in zip(unlimited, limits, strict=True)]
-    assert sum(longer) > 5  # the limits have an effect
+    assert sum(longer) > 5  # check that the limits have an effect
 
 
 def test_coverage_penalty_does_not_count_padding() -> None:

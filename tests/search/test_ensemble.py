@@ -1,4 +1,4 @@
-"""The likeliest next tokens are those of all probabilities, however few rows of logits are made at a time."""
+"""The top tokens equal those of the full distribution, however few rows of logits are computed at a time."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_top_is_topk(width: int, count: int) -> None:
     torch.manual_seed(width)
     count = min(count, width)
     values_NV = torch.randperm(6 * width).view(6, width).float()
-    values_NV[0] = values_NV[0].sort().values  # the largest at the end, where no whole block is
+    values_NV[0] = values_NV[0].sort().values  # the largest values lie at the end, outside of whole blocks
     values_NV[1] = values_NV[1].sort(descending=True).values
     values_NV[2, count:] = -torch.inf
     best_NC, ids_NC = top(values_NV, count)
@@ -41,11 +41,11 @@ def test_top_of_a_row_without_enough_finite_values_are_minus_infinity() -> None:
 @pytest.mark.parametrize("count", [1, 4])
 def test_the_top_without_others_is_that_of_others_at_minus_infinity(share: float, count: int) -> None:
     generator = torch.Generator().manual_seed(1)
-    others_B1V = torch.rand(3, 1, 9 * TOP_BLOCK, generator=generator) < share
-    others_B1V[:, :, :count] = False
+    disallowed_B1V = torch.rand(3, 1, 9 * TOP_BLOCK, generator=generator) < share
+    disallowed_B1V[:, :, :count] = False
     values_NV = torch.randperm(3 * 4 * 9 * TOP_BLOCK, generator=generator).view(12, -1).float()
-    expected_BKV = values_NV.view(3, 4, -1).masked_fill(others_B1V, -torch.inf)
-    best_NC, ids_NC = top_without(others_B1V, values_NV, count)
+    expected_BKV = values_NV.view(3, 4, -1).masked_fill(disallowed_B1V, -torch.inf)
+    best_NC, ids_NC = top_without(disallowed_B1V, values_NV, count)
     expected_NC, places_NC = expected_BKV.flatten(0, 1).topk(count)
     assert torch.equal(best_NC, expected_NC)
     assert torch.equal(ids_NC, places_NC)
@@ -58,7 +58,7 @@ def models(count: int) -> list[Seq2Seq]:
 
 
 def expected(members: list[Seq2Seq], source_BS: Tensor, tokens_BK: Tensor, *, by_logits: bool) -> Tensor:
-    """What every token has, all at once."""
+    """Compute the log-probabilities of all tokens at once."""
     found = []
     for model in members:
         memory, state = model.encode(source_BS, torch.ones_like(source_BS, dtype=torch.bool))
@@ -162,4 +162,4 @@ def test_a_shortlist_of_everything_changes_nothing() -> None:
             assert torch.equal(one.ids_BKC[finite], other.ids_BKC[kept])
     kept_allowed = state.select(torch.tensor([0]), torch.zeros(1, 4, dtype=torch.long)).allowed
     assert kept_allowed is not None
-    assert kept_allowed.others_B1U.sum() == 3
+    assert kept_allowed.disallowed_B1U.sum() == 3

@@ -1,4 +1,4 @@
-"""The loop over steps drives programs of lists, without torch; and what it needs imports none."""
+"""The loop over steps drives a program made of lists; its module and imports do without torch."""
 
 import subprocess
 import sys
@@ -27,10 +27,10 @@ class Counting:
 
     def __init__(self, *, rounds: bool) -> None:
         self.rounds = rounds
-        self.sources: list[list[int]] = []  # of the rows that are no padding
+        self.sources: list[list[int]] = []  # sources of the rows, without padding rows
         self.padding = 0
         self.steps = 0
-        self.rows: list[int] = []  # before each step
+        self.rows: list[int] = []  # number of rows before each step
 
     def start(self, batch: SearchBatch) -> None:
         self.sources = batch.sources

@@ -1,4 +1,4 @@
-"""What sampling draws from, and how often."""
+"""Sampling: truncated distributions, and frequencies of draws."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a line becomes depends on that line alone; and search and forced decoding agree on what it is worth."""
+"""A line's translation depends on that line alone, and search and forced decoding agree on its log-probability."""
 
 import itertools
 import math
