@@ -30,6 +30,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for
 PAGES = {"README.md": README, **PAGES}
 EVERY_PAGE = {**PAGES, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")}
 COMING_FROM = "docs/coming-from.md"
+MARKDOWN = sorted(path for pattern in ("*.md", "docs/*.md", "recipes/*/*.md") for path in ROOT.glob(pattern))
 
 SHAPE = {"encoder_layers": 1, "decoder_layers": 1, "hidden_size": 8, "embedding_size": 8}
 SMALL = {
@@ -284,12 +285,17 @@ def test_every_variable_of_the_options_is_in_the_docs() -> None:
         assert f"| `{variable}` |" in PAGES["docs/options.md"]
 
 
-@pytest.mark.parametrize("name", EVERY_PAGE)
+@pytest.mark.parametrize("name", [path.relative_to(ROOT).as_posix() for path in MARKDOWN])
 def test_every_link_leads_somewhere(name: str) -> None:
-    for link, heading in re.findall(r"\]\(([^)#]*)(#[^)]*)?\)", EVERY_PAGE[name]):
-        assert link.startswith("https://") or ((ROOT / name).parent / link).exists(), link
-        if heading and not link:
-            assert heading in (f"#{title.lower().replace(' ', '-')}" for title in titles(EVERY_PAGE[name])), heading
+    page = ROOT / name
+    for link, heading in re.findall(r"\]\(([^)#]*)(#[^)]*)?\)", prose(page.read_text(encoding="utf-8"))):
+        if link.startswith("https://"):
+            continue
+        target = page.parent / link if link else page
+        assert target.exists(), link
+        if heading:
+            headings = [title.lower() for title in titles(target.read_text(encoding="utf-8"))]
+            assert heading[1:] in [re.sub(r"[^a-z0-9 -]", "", one).replace(" ", "-") for one in headings], heading
 
 
 def titles(page: str) -> list[str]:

@@ -3,8 +3,8 @@
     python recipes/benchmarks/losses.py --data data-bin --model model [--updates N] [--rounds N] [--batch-tokens N]
 
 Each loss trains for N updates in a process of its own; the losses take turns, N rounds of them, and the median of the
-rounds counts. Prints a row of the table in README.md for each: predicted and measured time per update over that of
-cross-entropy, and the highest resident memory of its process [MB of 10^6 bytes].
+rounds counts. Prints a row of the table in ../sequence-losses/README.md for each: predicted and measured time per
+update over that of cross-entropy, and the highest resident memory of its process [MB of 10^6 bytes].
 
 The prediction counts multiplications: a parameter of the encoder is one for each source token, one of the decoder one
 for each target token, the output projection likewise; a gradient costs twice what the value did. It knows nothing of
