@@ -55,7 +55,7 @@ def test_a_run_of_format_1_goes_on(frozen: Path, nmt: Nmt) -> None:
         "train", "--data", frozen / "data-bin", "--model", frozen / "model", "--resume", "--max-updates", "310"
     )
     assert result.code == 0, result.err
-    assert "Resuming at update 300" in result.err
+    assert "Going on at update 300" in result.err
     after = log_of(frozen / "model")
     assert after[: len(before)] == before
     assert after[-1]["update"] == 310

@@ -26,7 +26,7 @@ def introduce(console: Console, parts: Parts, data: DataDirectory) -> None:
         f"pairs; {parameters:,} parameters, {machine.precision} on {machine.device}, {machine.threads} threads"
     )
     if progress.update:
-        console.say(f"Resuming at update {progress.update:,}, epoch {progress.epoch + 1}")
+        console.say(f"Going on at update {progress.update:,}, epoch {progress.epoch + 1}")
     if ranks > 1:
         tokens = parts.batch_tokens * parts.config.accumulate * ranks
         console.say(f"{ranks} ranks; {tokens:,} tokens per update, including padding")

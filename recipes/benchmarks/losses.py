@@ -3,8 +3,8 @@
     python recipes/benchmarks/losses.py --data data-bin --model model [--updates N] [--rounds N] [--batch-tokens N]
 
 Each loss trains a trained model for --updates updates in its own process; the losses take turns in --rounds rounds.
-Prints a table row for each loss: time per update, predicted and measured (median of the rounds), relative to
-cross-entropy, and the peak resident memory of its process [MB of 10^6 bytes].
+Prints a row of the table in ../sequence-losses/README.md for each loss: time per update, predicted and measured (median
+of the rounds), relative to cross-entropy, and the peak resident memory of its process [MB of 10^6 bytes].
 
 The prediction counts multiplications: one for each encoder parameter and source token, and one for each parameter of
 the decoder and the output projection and target token; a gradient costs twice as much as the value. It ignores steps

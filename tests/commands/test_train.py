@@ -224,7 +224,7 @@ def test_on_resume_what_may_change_does_and_all_else_stays(
     flags = [part for name, value in options.items() for part in ("--" + name.replace("_", "-"), str(value))]
     result = nmt("train", "--data", data, "--model", model, "--resume", *flags)
     assert result.code == 0
-    assert "Resuming at update 14" in result.err
+    assert "Going on at update 14" in result.err
     after = json.loads((model / "config.json").read_text(encoding="utf-8"))
     for part in (before, after):
         del part["training"]["model"]  # the copy is in another place

@@ -196,6 +196,15 @@ def test_a_script_takes_another_recipe_and_works_elsewhere(recipe: str, tmp_path
     assert f"work/{recipe}${{RECIPE:+-$RECIPE}}}}" in (RECIPES / recipe / "run.sh").read_text(encoding="utf-8")
 
 
+def test_the_demo_shows_every_100th_test_sentence_and_counts_the_right_translations(tmp_path: Path) -> None:
+    environment = {**os.environ, "WORK": str(tmp_path / "work"), "CALLS": str(tmp_path / "calls")}
+    environment |= {"PATH": f"{stub_nmt(tmp_path)}{os.pathsep}{os.environ['PATH']}"}  # translates by copying
+    done = subprocess.run([RECIPES / "demo/run.sh"], env=environment, capture_output=True, text=True, check=True)
+    sides = [(tmp_path / f"work/corpus/test.{side}").read_text(encoding="utf-8").splitlines() for side in ("en", "zh")]
+    shown = [f"source       {en}\nreference    {zh}\ntranslation  {en}\n\n" for en, zh in zip(*sides, strict=True)]
+    assert "".join(shown[99::100]) + "0 of 500 translations equal their reference.\n" in done.stdout
+
+
 def test_the_benchmark_of_preprocess_gives_a_row_for_each_run() -> None:
     script = RECIPES / "benchmarks/preprocess.py"
     command = [sys.executable, script, "--pairs", "3000", "--workers", "1", "2", "--kills", "1"]
