@@ -1,4 +1,4 @@
-"""The `nmt` command: options in, config out, one error boundary. No torch here; a command is imported when called."""
+"""The `nmt` command: parses options into configs, calls a command's module and reports errors; imports no torch."""
 
 import atexit
 import errno
@@ -29,13 +29,13 @@ from nmtcli.knobs import option_text
 from nmtcli.options import Given, command
 from nmtcli.ranks import RankEnvironment, environment
 
-READER_GONE = 141  # what a shell reports for a filter whose reader went away: 128 + SIGPIPE
+READER_GONE = 141  # the exit code that a shell reports for a filter whose reader went away: 128 + SIGPIPE
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def architectures_help() -> str:
-    """What each --arch is and sets, for the end of the help page."""
-    lines = ["\b", "Architectures, and what each sets unless an option or the recipe does:"]
+    """Describe each --arch and the defaults that it sets, for the end of the help text."""
+    lines = ["\b", "Architectures, with the defaults that each sets:"]
     for name, source in ARCHITECTURE_SOURCES.items():
         lines.append(f"  {name:10} {source}")
         if presets := ARCHITECTURES[name]:
@@ -44,7 +44,7 @@ def architectures_help() -> str:
 
 
 def losses_help() -> str:
-    """What each --loss is, for the end of the help page."""
+    """Describe each --loss, for the end of the help text."""
     return "\n".join(["\b", "Losses:", *(f"  {name:14} {meaning}" for name, meaning in LOSSES.items())])
 
 
@@ -61,65 +61,65 @@ def nmt() -> None:
     """
 
 
-@nmt.command(short_help="Raw parallel text -> data directory.")
+@nmt.command(short_help="Prepare raw parallel text for training.")
 @command(PreprocessConfig)
 def preprocess(console: Console, _: Given, config: PreprocessConfig) -> None:
-    """Raw parallel text -> data directory (data-bin): cleaned, cut into subwords, ready to train on.
+    """Prepare raw parallel text for training: clean it, learn a vocabulary, encode it (-> data-bin).
 
     \b
     Example: nmt preprocess -s de -t en --train corpus/train --valid corpus/val --test corpus/test
     """
-    from nmtcli.commands.preprocess import run as verb
+    from nmtcli.commands.preprocess import run as run_preprocess
 
-    verb(config, console)
+    run_preprocess(config, console)
 
 
-@nmt.command(short_help="Data directory -> model directory.", epilog=f"{architectures_help()}\n\n{losses_help()}")
+@nmt.command(short_help="Train a model.", epilog=f"{architectures_help()}\n\n{losses_help()}")
 @command(ModelConfig, TrainConfig)
 def train(console: Console, given: Given, model_config: ModelConfig, config: TrainConfig) -> None:
-    """Data directory -> model directory (model).
+    """Train a model on a data directory (data-bin -> model).
 
     \b
     Example: nmt train --batch-tokens 4096 --dropout 0.2 --time-limit 60
              nmt train --resume
     """
-    from nmtcli.commands.train import run as verb
+    from nmtcli.commands.train import run as run_train
 
-    verb(model_config, config, given.names, given.arguments, console)
+    run_train(model_config, config, given.names, given.arguments, console)
 
 
-@nmt.command(short_help="Lines -> translations, line by line.")
+@nmt.command(short_help="Translate text, line by line.")
 @command(SearchConfig, TranslateConfig)
 def translate(console: Console, _: Given, search_config: SearchConfig, config: TranslateConfig) -> None:
-    """Lines of text -> as many lines of translation, in order, on stdout.
+    """Translate text to stdout: one output line for each input line, in the same order.
 
     \b
     Example: nmt translate --beam 5 < input.txt > output.txt
     """
-    from nmtcli.commands.translate import run as verb
+    from nmtcli.commands.translate import run as run_translate
 
-    verb(search_config, config, console)
+    run_translate(search_config, config, console)
 
 
-@nmt.command(short_help="Translations -> BLEU, chrF2, TER.")
+@nmt.command(short_help="Score translations with BLEU, chrF2 and TER.")
 @command(ScoreConfig)
 def score(console: Console, _: Given, config: ScoreConfig) -> None:
-    """Translations and references -> BLEU, chrF2 and TER, each with its signature.
+    """Score translations against references with BLEU, chrF2 and TER, each with its signature.
 
     \b
     Example: nmt score --ref ref.txt < output.txt
              nmt score --ref ref.txt --target-lang zh system1.txt system2.txt
              nmt score --model model --source src.txt --ref ref.txt
     """
-    from nmtcli.commands.score import run as verb
+    from nmtcli.commands.score import run as run_score
 
-    verb(config, console)
+    run_score(config, console)
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code (see errors.py); a bug of ours is raised."""
+    """Run one command line and return its exit code (see errors.py); exceptions that are bugs are raised."""
     try:
-        # not nmt.main: that makes a broken pipe exit 1
+        # not nmt.main, which exits with 1 on a broken pipe
         with nmt.make_context("nmt", list(arguments), obj=tuple(arguments)) as context:
             nmt.invoke(context)
         sys.stdout.flush()
@@ -158,10 +158,10 @@ def main() -> None:
 
 
 def end_rank(code: int) -> NoReturn:
-    """End a process that trained with others, without taking the interpreter down.
+    """Exit a process that trained with others, without finalising the interpreter.
 
-    The threads of DistributedDataParallel's process group outlive it. One of them that lets go of a tensor only while
-    the interpreter goes down wants its lock, gets a forced end instead, and aborts the process after all is done.
+    The threads of DistributedDataParallel's process group outlive the group. A thread that frees a tensor during
+    finalisation asks for the interpreter's lock, is terminated instead, and aborts the process after all work is done.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -183,7 +183,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _ranks() -> RankEnvironment:
-    """Read what a launcher has told this process; nonsense, which `nmt train` refuses, counts as nothing."""
+    """Read the settings from a launcher; ignore invalid ones, which `nmt train` refuses."""
     try:
         return environment()
     except ConfigError:
@@ -191,7 +191,7 @@ def _ranks() -> RankEnvironment:
 
 
 def _forget_stdout() -> None:
-    """Keep Python's own flush at exit from trying again to write what stdout did not take."""
+    """Redirect stdout to /dev/null, so that Python's flush at exit does not fail again."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Talk goes to stderr, data to stdout. Progress bars show on a terminal only; `NO_COLOR`, `-q` and `-v` are heeded."""
+"""Messages go to stderr, data to stdout. Progress bars need a terminal; `NO_COLOR`, `-q` and `-v` are respected."""
 
 import sys
 from collections.abc import Iterator
@@ -11,25 +11,25 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """A progress bar that may not be there: without a terminal, `update` does nothing."""
+    """A progress bar; without a terminal, `update` does nothing."""
 
     def __init__(self, progress: "rich.progress.Progress | None" = None, description: str = "") -> None:
         self._progress = progress
         self._task = progress.add_task(description, total=None, facts="") if progress else None
 
     def update(self, *, completed: float | None = None, total: float | None = None, facts: str = "") -> None:
-        """Moves the bar; `facts` is a short text shown beside it."""
+        """Update the bar; `facts` is a short text shown next to it."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=completed, total=total, facts=facts)
 
 
 class Console:
-    """What a command says to the person who runs it.
+    """Prints the messages of a command.
 
     Args:
-        quiet: only warnings and errors.
-        verbose: also details.
-        silent: nothing at all: another process says it.
+        quiet: print only warnings and errors.
+        verbose: print details too.
+        silent: print nothing, because another process prints the same messages.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, silent: bool = False) -> None:
@@ -40,23 +40,23 @@ class Console:
         self._rich: rich.console.Console | None = None
 
     def say(self, text: str) -> None:
-        """A line of talk; `-q` silences it."""
+        """Print a message, unless `-q` was given."""
         if not self.quiet:
             self._line(text)
 
     def detail(self, text: str) -> None:
-        """A line of talk for `-v` only."""
+        """Print a message if `-v` was given."""
         if self.verbose:
             self._line(text)
 
     def warn(self, text: str) -> None:
-        """A line that `-q` does not silence."""
+        """Print a warning, with `-q` too."""
         if not self.silent:
             self._line(f"Warning: {text}")
 
     @contextmanager
     def bar(self, description: str) -> Iterator[Bar]:
-        """A progress bar with rate and time left, on a terminal; nothing elsewhere or with `-q`."""
+        """Show a progress bar with count and time left, on a terminal and without `-q` only."""
         if self.quiet or not self.is_terminal:
             yield Bar()
             return
@@ -74,7 +74,7 @@ class Console:
             yield Bar(progress, description)
 
     def close(self) -> None:
-        """Flushes what was said."""
+        """Flush stderr."""
         sys.stderr.flush()
 
     def _terminal(self) -> "rich.console.Console":
@@ -85,7 +85,7 @@ class Console:
         return self._rich
 
     def _line(self, text: str) -> None:
-        if self._rich is not None:  # a bar may be on the screen: rich prints above it
+        if self._rich is not None:  # rich prints above a bar that is on the screen
             self._rich.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line on stderr, and an exit code by kind.
+"""Errors that a user can fix: one line on stderr, and an exit code for each kind.
 
 | exit | kind | class |
 |---|---|---|
@@ -6,18 +6,18 @@
 | 3 | input data | DataError |
 | 4 | a data or model directory | DirectoryError |
 | 5 | training cannot go on | TrainingError |
-| 6 | the world outside: disk, permission, workers | WorldError |
+| 6 | the system: disk, permissions, workers | WorldError |
 | 130, 143 | interrupted (Ctrl-C), terminated (SIGTERM), after saving | Stopped |
 
-Anything else that reaches the top is a bug of ours: a traceback, and exit 1. A reader of stdout that goes away ends
-the command silently with 141, as it ends any filter.
+Any other exception is a bug in nmt: a traceback, and exit code 1. If the reader of stdout goes away, the command exits
+silently with 141, like any filter.
 """
 
 import os
 
 
 class NmtError(Exception):
-    """A user's mistake or the world's, said in one line: `Error: <what>. <mend>.`
+    """An error of the user or of the system, reported in one line: `Error: <what>. <mend>.`
 
     Args:
         what: what is wrong, with the value and the place; no full stop at the end.
@@ -37,31 +37,31 @@ class NmtError(Exception):
 
 
 class ConfigError(NmtError):
-    """Options or a recipe that cannot be."""
+    """Invalid options, or an invalid recipe."""
 
     exit_code = 2
 
 
 class DataError(NmtError):
-    """Input text that cannot be used."""
+    """Invalid input text."""
 
     exit_code = 3
 
 
 class DirectoryError(NmtError):
-    """A data or model directory that is missing, damaged or not what it should be."""
+    """A data or model directory that is missing, damaged or of the wrong kind."""
 
     exit_code = 4
 
 
 class TrainingError(NmtError):
-    """Training that cannot go on."""
+    """Training cannot continue."""
 
     exit_code = 5
 
 
 class WorldError(NmtError):
-    """Disk full, no permission, a dead worker."""
+    """A full disk, a missing permission, or a worker that died."""
 
     exit_code = 6
 
@@ -70,20 +70,20 @@ class RankError(NmtError):
     """One of several processes that train together has failed.
 
     Args:
-        rank: its number.
-        exit_code: what it ended with; negative: killed by this signal.
-        said: its error; empty if it could say nothing.
+        rank: number of the process.
+        exit_code: its exit code; negative: the signal that killed it.
+        message: its error message; empty if it left none.
     """
 
-    def __init__(self, rank: int, exit_code: int, said: str) -> None:
+    def __init__(self, rank: int, exit_code: int, message: str) -> None:
         host = os.uname().nodename
-        what = said or f"was killed by signal {-exit_code}" if exit_code < 0 else said or f"ended with {exit_code}"
-        super().__init__(f"rank {rank} on {host}: {what}", "" if said else "Go on with --resume")
+        end = f"was killed by signal {-exit_code}" if exit_code < 0 else f"exited with {exit_code}"
+        super().__init__(f"rank {rank} on {host}: {message or end}", "" if message else "Go on with --resume")
         self.exit_code = exit_code if exit_code > 0 else WorldError.exit_code
 
 
 class Stopped(NmtError):
-    """Training that was told to stop by a signal, and saved before it did.
+    """A command was stopped by a signal; training and preprocessing save first.
 
     Args:
         signal_number: 2 (SIGINT) or 15 (SIGTERM); the exit code is 128 more, as in any shell.

@@ -1,4 +1,4 @@
-"""What a config is made of: fields with a knob each, that know their bounds and how they are spelt as options."""
+"""Building blocks of configs: each field has a knob, which holds its help, bounds and spelling as an option."""
 
 import dataclasses
 import math
@@ -12,20 +12,20 @@ from nmtcli.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Knob:
-    """What a field's metadata says beside its type and default.
+    """The metadata of a field, in addition to its type and default.
 
     Args:
-        help: one phrase, with the unit in brackets where there is one.
+        help: one phrase, with the unit, if any, in brackets.
         at_least, at_most: inclusive bounds of a number.
         below: exclusive upper bound of a number.
-        choices: the values allowed.
+        choices: the allowed values.
         short: a one-letter option.
-        off: the option that turns a boolean off, where it is not `--no-<name>`.
-        env: an environment variable that gives the default.
-        argument: a positional argument of the command rather than an option.
-        required: there is no default.
-        may_change: a resumed training run may have another value than the run that it continues.
-        auto: 0 is given, and shown, as `auto`.
+        off: the option that turns a boolean off, if it is not `--no-<name>`.
+        env: an environment variable that overrides the default.
+        argument: the field is a positional argument, not an option.
+        required: the option must be given; the default is not used.
+        may_change: a resumed training run may use another value.
+        auto: 0 is entered and shown as `auto`.
     """
 
     help: str
@@ -43,24 +43,24 @@ class Knob:
 
 
 def opt(default: Any, help: str, **about: Any) -> Any:
-    """A field of a config with its knob: `beam: int = opt(5, "hypotheses kept", at_least=1)`."""
+    """Make a field of a config with its knob: `beam: int = opt(5, "beam size", at_least=1)`."""
     return field(default=default, metadata={"knob": Knob(help=help, **about)})
 
 
 def knob_of(config_field: "dataclasses.Field[Any]") -> Knob:
-    """The knob of a config's field."""
+    """Return the knob of a config's field."""
     knob = config_field.metadata["knob"]
     assert isinstance(knob, Knob)
     return knob
 
 
 def option_name(field_name: str) -> str:
-    """The spelling on the command line: `batch_tokens` is `--batch-tokens`."""
+    """Spell a field as an option: `batch_tokens` is `--batch-tokens`."""
     return "--" + field_name.replace("_", "-")
 
 
 def option_text(field_name: str, value: Any) -> str:
-    """How a value is given on the command line.
+    """Spell a field and its value as on the command line.
 
     >>> option_text("bidirectional", False), option_text("encoder_layers", 1)
     ('--no-bidirectional', '--encoder-layers 1')
@@ -71,7 +71,7 @@ def option_text(field_name: str, value: Any) -> str:
 
 
 class Config:
-    """What all configs share: bounds checked at construction, to and from plain dicts."""
+    """Base class of configs: values are checked at construction, and converted to and from plain dicts."""
 
     __slots__ = ()
     __dataclass_fields__: ClassVar[dict[str, "dataclasses.Field[Any]"]]  # each config is a dataclass
@@ -84,7 +84,7 @@ class Config:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as JSON has them; `from_dict` gives the same config back."""
+        """Return the values in JSON types; `from_dict` restores the same config."""
         return {
             config_field.name: list(value) if isinstance(value := getattr(self, config_field.name), tuple) else value
             for config_field in dataclasses.fields(self)
@@ -92,17 +92,17 @@ class Config:
 
     @classmethod
     def with_presets(cls, values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
-        """The values of all fields, where a field that was not given may follow from another's value.
+        """Return the values of all fields; a field that was not given may depend on another's value.
 
         Args:
-            values: by field, defaults included.
-            given: the fields that the command line, a recipe or the environment set.
+            values: values by field, defaults included.
+            given: the fields set by the command line, a recipe or the environment.
         """
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> typing.Self:
-        """A config from JSON values; keys that are missing take their default, keys unknown here are an error.
+        """Make a config from JSON values; missing keys take their defaults, unknown keys are an error.
 
         Raises:
             ConfigError: an unknown key, or a value of the wrong type or out of bounds.
@@ -115,10 +115,10 @@ class Config:
 
 
 def check_value(name: str, value: Any, declared: Any, knob: Knob) -> None:
-    """Sees to it that a field may have this value.
+    """Check that a field may have this value.
 
     Raises:
-        ConfigError: wrong type, not among the choices, not finite or out of bounds.
+        ConfigError: the value has the wrong type, is not among the choices, is not finite or is out of bounds.
     """
     option = name if knob.argument else option_name(name)
     kinds: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}

@@ -1,6 +1,6 @@
-"""From dataclass to click options, and from a recipe's TOML to their defaults.
+"""Click options made from dataclasses, and their defaults from a recipe's TOML.
 
-Precedence: the field's default < what the environment says < `--config recipe.toml` < the option itself.
+Precedence: the field's default < the environment variable < `--config recipe.toml` < the option itself.
 """
 
 import dataclasses
@@ -27,17 +27,17 @@ TABLES: dict[str, tuple[type[Config], ...]] = {
     "translate": (config.SearchConfig, config.TranslateConfig),
     "score": (config.ScoreConfig,),
 }
-AUTO = "auto"  # how 0 is given where it stands for a choice of the program's
-EXPECT = "expect"  # a recipe's table of the scores it should reach; no command reads it
+AUTO = "auto"  # spelling of 0 for options where 0 lets the program choose
+EXPECT = "expect"  # a recipe's table of the scores that it should reach; no command reads it
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """How the command was called, beside the values of its configs.
+    """How the command was called, in addition to the values of its configs.
 
     Attributes:
-        names: the fields that the command line, the recipe or the environment set, rather than their defaults.
-        arguments: the whole command line that `cli.run` was given.
+        names: the fields set by the command line, the recipe or the environment, not by their defaults.
+        arguments: the whole command line, as passed to `cli.run`.
     """
 
     names: frozenset[str]
@@ -47,8 +47,8 @@ class Given:
 def command(*configs: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a click callback with the options of these configs, and with `--config`, `-q` and `-v`.
 
-    The callback is called as `callback(console, given, *built)`, with one built config for each class. The command line
-    is the `obj` of click's context.
+    The callback is called as `callback(console, given, *built)`, with one config built for each class. The command line
+    is taken from the `obj` of click's context.
     """
     names = [config_field.name for cls in configs for config_field in dataclasses.fields(cls)]
     assert len(names) == len(set(names)), "two configs of one command share a field name"
@@ -83,23 +83,23 @@ def _values_of(cls: type[Config], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shared_options(configs: tuple[type[Config], ...]) -> list[Callable[..., Any]]:
-    """Decorators for the options of every command, the last one of the help page first."""
+    """Return decorators for the options that all commands have, in reverse order of the help text."""
     tables = [table for table, classes in TABLES.items() if set(classes) & set(configs)]
     return [
-        click.option("-v", "--verbose", is_flag=True, help="Say more on stderr."),
-        click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but warnings and errors."),
+        click.option("-v", "--verbose", is_flag=True, help="Print more messages to stderr."),
+        click.option("-q", "--quiet", is_flag=True, help="Print only warnings and errors to stderr."),
         click.option(
             "--config",
             metavar="RECIPE.TOML",
             is_eager=True,
             callback=functools.partial(_read_recipe, tables=tables),
-            help=f"Defaults from the tables {', '.join(f'[{table}]' for table in tables)} of a TOML file.",
+            help=f"Read defaults from the tables {', '.join(f'[{table}]' for table in tables)} of a TOML file.",
         ),
     ]
 
 
 class _IntegerOrAuto(click.types.IntParamType):
-    """A whole number; `auto` is 0."""
+    """A whole number, or `auto` for 0."""
 
     name = "integer|auto"
 
@@ -108,7 +108,7 @@ class _IntegerOrAuto(click.types.IntParamType):
 
 
 class _Option(click.Option):
-    """An option whose recipe comes before its environment variable, and whose variable is one value, spaces and all."""
+    """An option whose recipe overrides its environment variable; the variable is a single value, spaces included."""
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
         if self.name in (ctx.default_map or {}):
@@ -153,10 +153,10 @@ def _parameter(config_field: "dataclasses.Field[Any]", declared: Any) -> Callabl
 
 
 def _read_recipe(context: click.Context, _: click.Parameter, path: str | None, *, tables: list[str]) -> str | None:
-    """Put the recipe's values into click's default map, after checking all of its tables.
+    """Put the recipe's values into click's default map, after checking all its tables.
 
     Args:
-        tables: those that this command reads.
+        tables: the tables that this command reads.
     """
     if path is None:
         return None
@@ -165,13 +165,13 @@ def _read_recipe(context: click.Context, _: click.Parameter, path: str | None, *
     except OSError as error:
         raise ConfigError(f"--config {path} cannot be read ({error.strerror})", "Name a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}", "Mend the file") from error
+        raise ConfigError(f"{path} is not valid TOML: {error}", "Correct the file") from error
     defaults: dict[str, Any] = {}
     for table, values in recipe.items():
         if table == EXPECT:
             continue
         if table not in TABLES or not isinstance(values, dict):
-            raise ConfigError(f"{path} has no use for [{table}]", f"{_suggestion(table, list(TABLES))}")
+            raise ConfigError(f"{path} has an unknown table [{table}]", f"{_suggestion(table, list(TABLES))}")
         checked = _checked_table(path, table, values)
         if table in tables:
             defaults |= checked
@@ -180,10 +180,10 @@ def _read_recipe(context: click.Context, _: click.Parameter, path: str | None, *
 
 
 def _checked_table(path: str, table: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe's table as the fields have them.
+    """Return the values of a recipe's table, converted to the types of the fields.
 
     Raises:
-        ConfigError: a key is unknown, or its value cannot be.
+        ConfigError: a key is unknown, or its value is invalid.
     """
     known = {config_field.name: config_field for cls in TABLES[table] for config_field in dataclasses.fields(cls)}
     types = {name: declared for cls in TABLES[table] for name, declared in typing.get_type_hints(cls).items()}
@@ -205,4 +205,4 @@ def _checked_table(path: str, table: str, values: dict[str, Any]) -> dict[str, A
 
 def _suggestion(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    return f"Did you mean `{close[0]}`?" if close else f"It has {', '.join(f'`{one}`' for one in known)}"
+    return f"Did you mean `{close[0]}`?" if close else f"Known are {', '.join(f'`{one}`' for one in known)}"

@@ -1,18 +1,18 @@
-"""The environment of one process among several that train together; no other module reads these variables.
+"""The environment variables of a process that trains with others; no other module reads them.
 
 | variable | set by | meaning |
 |---|---|---|
 | RANK | torchrun, `nmt train --nproc`, some schedulers | number of this process among all, from 0 |
-| WORLD_SIZE | the same | how many processes there are |
-| LOCAL_RANK | torchrun, `--nproc` | number of this process among those of its machine, from 0: its GPU |
-| LOCAL_WORLD_SIZE | torchrun, `--nproc` | how many processes its machine has: they share the cores |
-| MASTER_ADDR, MASTER_PORT | the same as RANK | where the first process is found |
-| TORCHELASTIC_USE_AGENT_STORE | torchrun, `--nproc` | "True": the launcher keeps the store of addresses |
-| TORCHELASTIC_RESTART_COUNT | torchrun, `--nproc` | which attempt this is, from 0 |
-| TORCHELASTIC_ERROR_FILE | torchrun, `--nproc` | a process that fails writes its error here, for the launcher |
-| NMT_SAYS_TO_LAUNCHER | `nmt train --nproc` | the launcher prints the error of that file, so the process prints none |
+| WORLD_SIZE | as RANK | number of all processes |
+| LOCAL_RANK | torchrun, `--nproc` | number of this process on its machine, from 0; also the number of its GPU |
+| LOCAL_WORLD_SIZE | torchrun, `--nproc` | number of processes on this machine, which share its cores |
+| MASTER_ADDR, MASTER_PORT | as RANK | address of the process with rank 0 |
+| TORCHELASTIC_USE_AGENT_STORE | torchrun, `--nproc` | "True": the launcher hosts the rendezvous store |
+| TORCHELASTIC_RESTART_COUNT | torchrun, `--nproc` | number of this attempt, from 0 |
+| TORCHELASTIC_ERROR_FILE | torchrun, `--nproc` | file in which a process that fails leaves its error for the launcher |
+| NMT_SAYS_TO_LAUNCHER | `nmt train --nproc` | the launcher prints the error in that file, so the process does not |
 
-`--nproc` starts processes by torch's launcher, which is also torchrun's; so both set the same. Standard library only.
+`--nproc` uses torch's launcher, as torchrun does, so both set the same variables. Standard library only.
 """
 
 import os
@@ -26,11 +26,11 @@ _SAYS_TO_LAUNCHER = "NMT_SAYS_TO_LAUNCHER"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgentStore:
-    """The store that torch's launcher keeps for the processes it started.
+    """The rendezvous store that torch's launcher hosts for its processes.
 
     Attributes:
-        host, port: where it listens.
-        attempt: number of the attempt, from 0, as text; the launcher keeps one store for all of them.
+        host, port: address of the store.
+        attempt: number of the attempt, from 0, as text; all attempts share one store.
     """
 
     host: str
@@ -40,16 +40,16 @@ class AgentStore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankEnvironment:
-    """What a launcher has told this process; the defaults are those of a process that nobody launched.
+    """The settings of a process from its launcher; the defaults are for a process without one.
 
     Attributes:
-        rank: its number among all, from 0.
-        world_size: how many processes train together.
-        local_rank: its number among those of its machine, from 0; None if nobody said.
-        local_world_size: how many processes its machine has.
-        is_launched: a launcher started it, be it alone.
-        agent_store: where processes find each other; None if torch's own way does.
-        error_file: where it leaves its error for a launcher that prints it; empty if it prints the error itself.
+        rank: number of this process among all, from 0.
+        world_size: number of processes that train together.
+        local_rank: number of this process on its machine, from 0; None if the launcher did not set it.
+        local_world_size: number of processes on this machine.
+        is_launched: True if a launcher started this process, even as the only one.
+        agent_store: the rendezvous store; None: torch's default rendezvous.
+        error_file: file for this process's error, which the launcher prints; empty: the process prints it itself.
     """
 
     rank: int = 0
@@ -62,10 +62,10 @@ class RankEnvironment:
 
     @classmethod
     def from_environ(cls, variables: Mapping[str, str]) -> "RankEnvironment":
-        """Read the environment of a process.
+        """Read the settings from environment variables.
 
         Raises:
-            ConfigError: a number is not one.
+            ConfigError: a variable that should be a whole number is not.
         """
         agent_store = None
         if variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
@@ -86,16 +86,16 @@ class RankEnvironment:
 
 
 def environment() -> RankEnvironment:
-    """Read the environment of this process.
+    """Read the settings of this process from its environment.
 
     Raises:
-        ConfigError: a number is not one.
+        ConfigError: a variable that should be a whole number is not.
     """
     return RankEnvironment.from_environ(os.environ)
 
 
 def leave_errors_to_launcher() -> None:
-    """Tell the processes that this one will launch to leave their errors in a file rather than to print them."""
+    """Make the processes that this one launches leave their errors in a file instead of printing them."""
     os.environ[_SAYS_TO_LAUNCHER] = "1"
 
 

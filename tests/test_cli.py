@@ -352,9 +352,9 @@ def test_a_number_of_a_launcher_that_is_none_is_refused_in_one_line(
         ("[train]\nbatch_token = 5\n", ["[train] has no option `batch_token`", "Did you mean `batch_tokens`?"]),
         ("[train]\nbatch-tokens = 5\n", ["Did you mean `batch_tokens`?"]),
         ("[translate]\nbeem = 5\n", ["[translate] has no option `beem`", "Did you mean `beam`?"]),
-        ("[trian]\nseed = 5\n", ["no use for [trian]", "Did you mean `train`?"]),
-        ("seed = 5\n", ["no use for [seed]"]),
-        ("train = 5\n", ["no use for [train]"]),
+        ("[trian]\nseed = 5\n", ["has an unknown table [trian]", "Did you mean `train`?"]),
+        ("seed = 5\n", ["has an unknown table [seed]"]),
+        ("train = 5\n", ["has an unknown table [train]"]),
         ("[train]\nseed = '5'\n", ["[train] --seed must be of type int, but is '5'"]),
         ("[train]\nseed = 5.5\n", ["[train] --seed must be of type int, but is 5.5"]),
         ("[train]\nseed = true\n", ["[train] --seed must be of type int, but is True"]),
@@ -364,7 +364,7 @@ def test_a_number_of_a_launcher_that_is_none_is_refused_in_one_line(
         ("[translate]\nmodel = ['a', 1]\n", ["[translate] --model must be of type str, but is 1"]),
         ("[model]\ndropout = 1.0\n", ["[model] --dropout must be below 1, but is 1"]),
         ("[model]\ncell = 'lstn'\n", ["[model] --cell must be one of lstm, gru, rnn, but is lstn"]),
-        ("[train\n", ["is not TOML"]),
+        ("[train\n", ["is not valid TOML"]),
     ],
 )
 def test_a_recipe_with_a_mistake_is_refused_with_its_name_and_the_mend(

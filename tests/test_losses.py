@@ -120,10 +120,10 @@ def test_an_option_that_a_loss_does_not_have_is_refused(loss: str, name: str, nm
         option += ["--teacher-forcing-decay", "linear"]
     result = nmt("train", "--data", tmp_path / "none", "--loss", loss, *option)
     if loss in LOSS_OPTIONS[name]:
-        assert "is not" in result.refusal(4)  # the options are valid; only the data is missing
+        assert "does not exist" in result.refusal(4)  # the options are valid; only the data is missing
     else:
         said = result.refusal(2)
-        assert f"is for --loss {', '.join(LOSS_OPTIONS[name])}, but that is {loss}" in said
+        assert f"is for --loss {', '.join(LOSS_OPTIONS[name])}, but --loss is {loss}" in said
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,1 @@
-"""The verbs. Each reads like a recipe, top to bottom; verbs never import verbs."""
+"""The commands. Each reads like a recipe, top to bottom; commands never import commands."""

@@ -1,4 +1,4 @@
-"""What `nmt preprocess --append` keeps of a data directory, and what it adds."""
+"""`nmt preprocess --append`: the options that must match the data directory, and the update of its meta.json."""
 
 import dataclasses
 from typing import Any
@@ -8,21 +8,21 @@ from nmtcli.data.corpus import HASHES, DataDirectory
 from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.knobs import option_name, option_text
 
-WITHOUT_INFLUENCE = ("data", "workers", "engine", "ray_address", "overwrite", "append")  # on what is written
-FREE = ("train", "max_length", "max_ratio", "dedup")  # with --append
+WITHOUT_INFLUENCE = ("data", "workers", "engine", "ray_address", "overwrite", "append")  # on the files
+FREE = ("train", "max_length", "max_ratio", "dedup")  # these may differ with --append
 
 
 def influential(config: PreprocessConfig) -> dict[str, Any]:
-    """The options that decide what is written."""
+    """Return the options that affect the files written."""
     return {name: value for name, value in config.to_dict().items() if name not in WITHOUT_INFLUENCE}
 
 
 def check_same_options(config: PreprocessConfig, old: DataDirectory) -> None:
-    """With --append languages, vocabularies and texts are those of the directory.
+    """Check that the options for --append agree with those that the directory was made with.
 
     Raises:
-        ConfigError: an option says otherwise.
-        DirectoryError: duplicates are to be found among pairs whose hashes are not there.
+        ConfigError: an option differs from the directory's.
+        DirectoryError: --dedup is given, but the directory has no hashes of its pairs.
     """
     stored, defaults = old.meta.get("config"), _defaults()
     stored = {**defaults, **(stored if isinstance(stored, dict) else {})}
@@ -30,19 +30,19 @@ def check_same_options(config: PreprocessConfig, old: DataDirectory) -> None:
     for name, value in influential(config).items():
         if name not in FREE and value not in (stored[name], defaults[name]):
             raise ConfigError(
-                f"--append keeps what {config.data} has, which is {option_text(name, stored[name])}, but now "
+                f"{config.data} was made with {option_text(name, stored[name])}, which --append keeps, but "
                 f"{option_name(name)} is {value}",
                 "Leave it out",
             )
     if config.dedup and not (old.path / HASHES).exists():
         raise DirectoryError(
-            f"{config.data} was made without --dedup, so that its pairs are not known any more",
+            f"{config.data} was made without --dedup, so it has no hashes to find duplicates by",
             "Leave --dedup out, or run nmt preprocess again with all texts",
         )
 
 
 def _defaults() -> dict[str, Any]:
-    """The defaults of all options, as JSON has them; no languages."""
+    """Return the default of each option, in JSON types; a required option has an empty one."""
     return {
         config_field.name: list(config_field.default) if config_field.default == () else config_field.default
         for config_field in dataclasses.fields(PreprocessConfig)
@@ -50,7 +50,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def added(old: DataDirectory, facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a directory with more pairs."""
+    """Return the facts for meta.json after appending: the directory's and the new pairs' together."""
     meta = old.meta
     cleaning = {rule: meta["cleaning"].get(rule, 0) + count for rule, count in facts["cleaning"].items()}
     kept = {name: meta[name] for name in ("subword", "joint", "user_words", "config")}

@@ -1,4 +1,4 @@
-"""The two passes of `nmt preprocess` over the training text, each resumable after any block of it."""
+"""The two passes of `nmt preprocess` over the training text; each can resume after any block of pairs."""
 
 import dataclasses
 import itertools
@@ -26,9 +26,9 @@ from nmtcli.data.user_words import read_words
 from nmtcli.data.writing import ArrayWriter, SentenceWriter, Unfinished
 from nmtcli.errors import DataError
 
-PAIRS_AT_ONCE = 2000  # pairs that a process does at a time
-HASHES_AT_ONCE = 1 << 17  # pairs
-QUICK = 50  # blocks that the first pass does sooner by itself than other processes start
+PAIRS_AT_ONCE = 2000  # size of a block, which one process works on [pairs]
+HASHES_AT_ONCE = 1 << 17  # hashes read at a time [pairs]
+QUICK = 50  # the first pass over this many blocks takes less time than worker processes take to start
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,17 +36,17 @@ Result = TypeVar("Result")
 
 @dataclass
 class PassState:
-    """How far a run is.
+    """The progress of a run.
 
     Attributes:
-        encodes: the first pass is done, or not needed.
-        read: pairs of the pass under way.
-        blank: of the first pass, pairs with a blank side.
-        examined: pairs of the whole first pass.
-        words: of the first pass, how often either side holds the words of --user-words.
-        user_words: what meta.json says of these.
-        report: of the second pass.
-        kept: of the second pass, pairs of each training text.
+        encodes: True in the second pass; the first is done, or is not needed.
+        read: number of pairs read in the current pass.
+        blank: first pass: number of pairs with a blank side.
+        examined: first pass: number of all pairs; None until it is done.
+        words: first pass: occurrences of the words of --user-words on each side.
+        user_words: the entry `user_words` of meta.json.
+        report: second pass: pairs kept, and dropped by each rule.
+        kept: second pass: pairs kept of each training text.
     """
 
     encodes: bool = False
@@ -60,7 +60,7 @@ class PassState:
 
 
 def _blocks(config: PreprocessConfig, after: int) -> Iterator[tuple[int, PairBlock]]:
-    """The training text in blocks, with the number of the text that each is of, after so many pairs (whole blocks)."""
+    """Yield the blocks of the training texts after the first `after` pairs, each with the number of its text."""
     read = 0
     for text, prefix in enumerate(config.train):
         for block in read_blocks(prefix, config.source_lang, config.target_lang, PAIRS_AT_ONCE):
@@ -72,10 +72,10 @@ def _blocks(config: PreprocessConfig, after: int) -> Iterator[tuple[int, PairBlo
 def _spread(
     function: Callable[[Item], Result], items: Iterable[Item], config: PreprocessConfig, *, alone: int
 ) -> Generator[Result, None, None]:
-    """What the function makes of each item, in order: on a cluster, in processes, or here if there are few items.
+    """Yield the function's result for each item, in order, by a cluster, by worker processes or by this process.
 
     Args:
-        alone: so many items are done here.
+        alone: largest number of items for which no workers are started.
     """
     if config.engine == "ray":
         from nmtcli.data.cluster import in_order_on_ray
@@ -93,7 +93,7 @@ def _spread(
 def first_pass(
     config: PreprocessConfig, console: Console, unfinished: Unfinished, state: PassState, old: DataDirectory | None
 ) -> None:
-    """Write a sample to learn from, count words, and find duplicates, as far as they are asked for."""
+    """Sample pairs for learning the vocabulary, count user words and find duplicates, as far as the options ask."""
     words, unusable = read_words(config.user_words) if config.user_words else ([], 0)
     candidates = unfinished.growing("work/candidates")
     sample = _sample_from(candidates.path, config.sentences_for_vocab)
@@ -131,7 +131,7 @@ def first_pass(
 
 
 def _sample_from(path: Path, size: int) -> Sample:
-    """Make a sample of the candidates that a file holds [pairs]."""
+    """Make a sample of `size` pairs from the candidates in a file."""
     sample = Sample(size)
     with open_to_read(path) as file:
         for line in file:
@@ -141,14 +141,14 @@ def _sample_from(path: Path, size: int) -> Sample:
 
 
 def _add_counts(totals: Sequence[dict[str, int]], counts: Sequence[Mapping[str, int]]) -> None:
-    """Add how often words occur in a block to the totals of either side."""
+    """Add the word counts of a block to the totals of each side."""
     for total, of_block in zip(totals, counts, strict=True):
         for word, count in of_block.items():
             total[word] = total.get(word, 0) + count
 
 
 def _add_known(duplicates: Duplicates, old: DataDirectory) -> None:
-    """Add the hashes of the pairs that a data directory has."""
+    """Add the hashes of the pairs in an existing data directory."""
     known = np.load(old.path / HASHES, mmap_mode="r", allow_pickle=False)
     pairs = old.meta["pairs"]
     for start in range(0, pairs, HASHES_AT_ONCE):
@@ -157,7 +157,7 @@ def _add_known(duplicates: Duplicates, old: DataDirectory) -> None:
 
 
 class _PairWriter:
-    """Writes both sides of the training pairs, and their hashes where these are kept."""
+    """Writes both sides of the training pairs and, if `hashing`, their hashes."""
 
     def __init__(self, unfinished: Unfinished, subwords: Sequence[Subword], *, hashing: bool) -> None:
         self._sides = [
@@ -167,14 +167,14 @@ class _PairWriter:
         self._hashes = ArrayWriter(unfinished.growing(HASHES), np.dtype("<u8")) if hashing else None
 
     def append(self, block: Encoded) -> None:
-        """Write what is kept of a block."""
+        """Write the kept pairs of a block."""
         for writer, sentences in zip(self._sides, (block.source, block.target), strict=True):
             writer.append(sentences.tokens, sentences.lengths)
         if self._hashes:
             self._hashes.append(block.hashes)
 
     def close(self) -> dict[str, int]:
-        """Complete the files; return the tokens of either side."""
+        """Complete and close the files; return the number of tokens on each side."""
         for writer in self._sides:
             writer.close()
         if self._hashes:
@@ -190,10 +190,10 @@ def second_pass(
     old: DataDirectory | None,
     subwords: Sequence[Subword],
 ) -> dict[str, int]:
-    """Encode and write the pairs that are kept, in their order.
+    """Encode the pairs, clean them, and write the kept ones in their order.
 
     Returns:
-        the tokens of either side, those that were there before included [tokens].
+        number of tokens on each side, including those of a directory that is appended to [tokens].
     """
     hashing = (old.path / HASHES).exists() if old else config.dedup
     writer = _PairWriter(unfinished, subwords, hashing=hashing)
@@ -201,7 +201,7 @@ def second_pass(
     for name in ("hashes", "candidates"):
         remove_file(unfinished.work / name, missing_ok=True)
     flags = np.load(unfinished.work / "duplicates.npy", mmap_mode="r", allow_pickle=False) if config.dedup else None
-    texts: deque[int] = deque()  # of the blocks under way
+    texts: deque[int] = deque()  # numbers of the texts of the blocks in progress
     place = (old.meta["pairs"] if old else 0) + state.read
     blocks = _with_repeats(_blocks(config, state.read), flags, place, texts)
     encoder = Encoder(
@@ -224,7 +224,8 @@ def second_pass(
     tokens = writer.close()
     if state.examined is not None and state.read != state.examined:
         raise DataError(
-            f"the training text had {state.examined:,} pairs, then {state.read:,}", "Do not change it meanwhile"
+            f"the training text changed during the run, from {state.examined:,} to {state.read:,} pairs",
+            "Run again, and do not change it meanwhile",
         )
     if not report.kept:
         _refuse_nothing(report)
@@ -234,12 +235,12 @@ def second_pass(
 def _with_repeats(
     blocks: Iterable[tuple[int, PairBlock]], flags: npt.NDArray[np.bool_] | None, place: int, texts: deque[int]
 ) -> Iterator[tuple[PairBlock, npt.NDArray[np.bool_] | None]]:
-    """Yield each block with the flags of its pairs that came before, for `Encoder`.
+    """Yield each block with the duplicate flags of its pairs, for `Encoder`.
 
     Args:
-        flags: of all pairs; None if duplicates are kept.
-        place: of the first pair among the flags.
-        texts: takes the number of the text of each block.
+        flags: the flags of all pairs; None if duplicates are kept.
+        place: position of the first pair in the flags.
+        texts: receives the number of each block's text.
     """
     for text, block in blocks:
         texts.append(text)
@@ -251,4 +252,6 @@ def _refuse_nothing(report: CleaningReport) -> NoReturn:
     dropped = ", ".join(f"{name} {count:,}" for name, count in report.to_dict().items() if count and name != "read")
     if not report.read:
         raise DataError("the training text has no lines", "Check --train")
-    raise DataError(f"none of {report.read:,} training pairs is left ({dropped})", "Check the text and the limits")
+    raise DataError(
+        f"none of {report.read:,} training pairs is left ({dropped})", "Check the text, --max-length and --max-ratio"
+    )

@@ -1,8 +1,8 @@
 """nmt preprocess: raw parallel text -> data directory, in two passes that keep nothing of the corpus in memory.
 
 The first pass counts, hashes and samples; then duplicates are found and the vocabulary is learnt from the sample. It is
-skipped if none of this is needed. The second pass encodes, drops what is too long or too uneven, and writes. Progress
-is saved now and then: a run that was killed goes on from there when it is started again.
+skipped if none of this is needed. The second pass encodes, drops pairs that are too long or too uneven, and writes the
+others. Progress is saved regularly: a run that was killed resumes from there when it is started again.
 """
 
 import hashlib
@@ -34,17 +34,17 @@ from nmtcli.errors import ConfigError, DataError, Stopped
 
 
 def run(config: PreprocessConfig, console: Console) -> None:
-    """Make a data directory of parallel text, or add to one.
+    """Make a data directory from parallel text, or add to one.
 
     Raises:
-        ConfigError: options that cannot be.
-        DataError: text that cannot be used, or of which nothing is left.
-        DirectoryError: `--data` is there and may not be replaced, or a given SentencePiece model is no good.
-        WorldError: a worker died, or another run writes the same directory.
+        ConfigError: the options are invalid.
+        DataError: the text is invalid, or no pair is left after cleaning.
+        DirectoryError: `--data` exists and may not be replaced, or a given SentencePiece model is invalid.
+        WorldError: a worker died, or another run is writing the same directory.
         Stopped: Ctrl-C or SIGTERM.
     """
     if STDIN in (*config.train, config.valid, *config.test):
-        raise ConfigError("the text cannot come from stdin: it is read twice", "Name files")
+        raise ConfigError("the text cannot come from stdin, because it is read twice", "Name files")
     old = DataDirectory.open(config.data) if config.append else None
     if old:
         check_same_options(config, old)
@@ -57,7 +57,7 @@ def run(config: PreprocessConfig, console: Console) -> None:
         state = PassState(**unfinished.state)
         if unfinished.state:
             console.say(
-                f"Going on in {directory}, at pair {state.read:,} of the {('first', 'second')[state.encodes]} pass"
+                f"Resuming in {directory}, at pair {state.read:,} of the {('first', 'second')[state.encodes]} pass"
             )
         valid, tests = (old.meta["valid"], old.meta["test"]) if old else _texts(config, directory)
         if not state.encodes:
@@ -83,7 +83,7 @@ def run(config: PreprocessConfig, console: Console) -> None:
 
 
 def _facts(config: PreprocessConfig, state: PassState, subwords: Sequence[Subword]) -> dict[str, Any]:
-    """Collect what meta.json says of a run, but for its tokens and the other texts; see corpus.py."""
+    """Collect the entries of meta.json for this run, except `tokens`, `valid` and `test`; see corpus.py."""
     return {
         "source_lang": config.source_lang,
         "target_lang": config.target_lang,
@@ -119,12 +119,12 @@ def _langs(config: PreprocessConfig) -> tuple[str, str]:
 
 
 def _subword_option(subword: Subword) -> str:
-    """What --subword would give such a model."""
+    """Return the value of --subword that gives such a model."""
     return "none" if subword.kind == "word" and not subword.joins else subword.kind
 
 
 def _texts(config: PreprocessConfig, directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Copies validation and test texts as they are; gives their entries in meta.json."""
+    """Copy validation and test texts unchanged; return their entries in meta.json."""
     valid = _keep_text(config.valid, "valid", config, directory)
     return valid, [
         _keep_text(prefix, f"test.{1 + index}", config, directory) for index, prefix in enumerate(config.test)
@@ -137,12 +137,12 @@ def _keep_text(prefix: str, name: str, config: PreprocessConfig, directory: Path
         lines = (pair[column] for pair in read_pairs(prefix, *_langs(config)))
         pairs = write_lines(directory / f"{name}.{side}.txt", lines)
     if not pairs:
-        raise DataError(f"{prefix} has no lines", "Name a text with lines")
+        raise DataError(f"{prefix} has no lines", "Name a text that is not empty")
     return {"name": prefix, "pairs": pairs}
 
 
 def _chosen_words(config: PreprocessConfig, state: PassState) -> list[Chosen]:
-    """The words of --user-words that become pieces, of each side; none without the option."""
+    """Choose the words of --user-words that become pieces on each side; without the option, none."""
     if state.user_words is None:
         return [Chosen([], 0, 0) for _ in SIDES]
     counts = [Counter(counts) for counts in state.words]
@@ -158,13 +158,13 @@ def _chosen_words(config: PreprocessConfig, state: PassState) -> list[Chosen]:
 def _vocabularies(
     config: PreprocessConfig, console: Console, directory: Path, work: Path, chosen: Sequence[Chosen]
 ) -> None:
-    """Puts source.model and target.model into the directory, copied or learnt."""
+    """Copy or learn source.model and target.model."""
     paths = [directory / f"{side}.model" for side in SIDES]
     samples = [work / f"sample.{side}.txt" for side in SIDES]
     langs = _langs(config)
     if config.source_model:
         for given, path in zip((config.source_model, config.target_model), paths, strict=True):
-            Subword.load(given)  # refuses what is not one, by the name that the user gave
+            Subword.load(given)  # reports an invalid model under the name that the user gave
             copy_whole(Path(given), path)
     elif config.joint:
         console.say(f"Learning a vocabulary of {' and '.join(langs)}")
@@ -178,11 +178,11 @@ def _vocabularies(
         for lang, path in zip((" and ".join(langs),) if config.joint else langs, paths, strict=False):
             if (size := Subword.load(path).size) < config.vocab_size:
                 sizes = f"{size:,} pieces instead of {config.vocab_size:,}"
-                console.say(f"Note: the vocabulary of {lang} has {sizes}: the text holds no more")
+                console.say(f"Note: the vocabulary of {lang} has {sizes}: the text has no more")
 
 
 def _learn_apart(samples: list[Path], path: Path, config: PreprocessConfig, words: list[str]) -> None:
-    """Learns in a process of its own, so that its memory does not stay."""
+    """Learn a vocabulary in a process of its own, so that its memory is freed."""
     apart(_learn_from_files, (samples, path, config, words))
 
 
@@ -201,10 +201,10 @@ def _learn_from_files(item: tuple[list[Path], Path, PreprocessConfig, list[str]]
 
 @contextmanager
 def _stops(console: Console) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run in one line; and what is kept of a run that fails is said.
+    """Turn Ctrl-C and SIGTERM into a one-line error; after any failure, report the progress that is kept.
 
     Raises:
-        Stopped: it was one of them.
+        Stopped: Ctrl-C or SIGTERM.
     """
 
     def stop(*_: object) -> NoReturn:
@@ -229,7 +229,7 @@ def _stops(console: Console) -> Iterator[None]:
 
 
 def _unknown_share(path: Path, subword: Subword) -> float:
-    """The share of a text's tokens that are <unk>, EOS not counted. Only words can be unknown."""
+    """Return the share of <unk> among a text's tokens, EOS not counted; 0 unless tokens are words."""
     if subword.kind != "word":
         return 0.0
     unknown = tokens = 0
@@ -243,17 +243,17 @@ def _unknown_share(path: Path, subword: Subword) -> float:
 def _tell(
     config: PreprocessConfig, console: Console, state: PassState, facts: dict[str, Any], unknown_shares: list[float]
 ) -> None:
-    """Says what was read, what was dropped, and what is left."""
+    """Print what was read, what was dropped and what was kept."""
     names = {"read": "pairs read", "too_long": "too long"}
     for name, count in state.report.items():
         console.say(f"{names.get(name, name):<12}{count:>14,}")
     if words := state.user_words:
-        console.say(f"{words['read']:,} user words, {words['unusable']:,} of them cannot be pieces")
+        console.say(f"user words: {words['read']:,} read, {words['unusable']:,} of them cannot be pieces")
         for side, lang in zip(SIDES, (config.source_lang, config.target_lang), strict=True):
             counts = words[side]
             console.say(
-                f"    {lang}: {counts['pieces']:,} are pieces; left out {counts['rare']:,} that come fewer than "
-                f"{config.user_words_min:,} times, {counts['beyond']:,} beyond half the vocabulary"
+                f"    {lang}: {counts['pieces']:,} became pieces; left out: {counts['rare']:,} that occur fewer than "
+                f"{config.user_words_min:,} times, {counts['beyond']:,} beyond half the vocabulary size"
             )
     console.say(f"{'':<12}{'tokens':>14}{'mean length':>14}{'vocabulary':>14}")
     for side, lang in zip(SIDES, (config.source_lang, config.target_lang), strict=True):
@@ -262,4 +262,4 @@ def _tell(
     for share, lang in zip(unknown_shares, (config.source_lang, config.target_lang), strict=True):
         if share:
             console.say(f"Note: {share:.1%} of the words of {config.valid}.{lang} are not in the vocabulary")
-    console.say(f"Wrote {config.data}; go on with nmt train")
+    console.say(f"Wrote {config.data}; continue with nmt train")

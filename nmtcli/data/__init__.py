@@ -1,1 +1,1 @@
-"""The way of the data, from raw text to batches of ids. Only batches.py imports torch."""
+"""The data pipeline, from raw text to batches of ids. Only batches.py imports torch."""

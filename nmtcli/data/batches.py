@@ -1,14 +1,14 @@
-"""From pairs of ids to padded batches: a token budget, buckets of like length, a seeded order, a position to resume at.
+"""From pairs of ids to padded batches: token budget, length buckets, seeded order, and a position to resume from.
 
-An epoch's plan is made of its number and the seed alone: all pairs are shuffled, sorted by length within windows, cut
-into batches by the budget, and the batches shuffled. So a run that resumes at batch 17 of epoch 3 sees what it would
-have seen.
+The plan of an epoch depends on the epoch's number and the seed alone: all pairs are shuffled, sorted by length within
+windows, cut into batches by the budget, and the batches are shuffled. A run that resumes at batch 17 of epoch 3
+therefore sees the batches that an uninterrupted run sees.
 
-Of a corpus of more than a million pairs no plan of an epoch is ever in memory: an epoch is a sequence of blocks, each
-planned when it begins. A block is made of neighbours, some ten thousand pairs long, from places all over the corpus,
-drawn anew in each epoch. What holds: each pair is seen exactly once an epoch, unless several corpora are mixed
-(mixture.py); a block is shuffled through and through; pairs that stand close to each other in the corpus are in one
-block, among others from 64 places.
+For a corpus of more than a million pairs, the whole plan of an epoch is never in memory: an epoch is a sequence of
+blocks, each planned when it begins. A block consists of up to 64 runs of 16,384 neighbouring pairs, which are taken
+from all over the corpus and drawn anew in each epoch. This guarantees that each pair is seen exactly once per epoch,
+unless several corpora are mixed (mixture.py), and that a block is fully shuffled. Pairs close to each other in the
+corpus are in the same block, among pairs from 64 places.
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ from nmtcli.data.mixture import Mixture
 from nmtcli.data.subword import BOS, EOS, PAD, Subword
 from nmtcli.errors import DirectoryError, WorldError
 
-WINDOW = 1 << 17  # pairs sorted by length together [pairs]
-BLOCK = 1 << 20  # pairs planned together [pairs]
-NEIGHBOURS = 1 << 14  # pairs that go into a block together [pairs]
-# products are compiled for each shape of a batch: these keep shapes few
-LENGTHS = 2  # a side of a batch is padded to a multiple of it [tokens]
-SENTENCES = 8  # a training batch has a multiple of it, where it has twice as many at least
+WINDOW = 1 << 17  # size of the windows that are sorted by length [pairs]
+BLOCK = 1 << 20  # size of the blocks that are planned as a whole [pairs]
+NEIGHBOURS = 1 << 14  # length of the runs of neighbours that make up a block [pairs]
+# Matrix products are compiled for each batch shape; these two limits keep the number of shapes small.
+LENGTHS = 2  # both sides of a batch are padded to a multiple of this [tokens]
+SENTENCES = 8  # training batches of at least twice this size are cut to a multiple of it
 
 Ids = Sequence[int] | npt.NDArray[np.integer]
 Whole = TypeVar("Whole", int, npt.NDArray[np.int64])
@@ -44,15 +44,15 @@ Whole = TypeVar("Whole", int, npt.NDArray[np.int64])
 
 @dataclass(frozen=True)
 class Batch:
-    """Sentence pairs of like length, padded on the right to a multiple of LENGTHS.
+    """Sentence pairs of similar length, padded on the right to a multiple of LENGTHS.
 
     Attributes:
         source_BS: source ids, EOS at the end.
         source_mask_BS: True on real tokens.
-        target_input_BT: what the decoder is given: BOS, then the target without its EOS.
-        target_output_BT: what it should say: the target, EOS at the end.
-        target_mask_BT: True on real tokens, of both.
-        source_tokens, target_tokens: how many are real [tokens].
+        target_input_BT: the decoder's input: BOS, then the target without its EOS.
+        target_output_BT: the decoder's labels: the target, EOS at the end.
+        target_mask_BT: True on real tokens, for both target tensors.
+        source_tokens, target_tokens: number of real tokens on each side [tokens].
     """
 
     source_BS: Tensor
@@ -65,7 +65,7 @@ class Batch:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[Ids, Ids]]) -> Self:
-        """A batch of these pairs of ids, each side with its EOS."""
+        """Make a batch of pairs of ids, each side ending with EOS."""
         source_BS, source_mask_BS = padded([source for source, _ in pairs], LENGTHS)
         target_output_BT, target_mask_BT = padded([target for _, target in pairs], LENGTHS)
         target_input_BT = target_output_BT.roll(1, dims=1)
@@ -82,7 +82,7 @@ class Batch:
         )
 
     def halves(self) -> "tuple[Batch, Batch]":
-        """Two batches of half the sentences each, padded to what they have; there must be two sentences at least."""
+        """Split a batch of at least two sentences into halves, each padded to its own longest sentences."""
         middle = len(self.source_BS) // 2
         first, second = (self._rows(slice(None, middle)), self._rows(slice(middle, None)))
         return first, second
@@ -101,11 +101,11 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """The batch on a device."""
+        """Return the batch on a device."""
         return self if device.type == "cpu" else self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """The batch in page-locked memory, from where copies to a GPU need not wait (DataLoader calls this)."""
+        """Return the batch in page-locked memory, for non-blocking copies to a GPU (DataLoader calls this)."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -120,7 +120,7 @@ class Batch:
 
 
 def padded(sentences: Sequence[Ids], multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """ids_BS with padding on the right, S being a multiple, and mask_BS, True on real tokens.
+    """Return ids_BS, padded on the right so that S is a multiple of `multiple`, and mask_BS, True on real tokens.
 
     >>> padded([[7, 3], [3]])[0].tolist()
     [[7, 3], [3, 0]]
@@ -133,20 +133,20 @@ def padded(sentences: Sequence[Ids], multiple: int = 1) -> tuple[Tensor, Tensor]
 
 
 def _up(number: Whole, multiple: int) -> Whole:
-    """The next multiple."""
+    """Round up to a multiple."""
     return -(-number // multiple) * multiple
 
 
 def cut(
     order: npt.NDArray[np.int64], longest: npt.NDArray[np.int64], batch_tokens: int, sentences: int = 1
 ) -> list[npt.NDArray[np.int64]]:
-    """Cuts an order of pairs into batches of at most `batch_tokens`: sentences times the longest side.
+    """Cut an order of pairs into batches of at most `batch_tokens`, counted as sentences times the longest side.
 
     Args:
-        order: numbers of pairs, like lengths next to each other.
-        longest: the longer side of each pair of the corpus [tokens].
-        batch_tokens: the budget, padding counted; a pair that is longer stands alone.
-        sentences: batches of twice as many at least have a multiple of it, but for the last one.
+        order: pair numbers, similar lengths next to each other.
+        longest: length of the longer side of each pair of the corpus [tokens].
+        batch_tokens: the budget, padding included; a pair that exceeds it is a batch of its own.
+        sentences: batches of at least twice this size are cut to a multiple of it, except the last one.
     """
     batches = []
     widths = _up(longest[order], LENGTHS).tolist()
@@ -174,14 +174,14 @@ def plan(
     epoch: int,
     block: int | None = None,
 ) -> list[npt.NDArray[np.int64]]:
-    """The batches of an epoch, or of a block of one, in order: each pair exactly once.
+    """Plan the batches of an epoch, or of one of its blocks, in order; each pair occurs exactly once.
 
     Args:
-        source_lengths, target_lengths: of each pair, EOS counted [tokens].
-        batch_tokens: see `cut`.
+        source_lengths, target_lengths: lengths of each pair, EOS counted [tokens].
+        batch_tokens: as for `cut`.
         seed, epoch, block: the plan is a function of these and the lengths.
     Returns:
-        arrays of numbers of these pairs.
+        an array of pair numbers for each batch.
     """
     random = np.random.default_rng([seed, epoch] if block is None else [seed, epoch, block])
     shuffled = random.permutation(len(source_lengths))
@@ -195,22 +195,22 @@ def plan(
 
 
 def _by_length(source_lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """An order of pairs in which neighbours are of like length on both sides.
+    """Order pairs so that neighbours have similar lengths on both sides.
 
-    By the target's padded length, then by the source's, which rises within one target length and falls within the
-    next: so it does not jump where they meet.
+    Pairs are sorted by padded target length, then by source length, which rises within one target length and falls
+    within the next, so that it does not jump where two target lengths meet.
     """
     target = -(-target_lengths // LENGTHS)
     return np.lexsort((np.where(target % 2, source_lengths, -source_lengths), target))
 
 
 def places_of_block(count: int, *, seed: int, epoch: int, block: int) -> npt.NDArray[np.int64]:
-    """The places of an epoch that one of its blocks has, rising: all of them, where that is a single block.
+    """Return the places of an epoch that belong to one of its blocks, ascending; all places if there is one block.
 
     Args:
-        count: places of an epoch, each with a pair (see mixture.py).
+        count: number of places in an epoch; each place holds a pair (see mixture.py).
         seed, epoch: the blocks are a function of these and the count.
-        block: its number, below `blocks_of(count)`.
+        block: number of the block, below `blocks_of(count)`.
     """
     if blocks_of(count) == 1:
         return np.arange(count)
@@ -220,32 +220,32 @@ def places_of_block(count: int, *, seed: int, epoch: int, block: int) -> npt.NDA
 
 
 def blocks_of(count: int) -> int:
-    """How many blocks an epoch of so many places has."""
+    """Return the number of blocks in an epoch of `count` places."""
     return max(1, -(-count // BLOCK))
 
 
 def batches_by_length(pairs: Sequence[tuple[Ids, Ids]], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
-    """Batches of pair numbers, short pairs first, for whatever has no random order."""
+    """Return batches of pair numbers, short pairs first, for uses that need no random order."""
     source_lengths = np.array([len(source) for source, _ in pairs], dtype=np.int64)
     target_lengths = np.array([len(target) for _, target in pairs], dtype=np.int64)
     return cut(_by_length(source_lengths, target_lengths), np.maximum(source_lengths, target_lengths), batch_tokens)
 
 
 class TrainingBatches:
-    """The training corpus, epoch by epoch.
+    """The batches of the training corpus, epoch by epoch.
 
     Args:
-        corpus: pairs of ids.
-        source_subword, target_subword: for sampling.
-        batch_tokens: see `cut`.
-        seed: of the order and of the sampled segmentations.
-        subword_alpha: sample segmentations; 0: those on disk. What is drawn depends on seed, epoch and place only.
-        workers: processes that prepare batches; 0: this one.
-        pin_memory: for copies to a GPU.
-        mixture: of which pairs an epoch is made; None: of each once.
-        share: (r, n): of the batches, from where a stream starts, every n-th from the r-th on; each block anew.
+        corpus: the training pairs as ids.
+        source_subword, target_subword: vocabularies, for subword sampling.
+        batch_tokens: as for `cut`.
+        seed: determines the order and the sampled segmentations.
+        subword_alpha: strength of subword sampling, a function of seed, epoch and place; 0: use the ids on disk.
+        workers: processes that prepare batches; 0: prepare them in this process.
+        pin_memory: put batches into page-locked memory, for copies to a GPU.
+        mixture: the pairs that make up an epoch; None: each pair once.
+        share: (r, n): every n-th batch from batch r on, counted from the start of the stream and anew in each block.
     Attributes:
-        blocks: of an epoch.
+        blocks: number of blocks in an epoch.
     """
 
     def __init__(  # noqa: PLR0913 (keywords, each an option of nmt train or a part of the run)
@@ -275,20 +275,20 @@ class TrainingBatches:
         self._plans: dict[tuple[int, int], list[npt.NDArray[np.int64]]] = {}
 
     def plan(self, epoch: int, block: int = 0) -> list[npt.NDArray[np.int64]]:
-        """The batches of a block of an epoch, as places of this epoch."""
+        """Return the batches of a block, as arrays of places in the epoch."""
         if (epoch, block) not in self._plans:
             places = places_of_block(self._mixture.places, seed=self._seed, epoch=epoch, block=block)
             lengths = self._corpus.lengths(self._mixture.pairs(places, epoch))
             part = None if self.blocks == 1 else block
             batches = plan(*lengths, batch_tokens=self._batch_tokens, seed=self._seed, epoch=epoch, block=part)
-            # the loader is at most one block ahead of the trainer
+            # Keep two plans: the loader is at most one block ahead of the trainer.
             before = (epoch, block - 1) if block else (epoch - 1, self.blocks - 1)
             self._plans = {part: one for part, one in self._plans.items() if part >= before}
             self._plans[epoch, block] = batches if self.blocks == 1 else [places[batch] for batch in batches]
         return self._plans[epoch, block]
 
     def shapes(self, epoch: int) -> list[tuple[int, int, int]]:
-        """Sentences, source and target positions of each batch of an epoch's first block, as its pairs are on disk."""
+        """Return (sentences, source positions, target positions) of each batch in an epoch's first block, unsampled."""
         shapes = []
         for places in self.plan(epoch):
             source, target = self._corpus.lengths(self._mixture.pairs(places, epoch))
@@ -296,14 +296,14 @@ class TrainingBatches:
         return shapes
 
     def tokens(self, epoch: int) -> int:
-        """Source and target tokens of an epoch's first block, as long as its pairs are on disk."""
+        """Count the source and target tokens in an epoch's first block, unsampled."""
         numbers = (self._mixture.pairs(places, epoch) for places in self.plan(epoch))
         return sum(int(side.sum()) for pairs in numbers for side in self._corpus.lengths(pairs))
 
     def stream(self, epoch: int, start: int, block: int = 0) -> Iterator[Batch]:
-        """The batches of a block of an epoch from the one with this number on, then all that come after, without end.
+        """Yield the batches of a block from number `start` on, then those of all later blocks, without end.
 
-        The workers live as long as the stream, so that nothing waits where one block meets the next.
+        The workers live as long as the stream, so that there is no pause between two blocks.
         """
         dataset = _Batches(self._corpus, self._mixture, self._subwords, self._seed, self._alpha)
         loader = DataLoader(
@@ -314,7 +314,7 @@ class TrainingBatches:
             prefetch_factor=8 if self._workers else None,
             pin_memory=self._pin_memory,
             worker_init_fn=_leave_signals_to_the_trainer,
-            generator=torch.Generator(),  # else the loader draws from the random numbers of dropout
+            generator=torch.Generator(),  # otherwise the loader would draw from the generator of dropout
         )
         for batch in loader:
             if isinstance(batch, DirectoryError):
@@ -332,15 +332,17 @@ class TrainingBatches:
 
 @contextmanager
 def loader_deaths() -> Iterator[None]:
-    """Says in one line that a process which prepares batches died; torch says it wherever the main process just is,
-    also while other contexts end: so this one goes around them all.
+    """Report the death of a worker of a stream in one line.
+
+    Torch raises the error wherever the main process happens to be, also while other contexts exit: this context must
+    enclose them all.
 
     Raises:
-        WorldError: a worker of a stream died.
+        WorldError: a worker died.
     """
     try:
         yield
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: the pipe to it is found closed first
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two: the worker's pipe is closed
         if isinstance(error, RuntimeError) and "DataLoader worker (pid" not in str(error):
             raise
         raise WorldError(
@@ -350,7 +352,7 @@ def loader_deaths() -> Iterator[None]:
 
 
 class _Batches(Dataset[Batch | DirectoryError]):
-    """Makes the batch of an epoch and an array of its places."""
+    """A dataset of batches whose keys are (epoch, array of places)."""
 
     def __init__(
         self, corpus: Corpus, mixture: Mixture, subwords: tuple[Subword, Subword], seed: int, alpha: float
@@ -362,7 +364,7 @@ class _Batches(Dataset[Batch | DirectoryError]):
         self._alpha = alpha
 
     def __getitem__(self, key: tuple[int, npt.NDArray[np.int64]]) -> Batch | DirectoryError:
-        """The batch; an error is given rather than raised, for the loader makes a page of one in another process."""
+        """Make a batch. Return an error instead of raising it: the loader turns a worker's exception into a page."""
         epoch, places = key
         pairs = self._mixture.pairs(places, epoch)
         try:
@@ -374,7 +376,8 @@ class _Batches(Dataset[Batch | DirectoryError]):
             ):
                 if (highest := int(ids_BS.max())) >= subword.size:
                     raise DirectoryError(
-                        f"the training {side} has piece {highest:,} of {subword.size:,}: the data directory is damaged",
+                        f"the training {side} has id {highest:,}, but its vocabulary has {subword.size:,} pieces: "
+                        "the data directory is damaged",
                         "Run nmt preprocess again",
                     )
         except DirectoryError as error:
@@ -395,6 +398,6 @@ class _Batches(Dataset[Batch | DirectoryError]):
 
 
 def _leave_signals_to_the_trainer(_: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the whole process group; the trainer saves, then ends its workers."""
+    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the trainer saves, then ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,13 +1,13 @@
-"""Which training pairs are kept, and why the others are not. Memory does not grow with the corpus.
+"""Decide which training pairs are kept, and count the others by reason. Memory does not grow with the corpus.
 
-A pair is known by a hash of 128 bits of its two lines, as two numbers of 64 bits, the higher one first. The hashes
-serve twice: equal pairs are found by them, on disk; and the pairs whose hashes are the smallest are a uniform sample of
-the distinct pairs, whatever their order.
+A pair is identified by a 128-bit hash of its two lines, stored as two 64-bit numbers, the higher one first. The hashes
+have two uses: duplicates are found by comparing them, on disk; and the pairs with the smallest hashes are a uniform
+sample of the distinct pairs, whatever their order.
 
-The rules, in the order in which a pair meets them (it is counted under the first that drops it):
+The rules, in the order in which they apply (a pair counts under the first rule that drops it):
 
-    empty       a side is empty or all white space, or nothing is left of it as tokens
-    duplicate   both lines are those of a pair before it (`--dedup`)
+    empty       a side is empty or all white space, or has no tokens
+    duplicate   both lines equal those of an earlier pair (`--dedup`)
     too_long    a side has more than `--max-length` tokens, EOS not counted
     ratio       one side has more than `--max-ratio` times as many tokens as the other
 """
@@ -24,18 +24,18 @@ import numpy.typing as npt
 from nmtcli.data.files import GrowingFile, open_to_read, remove_file
 from nmtcli.data.text import is_blank
 
-LINE_CHARACTERS = 4000  # of a line that are sampled [characters]
-SAMPLE_CHARACTERS = 15_000_000  # of a sample, both sides: SentencePiece needs about 50 bytes for each [characters]
+LINE_CHARACTERS = 4000  # lines are cut to this length for the sample [characters]
+SAMPLE_CHARACTERS = 15_000_000  # limit for both sides: SentencePiece needs about 50 bytes for each [characters]
 _HASH_BYTES = 16
-_HASH = np.dtype(">u8")  # half of one
-_BUCKETS = 256  # a bucket of a billion pairs is 100 MB, in memory one at a time
+_HASH = np.dtype(">u8")  # one half of a hash
+_BUCKETS = 256  # for a billion pairs a bucket has 100 MB; one is in memory at a time
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("number", "<u8")])
-_AT_ONCE = 1 << 17  # records sorted into buckets at a time
+_AT_ONCE = 1 << 17  # records distributed to buckets at a time
 
 
 @dataclass(slots=True)
 class CleaningReport:
-    """How many pairs each rule dropped; what is left of `read` is `kept`."""
+    """Numbers of pairs: `read` in all, dropped by each rule, and `kept`."""
 
     read: int = 0
     empty: int = 0
@@ -45,22 +45,22 @@ class CleaningReport:
     kept: int = 0
 
     def to_dict(self) -> dict[str, int]:
-        """The counts as meta.json has them [pairs]."""
+        """Return the counts as meta.json stores them [pairs]."""
         return dataclasses.asdict(self)
 
 
 def is_empty_pair(source: str, target: str) -> bool:
-    """True where a side is blank: such a pair teaches nothing."""
+    """Return True if a side is blank; such a pair teaches nothing."""
     return is_blank(source) or is_blank(target)
 
 
 def dropping_rule(source_length: int, target_length: int, *, max_length: int, max_ratio: float) -> str | None:
-    """The rule of lengths that drops a pair, by its name in the report, or None.
+    """Return the length rule that drops a pair, by its name in `CleaningReport`, or None.
 
     Args:
-        source_length, target_length: EOS not counted [tokens].
-        max_length: 0: any [tokens].
-        max_ratio: 0: any.
+        source_length, target_length: lengths of the pair, EOS not counted [tokens].
+        max_length: largest length of either side; 0: no limit [tokens].
+        max_ratio: largest ratio of the longer to the shorter side; 0: no limit.
     """
     shorter, longer = sorted((source_length, target_length))
     if shorter == 0:
@@ -73,38 +73,38 @@ def dropping_rule(source_length: int, target_length: int, *, max_length: int, ma
 
 
 def pair_hash(source: str, target: str) -> bytes:
-    """128 bits by which a pair is known. A source holds no "\\n", so that no two pairs are joined to the same bytes."""
+    """Return the 128-bit hash of a pair. A source has no "\\n", so different pairs never join to the same bytes."""
     return hashlib.blake2b(f"{source}\n{target}".encode(), digest_size=_HASH_BYTES).digest()
 
 
 def hash_numbers(digests: bytes) -> npt.NDArray[np.uint64]:
-    """Hashes one after the other -> two numbers for each."""
+    """Convert concatenated hashes to two numbers each."""
     return np.frombuffer(digests, _HASH).astype(np.uint64)
 
 
 class Sample:
     """The pairs with the smallest hashes: a uniform sample of the distinct pairs that were offered.
 
-    It does not depend on the order of the pairs, nor on how often each one came: it is as if all of them were sorted by
-    their hashes and taken until a limit is reached. One pass; memory is that of the sample.
+    The sample depends neither on the order of the pairs nor on how often each one occurs: it is the same as sorting all
+    distinct pairs by hash and taking pairs until a limit is reached. One pass; only the sample is in memory.
 
     Args:
-        size: pairs at most [pairs].
-        characters: of both sides at most, after each line was cut to LINE_CHARACTERS [characters].
+        size: largest number of pairs [pairs].
+        characters: largest number of characters on both sides, lines cut to LINE_CHARACTERS [characters].
 
     Attributes:
-        below: a pair whose hash, as a number, is not below this one is out for good.
+        below: upper bound, exclusive, of the hashes that can still enter the sample, as a number.
     """
 
     def __init__(self, size: int, characters: int = SAMPLE_CHARACTERS) -> None:
         self._size = size
         self._characters = characters
-        self._heap: list[tuple[int, str, str]] = []  # hashes are negated: the largest is first
+        self._heap: list[tuple[int, str, str]] = []  # hashes are negated, so that the largest is first
         self._hashes: set[int] = set()
         self.below = 1 << 8 * _HASH_BYTES
 
     def offer(self, source: str, target: str, digest: bytes) -> bool:
-        """Takes a pair into the sample, if its hash is small enough and not there yet; says whether."""
+        """Add a pair to the sample if its hash is small enough and new; return True if it was added."""
         number = int.from_bytes(digest)
         if number >= self.below or number in self._hashes:
             return False
@@ -120,19 +120,18 @@ class Sample:
         return True
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The sampled pairs, in the order of their hashes."""
+        """Return the sampled pairs, in the order of their hashes."""
         return [(source, target) for _, source, target in sorted(self._heap, reverse=True)]
 
 
 class Duplicates:
-    """Finds the pairs that came before, with bounded memory: hashes go to disk, then to buckets, each of which is
-    sorted.
+    """Finds duplicate pairs in bounded memory: hashes go to disk, then into buckets, which are sorted one by one.
 
-    First `add` for every pair, then `find` once.
+    Call `add` for all pairs, then `find` once.
 
     Args:
-        hashes: takes the hashes.
-        directory: for the buckets and the answer.
+        hashes: the file that receives the hashes.
+        directory: where the buckets and the result are written.
     """
 
     def __init__(self, hashes: GrowingFile, directory: Path) -> None:
@@ -140,18 +139,18 @@ class Duplicates:
         self._directory = directory
 
     def add(self, hashes: npt.NDArray[np.uint64], numbers: npt.NDArray[np.integer]) -> None:
-        """Notes the hashes of pairs, two numbers for each, and their own numbers [from 0, ascending]."""
+        """Record the hashes of pairs, two numbers each, and the pairs' own numbers [from 0, ascending]."""
         records = np.empty(len(numbers), _RECORD)
         records["high"], records["low"], records["number"] = hashes[::2], hashes[1::2], numbers
         self._hashes.write(records.tobytes())
 
     def find(self, pairs: int) -> Path:
-        """Compares all hashes; the first of equal ones is no duplicate.
+        """Compare all hashes; the first pair of a group with equal hashes is not a duplicate.
 
         Args:
-            pairs: how many pairs there are, those that were not added included.
+            pairs: number of all pairs, including those that were not added.
         Returns:
-            a .npy file: for each pair True where it came before.
+            a .npy file with a flag for each pair, True if an earlier pair is equal.
         """
         self._hashes.close()
         answer = self._directory / "duplicates.npy"
@@ -168,7 +167,7 @@ class Duplicates:
             bucket.close()
             records = np.fromfile(bucket.path, _RECORD)
             remove_file(bucket.path)
-            records = records[np.lexsort((records["low"], records["high"]))]  # stable: equal ones stay in order
+            records = records[np.lexsort((records["low"], records["high"]))]  # stable: equal hashes keep their order
             repeats = (records["high"][1:] == records["high"][:-1]) & (records["low"][1:] == records["low"][:-1])
             flags[records["number"][1:][repeats].astype(np.int64)] = True
         flags.flush()

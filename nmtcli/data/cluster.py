@@ -1,8 +1,8 @@
-"""Work on the machines of a Ray cluster: what parallel.py does with processes of one machine, by the same functions.
+"""Run a function on the machines of a Ray cluster, as parallel.py runs it in processes of one machine.
 
-Each actor holds the function, and two items at a time so that it need not wait for the next. An actor whose machine
-is lost starts again elsewhere, and its items are done again: they depend on nothing but themselves. Every machine needs
-the same nmtcli; files are read and written by the caller alone.
+Each actor holds the function and has two items queued, so that it need not wait for the next one. If an actor's machine
+is lost, the actor restarts elsewhere and its items are processed again: a result depends on its item alone. Every
+machine needs the same version of nmtcli; only the caller reads and writes files.
 """
 
 from collections import deque
@@ -14,25 +14,25 @@ from nmtcli.errors import ConfigError, NmtError, WorldError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AT_A_TIME = 2  # items of an actor
-RETRIES = 3  # of an item, and starts of an actor
+AT_A_TIME = 2  # items queued for an actor
+RETRIES = 3  # retries of an item, and restarts of an actor
 
 
 def in_order_on_ray(
     function: Callable[[Item], Result], items: Iterable[Item], actors: int, address: str
 ) -> Generator[Result, None, None]:
-    """What the function makes of each item, in their order. The actors end when the generator does, however it ends.
+    """Yield the function's result for each item, in order. The actors are killed when the generator ends or fails.
 
     Args:
-        function: sent to each actor once; it and the items must pickle.
+        function: sent to each actor once; the function and the items must be picklable.
         items: read only as fast as results are taken.
-        actors: 0: one for each core of the cluster.
-        address: as `ray.init` takes it; empty: RAY_ADDRESS where it is set, else a cluster of this machine alone.
+        actors: number of actors; 0: one for each core of the cluster.
+        address: as for `ray.init`; empty: RAY_ADDRESS if it is set, otherwise a cluster of this machine alone.
 
     Raises:
         ConfigError: Ray is not installed.
-        NmtError: the one that the function raised.
-        WorldError: the cluster cannot be reached, or lost an item for good.
+        NmtError: the error that the function raised.
+        WorldError: the cluster cannot be reached, or an item failed after all retries.
     """
     try:
         import ray
@@ -63,9 +63,9 @@ def in_order_on_ray(
             for actor in team:
                 ray.kill(actor)
     except (ConnectionError, ray.exceptions.RayError) as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise WorldError(
-            f"Ray at {address or 'this machine'} failed ({said:.200})", "The same command goes on"
+            f"Ray at {address or 'this machine'} failed ({message:.200})", "Run the same command again to resume"
         ) from error
     finally:
         if began:
@@ -73,13 +73,13 @@ def in_order_on_ray(
 
 
 class _Actor:
-    """A process of the cluster that holds the function."""
+    """A process of the cluster that applies the function."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
 
     def work(self, item: Any) -> Any:
-        """What the function makes of the item; an error of a user's is given rather than raised."""
+        """Return the function's result for an item; an NmtError is returned, not raised."""
         try:
             return self._function(item)
         except NmtError as error:

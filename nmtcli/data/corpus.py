@@ -1,40 +1,40 @@
 """The data directory: what `nmt preprocess` writes and `nmt train` reads. This docstring is its specification.
 
     meta.json                    see below
-    source.model target.model    SentencePiece models; the same bytes twice where the vocabulary is joint
-    train.source.tokens.npy      the ids of all source sentences one after the other, each with its EOS at the end:
-                                 uint16 where the vocabulary has at most 65,536 pieces, else uint32; one axis
-    train.source.offsets.npy     int64, one more than there are pairs: sentence i is tokens[offsets[i]:offsets[i + 1]];
-                                 the first is 0, the last the number of tokens
-    train.target.tokens.npy  train.target.offsets.npy     likewise
-    train.hashes.npy             made with --dedup only: uint64, two for each pair; see clean.py. `--append` needs them
-    valid.source.txt  valid.target.txt                    raw text, UTF-8; each line ended by "\\n" and by nothing else
-    test.1.source.txt  test.1.target.txt  test.2.…        likewise, a pair of files for each `--test`, in their order
+    source.model target.model    SentencePiece models; the same bytes twice if the vocabulary is joint
+    train.source.tokens.npy      ids of all source sentences, concatenated, each ending with EOS: uint16 if the
+                                 vocabulary has at most 65,536 pieces, otherwise uint32; one axis
+    train.source.offsets.npy     int64, one entry more than there are pairs: sentence i is
+                                 tokens[offsets[i]:offsets[i + 1]]; the first entry is 0, the last the number of tokens
+    train.target.tokens.npy  train.target.offsets.npy     the same for the target side
+    train.hashes.npy             with --dedup only: uint64, two for each pair (see clean.py); needed by --append --dedup
+    valid.source.txt  valid.target.txt                    raw text, UTF-8; each line is ended by "\\n" alone
+    test.1.source.txt  test.1.target.txt  test.2.…        the same for each `--test`, in the order given
 
 `meta.json` is one JSON object in UTF-8. Its keys, in this order:
 
     format, version       "nmtcli-data", 1
     source_lang, target_lang
-    subword               unigram, bpe, char, word or none; of the source, where models were given
-    joint                 true where source and target have one vocabulary, with the same ids
+    subword               unigram, bpe, char, word or none; the kind of the source model if models were given
+    joint                 true if source and target share one vocabulary, with the same ids
     special_ids           {"pad": 0, "unk": 1, "bos": 2, "eos": 3}
     vocabulary_sizes      {"source": …, "target": …} [pieces]
-    pairs                 training pairs
-    corpora               a list of {"name": prefix of --train as it was given, "pairs": …}, in the order of the pairs;
-                          may be missing
-    tokens                {"source": …, "target": …} training tokens, EOS counted
-    valid                 {"name": prefix as it was given, "pairs": …}
-    test                  a list of the same, may be empty
-    user_words            null, or {"read", "unusable"} [words] of the list, and for "source" and "target" {"pieces",
-                          "rare", "beyond"}: words that became pieces, or were left out; see user_words.py. May be
+    pairs                 number of training pairs
+    corpora               a list of {"name": prefix of --train as given, "pairs": …}, in the order of the pairs; may be
                           missing
+    tokens                {"source": …, "target": …} training tokens, EOS counted
+    valid                 {"name": prefix as given, "pairs": …}
+    test                  a list of objects like `valid`; may be empty
+    user_words            null, or an object: "read" and "unusable" count the words of the list; "source" and "target"
+                          are {"pieces", "rare", "beyond"}, the words that became pieces or were left out (see
+                          user_words.py) [words]. May be missing
     cleaning              {"read", "empty", "duplicate", "too_long", "ratio", "kept"} [pairs]; see clean.py
-    config                the options of nmt preprocess, but for those without influence on the result
-    appended              a list of the same, for each run with --append that followed; may be missing
+    config                the options of nmt preprocess, except those that do not affect the result
+    appended              a list of objects like `config`, one for each later run with --append; may be missing
     sha256                {file name: hexadecimal} of every other file
 
-The directory appears by rename when it is whole (writing.py). The same text and options give the same bytes, whatever
-the machine.
+The directory appears by rename when it is complete (writing.py). The same text and options give the same bytes on any
+machine.
 """
 
 import functools
@@ -63,7 +63,7 @@ LENGTHS_AT_ONCE = 1 << 20  # pairs
 
 
 class Corpus:
-    """Training pairs as ids, memory-mapped and read-only; `corpus[i]` is `(source, target)`, each with its EOS.
+    """Training pairs as ids, memory-mapped and read-only; `corpus[i]` is `(source, target)`, each ending with EOS.
 
     Args:
         directory: a data directory.
@@ -86,7 +86,7 @@ class Corpus:
             ("target", self._target_tokens, self._target_offsets),
         ):
             if len(offsets) == 0 or offsets[0] != 0 or offsets[-1] != len(tokens):
-                raise DirectoryError(f"{directory}/train.{side}.tokens.npy is not as long as its offsets say", AGAIN)
+                raise DirectoryError(f"{directory}/train.{side}.tokens.npy does not match its offsets", AGAIN)
 
     def __reduce__(self) -> tuple[type["Corpus"], tuple[Path]]:
         return Corpus, (self._directory,)  # a worker maps the files itself
@@ -104,14 +104,14 @@ class Corpus:
         start, end = int(offsets[index]), int(offsets[index + 1])
         if not 0 <= start < end <= len(tokens) or tokens[end - 1] != EOS:
             raise DirectoryError(
-                f"{self._directory}/train.{side}.offsets.npy: sentence {index + 1:,} is no sentence of the "
-                f"{len(tokens):,} tokens ({start:,} to {end:,})",
+                f"{self._directory}/train.{side}.offsets.npy: sentence {index + 1:,} ({start:,} to {end:,}) is not "
+                f"a sentence of the {len(tokens):,} tokens",
                 AGAIN,
             )
         return tokens[start:end]
 
     def lengths(self, pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Lengths of the source and target sentences of these pairs, EOS counted [tokens]."""
+        """Return the lengths of the source and the target sentences of these pairs, EOS counted [tokens]."""
         source, target = (
             offsets[pairs + 1].astype(np.int64) - offsets[pairs].astype(np.int64)
             for offsets in (self._source_offsets, self._target_offsets)
@@ -119,7 +119,7 @@ class Corpus:
         return source, target
 
     def longest(self) -> tuple[int, int]:
-        """The longest source and target sentence, EOS counted [tokens]."""
+        """Return the lengths of the longest source and the longest target sentence, EOS counted [tokens]."""
         starts = range(0, len(self), LENGTHS_AT_ONCE)
         source, target = 0, 0
         for start in starts:
@@ -131,14 +131,14 @@ class Corpus:
 
 
 class DataDirectory:
-    """An opened data directory. Opening takes no time that grows with the corpus.
+    """An opened data directory. The time to open one does not grow with the corpus.
 
     Attributes:
-        path: where it is.
-        meta: what meta.json holds.
+        path: path of the directory.
+        meta: content of meta.json.
         train: the training pairs.
-        corpora: what the training pairs were made of, in their order: names, and how many pairs there are of each.
-        source_subword, target_subword: the vocabularies; one object where they are joint.
+        corpora: name and number of pairs of each training text, in the order of the pairs.
+        source_subword, target_subword: the vocabularies; the same object if they are joint.
     """
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
@@ -152,62 +152,62 @@ class DataDirectory:
         self.source_subword = self._subword("source")
         self.target_subword = self.source_subword if self.joint else self._subword("target")
         if len(self.train) != meta["pairs"]:
-            raise DirectoryError(f"{path} has {len(self.train):,} pairs, but its {META} says {meta['pairs']:,}", AGAIN)
+            raise DirectoryError(f"{path} has {len(self.train):,} pairs, but its {META} has {meta['pairs']:,}", AGAIN)
 
     @classmethod
     def open(cls, path: str | Path) -> "DataDirectory":
-        """Opens a data directory.
+        """Open a data directory.
 
         Raises:
-            DirectoryError: it is missing, of another format or version, cut short, or its files disagree.
+            DirectoryError: it is missing, has another format or version, is cut short, or its files disagree.
         """
         path = Path(path)
         if not path.exists():
-            raise DirectoryError(f"{path} is not there", "Run nmt preprocess first")
+            raise DirectoryError(f"{path} does not exist", "Run nmt preprocess first")
         meta = read_meta(path)
         if meta.get("format") != FORMAT:
-            raise DirectoryError(f"{path} is not a data directory", "Name what nmt preprocess has written")
+            raise DirectoryError(f"{path} is not a data directory", "Name a directory that nmt preprocess has written")
         if meta.get("version") != VERSION:
-            raise DirectoryError(f"{path} is of version {meta.get('version')}, but this nmt reads {VERSION}", AGAIN)
+            raise DirectoryError(f"{path} has version {meta.get('version')}, but this nmt reads {VERSION}", AGAIN)
         _check_meta(path / META, meta)
         return cls(path, meta)
 
     @property
     def direction(self) -> str:
-        """The languages, as in "de to en"."""
+        """The direction of translation, such as "de to en"."""
         return f"{self.source_lang} to {self.target_lang}"
 
     @property
     def training_sha256(self) -> str:
-        """What the training pairs are known by: a hash over the hashes of their files that meta.json has."""
+        """Fingerprint of the training pairs: a hash of their files' hashes in meta.json."""
         names = [f"train.{side}.{part}.npy" for side in SIDES for part in ("tokens", "offsets")]
         return hashlib.sha256("".join(self.meta["sha256"][name] for name in names).encode()).hexdigest()
 
     @functools.cached_property
     def valid(self) -> list[tuple[str, str]]:
-        """The validation pairs, raw text."""
+        """The validation pairs as raw text."""
         return self._text("valid", self.meta["valid"]["pairs"])
 
     def test(self, number: int) -> list[tuple[str, str]]:
-        """The pairs of a test text, raw.
+        """Return the pairs of a test text as raw text.
 
         Args:
-            number: which `--test`, from 1.
+            number: number of the `--test` option, from 1.
 
         Raises:
             DirectoryError: there is no such test text.
         """
         if not 1 <= number <= len(self.meta["test"]):
-            raise DirectoryError(f"{self.path} has {len(self.meta['test'])} test texts, not a number {number}")
+            raise DirectoryError(f"{self.path} has no test text number {number} (test texts: {len(self.meta['test'])})")
         return self._text(f"test.{number}", self.meta["test"][number - 1]["pairs"])
 
     def verify(self, *, quick: bool = False) -> None:
-        """Hashes every file and compares with meta.json.
+        """Hash the files and compare with meta.json.
 
         Args:
-            quick: only those whose hash takes no time.
+            quick: only the files of at most QUICK_BYTES.
         Raises:
-            DirectoryError: a file is not what it was.
+            DirectoryError: a file is missing or damaged.
         """
         for name in self.meta["sha256"]:
             path = self.path / name
@@ -241,10 +241,10 @@ class DataDirectory:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """What meta.json of a data directory holds, unchecked.
+    """Return the content of meta.json of a data directory, unchecked.
 
     Raises:
-        DirectoryError: it is not there, or is not JSON.
+        DirectoryError: the file is missing or is not JSON.
     """
     if not (path / META).exists():
         raise DirectoryError(f"{path} is not a data directory: it has no {META}", "Run nmt preprocess first")
@@ -252,38 +252,38 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def _check_meta(path: Path, meta: dict[str, Any]) -> None:
-    """Sees to it that what is read of meta.json is of the type that it must be.
+    """Check the types of the values in meta.json that are used.
 
     Raises:
-        DirectoryError: a key is missing, or its value is something else.
+        DirectoryError: a key is missing, or its value is invalid.
     """
     kinds: dict[str, type] = {"source_lang": str, "target_lang": str, "subword": str, "joint": bool, "pairs": int}
     kinds |= {"valid": dict, "test": list, "sha256": dict}
     for key, kind in kinds.items():
         if not isinstance(meta.get(key), kind):
-            raise DirectoryError(f"{path} is not whole: {key} is {meta.get(key)!r:.40}", AGAIN)
+            raise DirectoryError(f"{path} is damaged: {key} is {meta.get(key)!r:.40}", AGAIN)
     corpora = meta.get("corpora", [])
     if not isinstance(corpora, list):
-        raise DirectoryError(f"{path} is not whole: corpora is {corpora!r:.40}", AGAIN)
+        raise DirectoryError(f"{path} is damaged: corpora is {corpora!r:.40}", AGAIN)
     for text in (meta["valid"], *meta["test"], *corpora):
         if not isinstance(text, dict) or not isinstance(text.get("pairs"), int) or text["pairs"] < 0:
-            raise DirectoryError(f"{path} is not whole: a text has no number of pairs", AGAIN)
+            raise DirectoryError(f"{path} is damaged: a text has no number of pairs", AGAIN)
     if corpora and sum(corpus["pairs"] for corpus in corpora) != meta["pairs"]:
-        raise DirectoryError(f"{path} is not whole: its corpora do not add up to {meta['pairs']:,} pairs", AGAIN)
+        raise DirectoryError(f"{path} is damaged: its corpora do not add up to {meta['pairs']:,} pairs", AGAIN)
     names = {f"train.{side}.{part}.npy" for side in SIDES for part in ("tokens", "offsets")}
     names |= {f"{side}.model" for side in SIDES}
     known = meta["sha256"]
     if not names <= set(known) or not all(isinstance(value, str) and "/" not in name for name, value in known.items()):
-        raise DirectoryError(f"{path} is not whole: it lacks hashes of files", AGAIN)
+        raise DirectoryError(f"{path} is damaged: hashes of files are missing", AGAIN)
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:
-    """The array in a .npy file, memory-mapped."""
+    """Memory-map the array in a .npy file."""
     size_of_regular(path, AGAIN)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a header is Python literals to NumPy, and what it raises for others has no end
+    except Exception as error:  # NumPy may raise anything for a header that is not Python literals
         raise DirectoryError(f"{path} is cut short or damaged ({error})", AGAIN) from error
     if not isinstance(array, np.ndarray) or array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DirectoryError(f"{path} does not hold a list of whole numbers", AGAIN)
+        raise DirectoryError(f"{path} is not a one-dimensional array of integers", AGAIN)
     return array

@@ -1,10 +1,10 @@
 """The files of run and data directories: opened, written, renamed, synced, locked and removed here and nowhere else.
 
-So there is one place where faults can be injected, and one that says what survives a crash. Standard library only.
-Text that a user names is read by text.py; which files a directory has is for corpus.py and the model directory to say.
+Faults are injected, and crash safety is decided, in this one place. Standard library only. Text files that a user names
+are read by text.py; the files of a directory are specified in corpus.py and in the store package.
 
-A directory may come from anybody, so its files are looked at before they are opened: a device or a pipe under the name
-of a file would be read without end, and a file of gigabytes where kilobytes are due would fill the memory.
+A directory may come from anybody, so its files are checked before they are opened: a device or a pipe in place of a
+file could be read for ever, and gigabytes in place of kilobytes would exhaust memory.
 """
 
 import fcntl
@@ -22,23 +22,23 @@ from nmtcli.errors import DirectoryError
 
 JSON_BYTES = 1 << 24
 SUBWORD_BYTES = 1 << 28
-QUICK_BYTES = 1 << 26  # hashed in a tenth of a second
+QUICK_BYTES = 1 << 26  # files up to this size are hashed within a tenth of a second
 
 
 def size_of_regular(path: Path, mend: str) -> int:
-    """Return the size of a regular file, or of the one that a symbolic link leads to [bytes].
+    """Return the size of a regular file; symbolic links are followed [bytes].
 
     Raises:
-        DirectoryError: it is missing, or is not a regular file.
+        DirectoryError: the file is missing, or is not a regular file.
     """
     try:
         found = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise DirectoryError(f"{path} is not there", mend) from error
-    except OSError as error:  # a loop of links, a name that is too long
+        raise DirectoryError(f"{path} does not exist", mend) from error
+    except OSError as error:  # such as a loop of links or a name that is too long
         raise DirectoryError(f"{path} cannot be read ({error.strerror})", mend) from error
     if not stat.S_ISREG(found.st_mode):
-        raise DirectoryError(f"{path} is not a file", mend)
+        raise DirectoryError(f"{path} is not a regular file", mend)
     return found.st_size
 
 
@@ -46,15 +46,15 @@ def read_small(path: Path, at_most: int, mend: str) -> bytes:
     """Return the content of a file.
 
     Args:
-        at_most: the largest size that the file can have [bytes].
-        mend: what the user can do if it cannot be read.
+        at_most: largest size accepted [bytes].
+        mend: what the user can do if the file cannot be read.
 
     Raises:
-        DirectoryError: it is missing, is not a regular file, or is larger than `at_most`.
+        DirectoryError: the file is missing, is not a regular file, or is larger than `at_most`.
     """
     size = size_of_regular(path, mend)
     if size > at_most:
-        raise DirectoryError(f"{path} has {size:,} bytes, more than it can have ({at_most:,})", mend)
+        raise DirectoryError(f"{path} has {size:,} bytes, but may have at most {at_most:,}", mend)
     return path.read_bytes()
 
 
@@ -62,14 +62,14 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
     """Return the object in a JSON file.
 
     Raises:
-        DirectoryError: it is missing, is not a regular file, is too large, or does not hold a JSON object.
+        DirectoryError: the file is missing, is not a regular file, is too large, or does not hold a JSON object.
     """
     try:
         content = json.loads(read_small(path, JSON_BYTES, mend))
     except (ValueError, RecursionError) as error:
         raise DirectoryError(f"{path} is not JSON ({str(error) or type(error).__name__})", mend) from error
     if not isinstance(content, dict):
-        raise DirectoryError(f"{path} holds no JSON object", mend)
+        raise DirectoryError(f"{path} does not hold a JSON object", mend)
     return content
 
 
@@ -85,16 +85,16 @@ def open_to_read(path: Path) -> BinaryIO:
 
 
 def open_to_write(path: Path) -> BinaryIO:
-    """Open a file for writing; what it held is gone. For directories that appear by rename when they are whole."""
+    """Open a file for writing and truncate it. For files of directories that appear by rename when complete."""
     return path.open("wb")
 
 
 class GrowingFile:
-    """A file to which bytes are only added.
+    """A file that grows at its end.
 
     Args:
-        path: where it is.
-        size: how much of an existing file is kept; the rest is cut off [bytes].
+        path: path of the file.
+        size: how much of an existing file to keep; the rest is cut off [bytes].
     """
 
     def __init__(self, path: Path, size: int = 0) -> None:
@@ -105,12 +105,12 @@ class GrowingFile:
         self.size = size
 
     def write(self, data: bytes) -> None:
-        """Add to the end."""
+        """Append bytes."""
         self._file.write(data)
         self.size += len(data)
 
     def write_start(self, data: bytes) -> None:
-        """Write over the first bytes."""
+        """Overwrite the first bytes."""
         self._file.seek(0)
         self._file.write(data)
         self._file.seek(self.size)
@@ -120,12 +120,12 @@ class GrowingFile:
         self._file.flush()
 
     def close(self) -> None:
-        """Complete the file."""
+        """Flush and close the file."""
         self._file.close()
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, and is on the disk when this returns."""
+    """Write a file so that it appears whole or not at all, and is on disk when this returns."""
     with _appearing(path) as temporary, temporary.open("wb") as file:
         file.write(content)
         file.flush()
@@ -133,7 +133,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Copy the content of a file; the copy appears as by `write_whole`."""
+    """Copy the content of a file; the copy appears whole or not at all, as with `write_whole`."""
     with _appearing(target) as temporary:
         shutil.copyfile(source, temporary)
         sync(temporary)
@@ -141,7 +141,7 @@ def copy_whole(source: Path, target: Path) -> None:
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
-    """Give a temporary name for a file that the block writes and syncs; it becomes `path`, or goes if that fails."""
+    """Yield a temporary name for the block to write and sync; rename it to `path`, or remove it on failure."""
     make_directory(path.parent)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -154,9 +154,9 @@ def _appearing(path: Path) -> Iterator[Path]:
 
 
 def append_at(path: Path, length: int, content: bytes) -> int:
-    """Cut a file to a length, then append to it; it is made if it is missing. Return its new length [bytes].
+    """Truncate a file to a length and append to it; create it if it is missing. Return its new length [bytes].
 
-    What a failed write has left behind `length` goes this way. Nothing is synced.
+    This removes what a failed write has left after `length`. Nothing is synced.
     """
     with path.open("ab") as file:
         file.truncate(length)
@@ -164,13 +164,13 @@ def append_at(path: Path, length: int, content: bytes) -> int:
 
 
 def cut_to_whole_lines(path: Path, length: int) -> int:
-    """Cut a file to the lines that end within its first bytes; it is made if it is missing.
+    """Truncate a file to the lines that end within its first `length` bytes; create it if it is missing.
 
     Args:
-        length: how many of its bytes may stay [bytes].
+        length: upper bound of the new length [bytes].
 
     Returns:
-        its new length [bytes].
+        the new length [bytes].
     """
     with path.open("a+b") as file:
         file.seek(0)
@@ -180,7 +180,7 @@ def cut_to_whole_lines(path: Path, length: int) -> int:
 
 
 def sync(path: Path) -> None:
-    """Put the content of a file on the disk, or the names in a directory."""
+    """Flush the content of a file, or the entries of a directory, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -189,36 +189,36 @@ def sync(path: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Give a file or a directory another name, in the place of a file or an empty directory that has it."""
+    """Rename a file or a directory; a file or an empty directory of that name is replaced."""
     os.replace(source, target)
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and those above it, unless they exist.
+    """Make a directory and its parents, unless they exist.
 
     Raises:
-        FileExistsError, NotADirectoryError: a file has the name, or that of a directory above.
+        FileExistsError, NotADirectoryError: the directory, or a parent, exists and is a file.
     """
     path.mkdir(parents=True, exist_ok=True)
 
 
 def remove_file(path: Path, *, missing_ok: bool = False) -> None:
-    """Remove a file, or a link but not what it leads to."""
+    """Remove a file; a link is removed, not followed."""
     path.unlink(missing_ok=missing_ok)
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    """Remove a directory and all that is in it; links are removed, not followed."""
+    """Remove a directory and its content; links are removed, not followed."""
     shutil.rmtree(path, ignore_errors=ignore_errors)
 
 
 def remove_empty_directory(path: Path) -> None:
-    """Remove a directory that has nothing in it."""
+    """Remove an empty directory."""
     path.rmdir()
 
 
 def empty_directory(path: Path, keep: Collection[str] = ()) -> None:
-    """Remove everything in a directory but these names; a link is removed, not followed."""
+    """Remove the content of a directory except the names in `keep`; links are removed, not followed."""
     for child in path.iterdir():
         if child.name in keep:
             continue
@@ -229,17 +229,17 @@ def empty_directory(path: Path, keep: Collection[str] = ()) -> None:
 
 
 def open_directory(path: Path) -> int:
-    """Open a directory, to lock it. Return its descriptor, which is for `os.close` to close."""
+    """Open a directory in order to lock it. Return a descriptor, to be closed with `os.close`."""
     return os.open(path, os.O_RDONLY)
 
 
 def open_lock(path: Path) -> int:
-    """Open a file to lock, and make it if it is missing. Return its descriptor, which is for `os.close` to close."""
+    """Open a file in order to lock it, or create it. Return a descriptor, to be closed with `os.close`."""
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file or directory for this process, until it closes it or ends in whatever way.
+    """Lock an open file or directory until this process closes it or ends.
 
     Returns:
         False if another process holds the lock.

@@ -1,8 +1,9 @@
-"""Several corpora beside one another in training, in given proportions, whatever their sizes.
+"""Training on several corpora in given proportions, whatever their sizes.
 
-With `--mix news=3,subs=1` three pairs of `news` are seen for each one of `subs`. An epoch sees the corpus that the mix
-favours least, for its size, once; the others as often as that takes, the last time in part. Where an epoch ends within
-a corpus the next one goes on, so that in the long run every pair of a corpus is seen equally often.
+With `--mix news=3,subs=1` training sees three pairs of `news` for each pair of `subs`. An epoch contains the corpus
+with the lowest weight relative to its size exactly once, and the others as often as the weights require, the last time
+in part. The next epoch continues where this one stopped within a corpus, so that in the long run all pairs of a corpus
+are seen equally often.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,14 @@ from nmtcli.errors import ConfigError
 
 
 class Mixture:
-    """Which pairs an epoch is made of: it has places, and a pair at each.
+    """The pairs that make up an epoch: an epoch is a sequence of places, each of which holds a pair.
 
     Args:
-        sizes: of corpora one after the other, which together are the training pairs [pairs].
-        weights: pairs of one corpus beside those of the others; 0: it is left out. One at least is not, and has pairs.
+        sizes: sizes of the corpora; concatenated, they are the training pairs [pairs].
+        weights: sampling weights of the corpora; 0 leaves one out. At least one corpus has a weight and pairs.
 
     Attributes:
-        places: of an epoch.
+        places: number of places in an epoch.
 
     >>> Mixture([4, 2], [1, 1]).pairs(np.arange(8), epoch=0).tolist()
     [0, 1, 2, 3, 4, 5, 4, 5]
@@ -40,7 +41,7 @@ class Mixture:
         self.places = int(self._ends[-1])
 
     def pairs(self, places: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
-        """The pair numbers at some places of an epoch."""
+        """Return the pair numbers at some places of an epoch."""
         corpus = np.searchsorted(self._ends, places, side="right")
         within = places - (self._ends - self._parts)[corpus] + epoch * self._parts[corpus]
         pairs: npt.NDArray[np.int64] = self._starts[corpus] + within % self._sizes[corpus]
@@ -48,14 +49,14 @@ class Mixture:
 
 
 def mixture_of(mix: str, corpora: Sequence[Mapping[str, Any]]) -> Mixture:
-    """The mixture that `--mix` asks for.
+    """Make the mixture that `--mix` asks for.
 
     Args:
-        mix: NAME=WEIGHT,…; a name is that of a training text as `nmt preprocess` was given it, or its last part.
-        corpora: the training texts: their names, and how many pairs there are of each.
+        mix: NAME=WEIGHT,…; a name is a training text as given to `nmt preprocess`, or the last part of its path.
+        corpora: name and number of pairs of each training text.
 
     Raises:
-        ConfigError: what is named is not there, or not all is named; or a weight is none.
+        ConfigError: a name is unknown or ambiguous, a training text has no weight, or a weight is invalid.
     """
     names = [str(corpus["name"]) for corpus in corpora]
     weights: dict[int, float] = {}
@@ -72,17 +73,17 @@ def mixture_of(mix: str, corpora: Sequence[Mapping[str, Any]]) -> Mixture:
         if not 0 <= weights[found[0]] < float("inf"):
             raise ConfigError(f"--mix: the weight of {name} is {weight}", "Give 0 or more")
     if missing := [full for number, full in enumerate(names) if number not in weights]:
-        raise ConfigError(f"--mix does not say how much of {_listed(missing)}", "Name all; 0 leaves one out")
+        raise ConfigError(f"--mix gives no weight for {_listed(missing)}", "Name all training texts; 0 leaves one out")
     sizes = [int(corpus["pairs"]) for corpus in corpora]
     if empty := [names[number] for number, weight in weights.items() if weight and not sizes[number]]:
-        raise ConfigError(f"--mix: no pair is left of {empty[0]}", f"Give {_short(empty[0])}=0")
+        raise ConfigError(f"--mix: {empty[0]} has no pairs after cleaning", f"Give {_short(empty[0])}=0")
     if not any(weights.values()):
-        raise ConfigError("--mix leaves all training text out", "Give a weight above 0")
+        raise ConfigError("--mix leaves out all training texts", "Give a weight above 0")
     return Mixture(sizes, [weights[number] for number in range(len(names))])
 
 
 def _short(name: str) -> str:
-    """The last part of a prefix, as one would call the corpus."""
+    """Return the last part of a prefix, without `.tsv`."""
     return name.rstrip("/").rpartition("/")[2].partition(".tsv")[0]
 
 

@@ -1,7 +1,7 @@
-"""Work in processes: results in the order of the items, with as many items in memory as there are processes.
+"""Run a function in worker processes: results come in the order of the items, with one item per process in memory.
 
-Each process has a pipe of its own, so that one that dies, or is killed while it writes, holds up nobody. (The pools of
-the standard library share a queue: to kill a worker can hang them for good, and so can one that runs out of memory.)
+Each process has a pipe of its own, so that a process that dies, or is killed while it writes, blocks no other. (The
+pools of the standard library share a queue: they can hang for good if a worker is killed or runs out of memory.)
 """
 
 import multiprocessing
@@ -26,7 +26,7 @@ def cores() -> int:
 
 
 def apart(function: Callable[[Item], Result], item: Item) -> Result:
-    """What the function makes of an item, in a process of its own: the memory that it takes does not stay."""
+    """Return the function's result for an item, computed in a process of its own so that its memory is freed."""
     with closing(in_order(function, [item], 1)) as results:
         return next(results)
 
@@ -34,14 +34,14 @@ def apart(function: Callable[[Item], Result], item: Item) -> Result:
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], processes: int
 ) -> Generator[Result, None, None]:
-    """What the function makes of each item, in their order. The processes end when the generator does, however it ends.
+    """Yield the function's result for each item, in order. The processes are killed when the generator ends or fails.
 
     Args:
-        function: sent to each process once; it and the items must pickle.
+        function: sent to each process once; the function and the items must be picklable.
         items: read only as fast as results are taken.
 
     Raises:
-        NmtError: the one that the function raised.
+        NmtError: the error that the function raised.
         WorldError: a process died.
     """
     with workers([function] * processes) as answers:
@@ -50,10 +50,13 @@ def in_order(
 
 @contextmanager
 def workers(functions: Sequence[Callable[[Item], Result]]) -> Iterator[Callable[[Iterable[Item]], Iterator[Result]]]:
-    """Processes for many lists of items, one list after the other: see `in_order`, whose Raises hold for each.
+    """Start processes for several lists of items, one list after the other; yield a function from items to results.
 
     Args:
-        functions: that of each process; any of them may get any item.
+        functions: one for each process; any process may get any item.
+
+    Raises:
+        NmtError, WorldError: as for `in_order`, while results are taken.
     """
     with _started(functions) as connections:
 
@@ -95,11 +98,11 @@ def _death() -> WorldError:
 
 @contextmanager
 def _started(functions: Sequence[Callable[[Any], Any]]) -> Iterator[list["Connection[Any, Any]"]]:
-    """Processes that wait for items, by the connections to them."""
+    """Start processes that wait for items; yield the connections to them."""
     context = multiprocessing.get_context("spawn")  # a fork would copy our memory, and locks that other threads hold
     connections, children = [], []
-    multiprocessing.resource_tracker.ensure_running()  # or the first start would unblock the signals
-    # A child is born with these blocked and keeps it so: they reach the whole group, and it is for us to end it.
+    multiprocessing.resource_tracker.ensure_running()  # otherwise the first start would unblock the signals
+    # Children inherit the blocked signals: these reach the whole process group, but the parent ends its children.
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         for function in functions:

@@ -1,9 +1,9 @@
-"""Draws one segmentation of a text at random: unigram's sampling (Kudo 2018, section 3.3) and BPE-dropout.
+"""Sample segmentations of a text: unigram sampling (Kudo 2018, section 3.3) and BPE-dropout.
 
-SentencePiece samples too, but from a generator that is salted anew in each process: what it draws cannot be drawn again
-by another process, so that a resumed training run would not go on as the one that it continues. Here the same text,
-alpha and seed give the same ids everywhere. In a model that was learnt with SentencePiece's defaults no piece reaches
-over the start of a word, so that words are segmented one by one, and what was computed for a frequent word is kept.
+SentencePiece samples too, but its generator is seeded anew in each process, so that a resumed training run could not
+repeat the draws of the run that it continues. Here the same text, alpha and seed give the same ids everywhere. In a
+model that was learnt with SentencePiece's defaults, no piece crosses the start of a word; words are therefore segmented
+one by one, and the lattices of short words are cached.
 """
 
 import functools
@@ -14,20 +14,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 _SPACE = "▁"
-_UNKNOWN_PENALTY = 10.0  # SentencePiece's own, below the lowest score of a piece
+_UNKNOWN_PENALTY = 10.0  # as in SentencePiece: an unknown character scores this much less than the worst piece
 _KEPT_WORDS = 20_000
-_KEPT_LENGTH = 20  # longer words, or sentences without spaces, do not come again [characters]
+_KEPT_LENGTH = 20  # longer words, and sentences without spaces, rarely recur [characters]
 
-Way = tuple[float, int, tuple[int, ...]]  # a probability; where the piece starts; its ids
+Way = tuple[float, int, tuple[int, ...]]  # probability or log-weight, start of the piece, ids of the piece
 
 
 class Segmenter:
-    """Segmentations of text by the pieces of a unigram or bpe model.
+    """Samples segmentations of text into the pieces of a unigram or bpe model.
 
     Args:
         processor: a SentencePieceProcessor.
         kind: unigram or bpe.
-        user_defined: pieces that are whole wherever the text has them; of two that start at one place the longer.
+        user_defined: pieces that are never split; where two start at the same place, the longer one is used.
     """
 
     def __init__(self, processor: Any, kind: str, user_defined: Sequence[str] = ()) -> None:
@@ -49,7 +49,7 @@ class Segmenter:
         self._kept_lattice = functools.lru_cache(_KEPT_WORDS)(self._lattice)
 
     def draw(self, text: str, alpha: float, seed: int) -> list[int]:
-        """The ids of a segmentation, without EOS; see `Subword.sample`."""
+        """Sample a segmentation and return its ids, without EOS; see `Subword.sample`."""
         generator = random.Random(seed)
         normalized = self._processor.normalize(text)
         words = normalized.replace(_SPACE, f" {_SPACE}").split(" ") if self._splits_words else [normalized]
@@ -62,7 +62,7 @@ class Segmenter:
         return ids
 
     def _draw_unigram(self, word: str, alpha: float, generator: random.Random) -> list[int]:
-        """Backwards from the end of the word, each piece with its probability given what follows."""
+        """Draw pieces backwards from the end of the word, each with its probability given the pieces after it."""
         lattice = (self._kept_lattice if len(word) <= _KEPT_LENGTH else self._lattice)(word, alpha)
         pieces: list[tuple[int, ...]] = []
         end = len(word)
@@ -74,11 +74,14 @@ class Segmenter:
         return [one for ids in reversed(pieces) for one in ids]
 
     def _lattice(self, word: str, alpha: float) -> list[list[Way]]:
-        """For each position, the pieces that end there. The probability of a piece is the share that it ends of all
-        segmentations up to there, each one's probability taken to the power of alpha; and cumulated."""
-        arriving: list[list[Way]] = [[] for _ in range(len(word) + 1)]  # with logarithms
+        """For each position, list the pieces that end there, with cumulative probabilities.
+
+        The probability of a piece is the share of the segmentations up to the position that end with this piece; each
+        segmentation counts with its probability to the power of alpha.
+        """
+        arriving: list[list[Way]] = [[] for _ in range(len(word) + 1)]  # with log-weights
         lattice: list[list[Way]] = [[]]
-        totals = [0.0]  # logarithms
+        totals = [0.0]  # log of the total weight up to each position
         for start in range(len(word)):
             for end, score, ids in self._pieces_from(word, start):
                 arriving[end].append((totals[start] + alpha * score, start, ids))
@@ -94,7 +97,7 @@ class Segmenter:
         return lattice
 
     def _pieces_from(self, word: str, start: int) -> Iterator[tuple[int, float, tuple[int, ...]]]:
-        """The pieces of a word that start at a position: where they end, their score, their ids."""
+        """Yield the end, the score and the ids of each piece of a word that starts at a position."""
         if word[start] not in self._ids:
             yield start + 1, self._unknown_score, self._ids_of_unknown(word[start])
         for end in range(start + 1, len(word) + 1):
@@ -105,7 +108,7 @@ class Segmenter:
                 yield end, self._scores[piece], (self._ids[piece],)
 
     def _draw_bpe(self, word: str, alpha: float, generator: random.Random) -> list[int]:
-        """Before each merge, every possible one is left out with probability alpha (Provilkov et al. 2020, alg. 1)."""
+        """Segment by BPE; before each merge, drop each possible one with probability alpha (Provilkov 2020, alg. 1)."""
         symbols = list(word)
         while True:
             merges = [
@@ -123,7 +126,7 @@ class Segmenter:
         return ids
 
     def _ids_of_unknown(self, character: str) -> tuple[int, ...]:
-        """The ids of a character that is no piece: its bytes, or <unk> where the model has no bytes."""
+        """Return the ids of a character that is not a piece: its bytes, or <unk> if the model has no byte pieces."""
         ids = self._processor.piece_to_id([f"<0x{byte:02X}>" for byte in character.encode()])
         unknown = self._processor.unk_id()
         return (unknown,) if unknown in ids else tuple(ids)

@@ -1,8 +1,8 @@
-"""What `nmt preprocess` does with some neighbouring pairs, in whatever process, on whatever machine: functions of the
-pairs alone, so that nothing depends on who did which.
+"""The work of `nmt preprocess` on a block of neighbouring pairs: functions of the pairs alone, so that the result does
+not depend on the process or the machine that a block is sent to.
 
-The first pass examines: it hashes, finds candidates for the sample and counts words. The second one encodes, and drops
-what the rules of clean.py drop.
+The first pass examines: it hashes, finds candidates for the sample and counts words. The second pass encodes, and drops
+pairs by the rules of clean.py.
 """
 
 import itertools
@@ -24,14 +24,14 @@ Candidate = tuple[bytes, str, str]  # hash, source and target
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """What the first pass knows of a block.
+    """Result of the first pass over a block.
 
     Attributes:
-        pairs: how many there are.
-        numbers: of those with two sides, within the block [from 0].
-        hashes: of these, two numbers for each.
-        candidates: for the sample.
-        words: how often either side holds the words of a list.
+        pairs: number of pairs.
+        numbers: numbers, within the block, of the pairs without a blank side [from 0].
+        hashes: hashes of these pairs, two numbers each.
+        candidates: candidates for the sample.
+        words: occurrences of the user words on each side.
     """
 
     pairs: int
@@ -45,7 +45,7 @@ class Examiner:
     """The first pass over a block of pairs.
 
     Args:
-        words: to count.
+        words: the words to count.
     """
 
     def __init__(self, words: list[str]) -> None:
@@ -56,7 +56,7 @@ class Examiner:
         return Examiner, (self._words,)
 
     def __call__(self, item: tuple[PairBlock, int]) -> Examined:
-        """Args: a block, and the number below which a hash must be to enter the sample (see `Sample`)."""
+        """Examine a block; `item` is the block and the upper bound of hashes for the sample (see `Sample`)."""
         block, below = item
         pairs = block.pairs()
         numbers = [number for number, pair in enumerate(pairs) if not is_empty_pair(*pair)]
@@ -77,7 +77,7 @@ class Examiner:
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """One side of some pairs: their ids one after the other, and how many each has, EOS counted [tokens]."""
+    """One side of several pairs: the concatenated ids, and the length of each sentence, EOS counted [tokens]."""
 
     tokens: npt.NDArray[Any]
     lengths: npt.NDArray[np.int64]
@@ -85,13 +85,13 @@ class Sentences:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """What is kept of a block.
+    """Result of the second pass over a block.
 
     Attributes:
-        pairs: how many there were.
-        source, target: of those kept.
-        hashes: of those kept, two numbers for each; none unless asked for.
-        dropped: pairs, by the rule that dropped them.
+        pairs: number of pairs before cleaning.
+        source, target: the kept pairs.
+        hashes: hashes of the kept pairs, two numbers each; empty unless asked for.
+        dropped: number of pairs dropped by each rule.
     """
 
     pairs: int
@@ -107,8 +107,8 @@ class Encoder:
 
     Args:
         source, target: the vocabularies.
-        max_length, max_ratio: see `dropping_rule`.
-        hashing: hashes are wanted.
+        max_length, max_ratio: as for `dropping_rule`.
+        hashing: return the hashes of the kept pairs.
     """
 
     source: Subword
@@ -118,7 +118,7 @@ class Encoder:
     hashing: bool
 
     def __call__(self, item: tuple[PairBlock, npt.NDArray[np.bool_] | None]) -> Encoded:
-        """Args: a block, and for each of its pairs whether it came before, or None."""
+        """Encode a block; `item` is the block and a flag for each pair, True for a duplicate (None: no flags)."""
         block, repeats = item
         dropped: Counter[str] = Counter()
         pairs = []

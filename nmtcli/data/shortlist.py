@@ -1,13 +1,13 @@
-"""The likely translations of each source piece, learnt from the training pairs: what a search may choose among.
+"""Likely translations of each source piece, learnt from the training pairs; search with a shortlist chooses among them.
 
-    of_piece_SC     for each source piece its target pieces, best first, C of them; PAD where there are fewer; and where
-                    the vocabulary is joint, itself, so that it can be copied
-    frequent_F      the target pieces that are frequent anyhow
+    of_piece_SC     for each source piece its C likeliest target pieces, best first, padded with PAD; in a joint
+                    vocabulary followed by the piece itself, so that it can be copied
+    frequent_F      target pieces that are frequent in general
 
-The best are those that a source piece explains: the largest p(t | s) of IBM Model 1. In each pair every target piece is
-shared out among the source pieces and an empty word, by p; what fell to s and t together, over all that fell to s, is
-the next p. The first p is count(s, t)^2 / (count(s) count(t)), counts of training pairs that hold them; what is far
-from the best by that has no part in it. A piece counts once in a sentence.
+Target pieces are ranked by p(t | s) of IBM Model 1, estimated by EM. In each pair, every target piece is distributed
+over the source pieces and an empty word in proportion to p; the amount assigned to s and t, divided by the amount
+assigned to s, is the next p. The initial p is count(s, t)^2 / (count(s) count(t)), where counts are numbers of training
+pairs; only the best candidates by the initial p take part. A piece counts once per sentence.
 
 Source:
     Brown et al. 1993, section 4.1.
@@ -24,18 +24,18 @@ from nmtcli.data.subword import PAD
 Ids = Sequence[int] | npt.NDArray[np.integer]
 Array = npt.NDArray[np.int64]
 
-PAIRS = 200_000  # training pairs that are looked at, evenly from all of them
-CHUNK = 1 << 22  # pairs of pieces looked at together
-SHARED = 1 << 25  # pairs of pieces that are shared out, at most
-CANDIDATES = 64  # of each source piece, that have a part in it
-ROUNDS = 3  # of sharing out
-KEPT = 1e-6  # of the first p: it ranks what is in none of the pairs that are shared out
+PAIRS = 200_000  # training pairs used, evenly spaced over the corpus
+CHUNK = 1 << 22  # pairs of pieces processed at a time
+SHARED = 1 << 25  # largest number of pairs of pieces in EM
+CANDIDATES = 64  # target pieces of each source piece that take part in EM
+ROUNDS = 3  # iterations of EM
+KEPT = 1e-6  # weight of the initial p in each p: it ranks candidates that occur in none of the pairs in EM
 TRANSLATIONS = 16  # C
 FREQUENT = 200  # F
 
 
 class Shortlist(NamedTuple):
-    """See above."""
+    """The arrays that the docstring of this module describes."""
 
     of_piece_SC: Array
     frequent_F: Array
@@ -50,13 +50,14 @@ def shortlist(
     translations: int = TRANSLATIONS,
     frequent: int = FREQUENT,
 ) -> Shortlist:
-    """Learns from pairs of ids. What is no id of a vocabulary is left out: damage is found elsewhere.
+    """Learn a shortlist from pairs of ids. Ids outside the vocabulary are ignored; damage is detected elsewhere.
 
     Args:
         pairs: source and target ids.
-        source_size, target_size: of the vocabularies [pieces].
-        joint: it is one vocabulary.
-        translations, frequent: C, the copy not counted, and F at most.
+        source_size, target_size: sizes of the vocabularies [pieces].
+        joint: source and target share one vocabulary.
+        translations: C, not counting the copy.
+        frequent: largest F.
     """
     empty = source_size  # the id of the empty word
     known = [
@@ -69,8 +70,8 @@ def shortlist(
         counts_T[targets] += 1
     scores = times.astype(np.float64) ** 2 / (counts_S[together // target_size] * counts_T[together % target_size])
     kept = np.sort(_best(together, scores, target_size, CANDIDATES))
-    together, shares = together[kept], _shared_out(known, together[kept], scores[kept], target_size)
-    best = _best(together, shares.astype(np.float32), target_size, translations)  # the order of adding up does not show
+    together, shares = together[kept], _probabilities(known, together[kept], scores[kept], target_size)
+    best = _best(together, shares.astype(np.float32), target_size, translations)  # hides the order of summation
     sources = together[best] // target_size
     best, sources = best[sources != empty], sources[sources != empty]
     of_piece_SC = np.full((source_size, translations), PAD, np.int64)
@@ -82,14 +83,14 @@ def shortlist(
 
 
 def _distinct(ids: Ids, size: int) -> Array:
-    """The ids of a vocabulary among these, each once."""
+    """Return the distinct ids that are in the vocabulary, ascending."""
     distinct = np.unique(np.asarray(ids, np.int64))
     return distinct[(distinct >= 0) & (distinct < size)]
 
 
 def _chunks(known: Sequence[tuple[Array, Array]], target_size: int) -> Iterator[tuple[Array, Array]]:
-    """Keys s * target_size + t of the pieces that stand together, CHUNK or a few more at a time, and numbers: the same
-    for the same target piece of the same pair."""
+    """Yield, about CHUNK at a time, a key s * target_size + t for each two pieces of a pair, and a number that
+    identifies the pair and the target piece."""
     keys: list[Array] = []
     numbers: list[Array] = []
     count = first = 0
@@ -105,8 +106,8 @@ def _chunks(known: Sequence[tuple[Array, Array]], target_size: int) -> Iterator[
 
 
 def _counted(chunks: Iterable[Array]) -> tuple[Array, Array]:
-    """The distinct keys, which rise, and how often each is there."""
-    counted = [(np.empty(0, np.int64), np.empty(0, np.int64))]  # each longer than the next
+    """Return the distinct keys, ascending, and how often each occurs."""
+    counted = [(np.empty(0, np.int64), np.empty(0, np.int64))]  # each is longer than the next, so merging is cheap
     for keys in chunks:
         counted.append(np.unique(keys, return_counts=True))
         while len(counted) > 1 and len(counted[-2][0]) <= len(counted[-1][0]):
@@ -120,10 +121,10 @@ def _joined(counted: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
     return keys, times.astype(np.int64)
 
 
-def _shared_out(
+def _probabilities(
     known: Sequence[tuple[Array, Array]], together: Array, scores: npt.NDArray[np.float64], target_size: int
 ) -> npt.NDArray[np.float64]:
-    """p(t | s) after some rounds, for these keys, which rise; from scores to begin with."""
+    """Return p(t | s) after ROUNDS iterations of EM, for ascending keys; `scores` are the initial values."""
     step = -(-sum(len(sources) * len(targets) for sources, targets in known) // SHARED)
     found = []
     for keys, numbers in _chunks(known[:: max(1, step)], target_size):
@@ -143,16 +144,16 @@ def _shared_out(
 
 
 def _best(together: Array, scores: npt.NDArray[np.floating[Any]], target_size: int, most: int) -> Array:
-    """Where the best of each source piece stand, source by source, best first; of equal ones the smaller target."""
+    """Return positions of the best keys of each source piece, by source, best first; the smaller target wins a tie."""
     order = np.lexsort((together % target_size, -scores, together // target_size))
     return order[_rank(together[order] // target_size) < most]
 
 
 def _rank(sources: Array) -> Array:
-    """The how manieth of its own each is, where equal ones stand next to each other, rising."""
+    """Return the rank of each entry within its run of equal values; the input is sorted."""
     return np.arange(len(sources)) - np.searchsorted(sources, sources)
 
 
 def evenly(count: int, most: int = PAIRS) -> Iterable[int]:
-    """The numbers of at most `most` of `count` pairs, evenly from all of them."""
+    """Return the numbers of at most `most` of `count` pairs, evenly spaced."""
     return range(count) if count <= most else (number * count // most for number in range(most))

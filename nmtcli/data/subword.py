@@ -1,21 +1,21 @@
-"""Text <-> ids. Ids live here only: pad 0, unk 1, bos 2, eos 3, then the pieces of a SentencePiece model.
+"""Subword models: text <-> ids. Ids are defined here: pad 0, unk 1, bos 2, eos 3, then SentencePiece's pieces.
 
 Three kinds cut text into pieces: `unigram` (Kudo 2018), `bpe` (Sennrich et al. 2016) and `char`. They fall back to
 bytes, so that no text is unknown. A run of spaces becomes one space; so does "▁" (U+2581), SentencePiece's own mark of
-a space, which therefore cannot be kept. All other text comes back exactly, unless a normalisation rule was asked for.
-What looks like a special piece in the text (`<s>`, `<0x41>`) is text.
+a space, which therefore cannot be kept. All other text is restored exactly, unless a normalisation rule was chosen.
+Text that looks like a special piece (`<s>`, `<0x41>`) is treated as text.
 
-Two kinds take whole words; a word outside the vocabulary is `<unk>`. Both are SentencePiece models of type WORD:
+Two kinds use whole words; a word outside the vocabulary is `<unk>`. Both are SentencePiece models of type WORD:
 
-- `none`: the text is tokenised; what stands between spaces is a unit, verbatim; decoding joins with spaces.
-- `word`: raw text; runs of letters, digits and the like are units, and each punctuation mark or symbol is one. A mark
-  that was attached to its neighbour says so by a joiner "⁀" (U+2040): `"Yes," he said.`
-  is `"⁀ Yes ⁀, ⁀" he said ⁀.` Decoding glues at the joiners, so that text comes back but for runs of white space. A
-  "⁀" in the text itself becomes "‿". Such a model is known by a control piece, `<joiner:⁀>`, wherever it is copied.
+- `none`: the text is already tokenised; units are separated by spaces and kept verbatim; decoding joins them by spaces.
+- `word`: raw text; runs of letters, digits and the like are units, and so is each punctuation mark or symbol. A mark
+  that was attached to its neighbour carries a joiner "⁀" (U+2040): `"Yes," he replied.` becomes
+  `"⁀ Yes ⁀, ⁀" he replied ⁀.` Decoding joins units at the joiners, which restores the text except for runs of white
+  space. A "⁀" in the text itself becomes "‿". Such a model is recognised by its control piece `<joiner:⁀>`.
 
-The words `<pad>`, `<unk>`, `<s>` and `</s>` of a tokenised text are unknown words.
+The words `<pad>`, `<unk>`, `<s>` and `</s>` in tokenised text are unknown words.
 
-A model is a file of SentencePiece's own format; any other SentencePiece model with these four special ids serves too.
+A model is a file in SentencePiece's own format; any other SentencePiece model with these four special ids works too.
 """
 
 import functools
@@ -35,7 +35,7 @@ from nmtcli.errors import ConfigError, DataError, DirectoryError
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 SPECIALS = {"pad": PAD, "unk": UNK, "bos": BOS, "eos": EOS}
 JOINER = "⁀"
-_JOINS = f"<joiner:{JOINER}>"  # no unit looks like this: "<" is one of its own
+_JOINS = f"<joiner:{JOINER}>"  # no unit looks like this: "<" is always a unit of its own
 _SPACE = "▁"
 _KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}  # TrainerSpec.ModelType of sentencepiece_model.proto
 _MODEL_TYPES = {"unigram": "unigram", "bpe": "bpe", "char": "char", "word": "word", "none": "word"}
@@ -49,16 +49,16 @@ class Subword:
 
     Args:
         model: the bytes of the model file.
-        name: how errors call it.
+        name: name of the model in error messages.
 
     Attributes:
-        size: number of pieces; ids are below it.
+        size: number of pieces; all ids are smaller.
         kind: unigram, bpe, char or word.
-        joins: the units of a word model carry joiners (`--subword word` rather than `none`).
-        sha256: of the model file, in hexadecimal.
+        joins: True if the units of a word model carry joiners (`--subword word`, not `none`).
+        sha256: SHA-256 of the model file, in hexadecimal.
 
     Raises:
-        DirectoryError: it is not a SentencePiece model, or one with other special ids.
+        DirectoryError: the bytes are not a SentencePiece model, or its special ids differ.
     """
 
     def __init__(self, model: bytes, name: str) -> None:
@@ -83,7 +83,7 @@ class Subword:
 
     @classmethod
     def load(cls, path: str | Path, known: "Subword | None" = None) -> "Subword":
-        """The model in a file; if that is one which is known, that.
+        """Load a model; return `known` if the bytes are the same.
 
         Raises:
             DirectoryError: the file is missing, damaged, or has other special ids.
@@ -101,8 +101,8 @@ class Subword:
 
     @functools.cached_property
     def forbidden_ids(self) -> tuple[int, ...]:
-        """What search must never say: special, control and unused pieces, and pieces that hold "\\n" or "\\r", among
-        them the bytes of both. In ascending order; EOS is not among them."""
+        """Ids that search must never emit, ascending: special, control and unused pieces, and pieces that contain
+        "\\n" or "\\r", including the byte pieces of both; EOS is not among them."""
         processor = self._processor
         forbidden = {PAD, UNK, BOS, processor.piece_to_id("<0x0A>"), processor.piece_to_id("<0x0D>")}
         for piece_id in range(self.size):
@@ -113,11 +113,11 @@ class Subword:
         return tuple(sorted(forbidden - {EOS}))
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text, EOS at the end."""
+        """Return the ids of a text, EOS at the end."""
         return self.encode_many([text])[0]
 
     def encode_many(self, texts: list[str]) -> list[list[int]]:
-        """The ids of several texts, EOS at the end of each."""
+        """Return the ids of several texts, EOS at the end of each."""
         if self.kind == "word":
             return [self._encode_words(text) for text in texts]
         encoded: list[list[int]] = self._processor.encode(texts, num_threads=1)
@@ -126,14 +126,14 @@ class Subword:
         return encoded
 
     def sample(self, text: str, alpha: float, seed: int) -> list[int]:
-        """The ids of one segmentation of a text, drawn at random, EOS at the end.
+        """Sample a segmentation of a text; return its ids, EOS at the end.
 
         Args:
-            alpha: unigram: power of the probabilities, smaller is flatter; bpe: share of merges left out.
+            alpha: unigram: exponent of the probabilities, smaller is flatter; bpe: share of merges dropped.
             seed: the same text, alpha and seed give the same ids, in any process.
 
         Raises:
-            ConfigError: the kind has one segmentation only.
+            ConfigError: the model is neither unigram nor bpe, so there is only one segmentation.
 
         Source:
             Kudo 2018 (unigram), Provilkov et al. 2020 (bpe).
@@ -146,10 +146,10 @@ class Subword:
         return [*self._segmenter.draw(text, alpha, seed), EOS]
 
     def decode(self, ids: Sequence[int], unknown: str = "") -> str:
-        """The text of ids, special pieces left out; never with "\\n" or "\\r" in it.
+        """Return the text of ids without special pieces; it never contains "\\n" or "\\r".
 
         Args:
-            unknown: what stands for an unknown word; empty: nothing.
+            unknown: text in place of an unknown word (word models only); empty: leave it out.
         """
         special = (PAD, BOS, EOS) if unknown and self.kind == "word" else (PAD, UNK, BOS, EOS)
         kept = [int(one) for one in ids if one not in special]
@@ -158,16 +158,16 @@ class Subword:
             text = _join_units(units) if self.joins else " ".join(units)
         else:
             text = self._processor.decode(kept)
-        for end in _LINE_ENDS:  # search forbids these pieces; whoever calls without it must get one line too
+        for end in _LINE_ENDS:  # search disallows these pieces, but other callers need a single line too
             text = text.replace(end, " ")
         return text
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The pieces of ids as the model writes them, special ones included."""
+        """Return the pieces of ids as spelt in the model, special ones included."""
         return [self._processor.id_to_piece(int(one)) for one in ids]
 
     def _encode_words(self, text: str) -> list[int]:
-        # Not by the processor's encode: it makes one <unk> of several words in a row.
+        # Not the processor's encode, which merges several unknown words in a row into one <unk>.
         text = self._processor.normalize(text).replace(_SPACE, " ")
         units = _split_units(text) if self.joins else _split_words(text)
         return [*(self._processor.piece_to_id(_SPACE + unit) for unit in units), EOS]
@@ -183,15 +183,15 @@ def learn(
     character_coverage: float,
     user_words: Sequence[str] = (),
 ) -> None:
-    """Learns a model from text and writes it to a file. The same texts in the same order give the same bytes.
+    """Learn a model from text and write it to a file. The same texts in the same order give the same bytes.
 
     Args:
         kind: unigram, bpe, char, word or none.
-        vocab_size: pieces at most, special ones and the 256 bytes of unigram, bpe and char included; a text with fewer
-            pieces gives fewer. 0: all (word and none).
-        normalization: SentencePiece's rule, by name.
-        character_coverage: share of the text's characters that are pieces (unigram, bpe, char); the others are bytes.
-        user_words: pieces that are there in any case, and whole wherever the text has them (unigram, bpe).
+        vocab_size: largest number of pieces, including special ones and the 256 bytes of unigram, bpe and char; a text
+            with fewer pieces gives a smaller vocabulary. 0: no limit (word and none).
+        normalization: name of SentencePiece's normalisation rule.
+        character_coverage: share of the text's characters that become pieces (unigram, bpe, char); others become bytes.
+        user_words: pieces that are always in the vocabulary and never split (unigram, bpe).
 
     Raises:
         ConfigError: vocab_size is too small for the characters of the text.
@@ -225,7 +225,7 @@ def learn(
                 bos_id=BOS,
                 eos_id=EOS,
                 max_sentence_length=_LINE_BYTES,
-                num_threads=4,  # whatever the machine has: the sums of unigram's EM depend on it
+                num_threads=4,  # the same on any machine: the sums of unigram's EM depend on it
                 minloglevel=2,
             )
     except RuntimeError as error:
@@ -233,10 +233,10 @@ def learn(
 
 
 def _learning_error(message: str, vocab_size: int) -> Exception:
-    """What the trainer's RuntimeError means for the user."""
+    """Return the error to report for a RuntimeError of the trainer."""
     if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return ConfigError(
-            f"--vocab-size {vocab_size} is too small: characters, bytes and special pieces are {too_small[1]}",
+            f"--vocab-size {vocab_size} is too small: characters, bytes and special pieces alone are {too_small[1]}",
             f"Use --vocab-size {too_small[1]} or more, or a lower --character-coverage",
         )
     if "!sentences_.empty()" in message or "all_chars_count" in message:
@@ -245,7 +245,7 @@ def _learning_error(message: str, vocab_size: int) -> Exception:
 
 
 def _lines_of_units(lines: Iterable[str], normalization: str) -> Iterator[str]:
-    """Text with spaces between its units, normalised before it is split, as encoding does."""
+    """Yield lines with spaces between their units; lines are normalised before they are split, as in encoding."""
     normalizer: Any = sentencepiece.SentencePieceNormalizer(rule_name=normalization)
     for line in lines:
         yield " ".join(_split_units(normalizer.normalize(line).replace(_SPACE, " ")))
@@ -256,10 +256,10 @@ def _split_words(text: str) -> list[str]:
 
 
 def _split_units(text: str) -> list[str]:
-    """Words and punctuation marks, with a joiner where they were attached: `(so!)` is `(⁀`, `so`, `⁀!`, `⁀)`.
+    """Split text into words and marks, with a joiner where they were attached: `(so!)` is `(⁀`, `so`, `⁀!`, `⁀)`.
 
-    Of two neighbours, the right one carries the joiner if it is a mark, else the left one, which is a mark then; so
-    words look the same wherever they stand.
+    Of two attached neighbours, the right one carries the joiner if it is a mark; otherwise the left one does, which is
+    then a mark. Words therefore look the same wherever they stand.
     """
     units = []
     for chunk in text.replace(JOINER, "‿").split():
@@ -272,7 +272,7 @@ def _split_units(text: str) -> list[str]:
 
 
 def _parts(chunk: str) -> list[str]:
-    """A chunk of text without white space, cut before and after each mark."""
+    """Cut a chunk of text without white space before and after each mark."""
     parts: list[str] = []
     in_word = False
     for character in chunk:
@@ -287,7 +287,7 @@ def _parts(chunk: str) -> list[str]:
 
 @functools.cache
 def _is_mark(character: str) -> bool:
-    """True for punctuation and symbols."""
+    """Return True for punctuation and symbols."""
     return unicodedata.category(character)[0] in "PS"
 
 
@@ -302,7 +302,7 @@ def _join_units(units: list[str]) -> str:
 
 
 def _kind_of(model: bytes) -> str:
-    """The kind that a model file says it is: ModelProto.trainer_spec (field 2), TrainerSpec.model_type (field 3)."""
+    """Read the kind of a model file: ModelProto.trainer_spec (field 2), TrainerSpec.model_type (field 3)."""
     trainer_spec = next((value for number, value in _fields(model) if number == 2), b"")
     assert isinstance(trainer_spec, bytes)
     model_type = next((value for number, value in _fields(trainer_spec) if number == 3), 1)
@@ -311,7 +311,7 @@ def _kind_of(model: bytes) -> str:
 
 
 def _user_defined(model: bytes) -> list[str]:
-    """The user-defined pieces of a model file: those of ModelProto.pieces (field 1) with type (field 3) 4."""
+    """Read the user-defined pieces of a model file: ModelProto.pieces (field 1) whose type (field 3) is 4."""
     found = []
     for number, value in _fields(model):
         if number == 1:
@@ -325,7 +325,7 @@ def _user_defined(model: bytes) -> list[str]:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a Protocol Buffers message, by number. (The protobuf package is no dependency of SentencePiece.)"""
+    """Yield the number and value of each field of a Protocol Buffers message. (This avoids the protobuf package.)"""
     position = 0
     while position < len(message):
         tag, position = _varint(message, position)
@@ -342,7 +342,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
-    """An integer of seven bits a byte, and the position after it."""
+    """Read a variable-length integer (seven bits per byte); return it and the position after it."""
     value = shift = 0
     while True:
         byte = message[position]

@@ -1,7 +1,7 @@
-"""Files of text: the only place that knows what a line is, how files are compressed and how two files are parallel.
+"""Text files: what a line is, how files are compressed and how two files are parallel is decided here and nowhere else.
 
-Only "\\n" ends a line: U+2028, U+0085, vertical tab, form feed and NUL are characters like others. One CR before the
-"\\n" is dropped, a byte-order mark at the start of a file too, and a last line without "\\n" is a line. Text is UTF-8.
+Only "\\n" ends a line: U+2028, U+0085, vertical tab, form feed and NUL are ordinary characters. One CR before the "\\n"
+is dropped, and so is a byte-order mark at the start of a file. A last line without "\\n" is a line. Text is UTF-8.
 """
 
 import bz2
@@ -27,38 +27,38 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
 _BOM = b"\xef\xbb\xbf"
 _BLOCK = 1 << 17
-_PAIRS = 1000  # that `read_pairs` reads at a time
+_PAIRS = 1000  # pairs that `read_pairs` reads at a time
 
 
 def is_blank(line: str) -> bool:
-    """True for a line that is empty or all white space, as `str.isspace` has it: U+2028, U+0085, vertical tab and
-    form feed are white space; NUL and zero-width characters are not."""
+    """Return True for a line that is empty or all white space by `str.isspace`: U+2028, U+0085, vertical tab and form
+    feed are white space; NUL and zero-width characters are not."""
     return not line or line.isspace()
 
 
 def read_lines(path: str) -> Iterator[str]:
-    """The lines of a file, without their ends.
+    """Yield the lines of a file, without line ends.
 
     Args:
-        path: a file, plain or compressed (`.gz .bz2 .xz .zst`), or `-` for stdin.
+        path: a plain or compressed file (`.gz .bz2 .xz .zst`), or `-` for stdin.
 
     Raises:
         DataError: the file is missing, cut short or damaged, or not UTF-8 (the file, line and byte are named).
     """
-    with _opened(path) as stream, _damage_said(path):
+    with _opened(path) as stream, _reporting_damage(path):
         for number, raw in enumerate(_byte_lines(stream), start=1):
             yield _decoded(raw, path, number)
 
 
 @dataclass(frozen=True, slots=True)
 class PairBlock:
-    """Neighbouring pairs of a parallel text as they are on disk; to decode them may be left to another process.
+    """Neighbouring pairs of a parallel text, still undecoded, so that another process can decode them.
 
     Attributes:
-        paths: the file of either side; or the one file, of source TAB target.
-        lines: of each path, with their ends.
+        paths: the source and the target file; or one file whose lines are source TAB target.
+        lines: the bytes of each file's lines, line ends included.
         first: number of the first line [from 1].
-        count: how many pairs there are.
+        count: number of pairs.
     """
 
     paths: tuple[str, ...]
@@ -67,10 +67,10 @@ class PairBlock:
     count: int
 
     def pairs(self) -> list[tuple[str, str]]:
-        """The pairs as text.
+        """Decode the pairs.
 
         Raises:
-            DataError: a line is not UTF-8, or a line of a `.tsv` file has no TAB, or several.
+            DataError: a line is not UTF-8, or a line of a `.tsv` file does not have exactly one TAB.
         """
         sides = [_decoded_lines(raw, path, self.first) for raw, path in zip(self.lines, self.paths, strict=True)]
         if len(sides) == 2:
@@ -79,10 +79,10 @@ class PairBlock:
 
 
 def paths_of(prefix: str, source_lang: str, target_lang: str) -> tuple[str, ...]:
-    """The files of a parallel text: one for either side, or one for both.
+    """Return the files of a parallel text: one for each side, or a `.tsv` file for both.
 
     Raises:
-        DataError: one of two files is missing or there twice.
+        DataError: one of the two is missing, or there are several files for it (plain and compressed).
     """
     if prefix.endswith((".tsv", *(f".tsv{ending}" for ending in COMPRESSED))):
         return (prefix,)
@@ -90,7 +90,7 @@ def paths_of(prefix: str, source_lang: str, target_lang: str) -> tuple[str, ...]
 
 
 def read_blocks(prefix: str, source_lang: str, target_lang: str, size: int) -> Iterator[PairBlock]:
-    """The pairs of a parallel text, `size` at a time; see `read_pairs`, whose Raises hold here and in `pairs`."""
+    """Yield the pairs of a parallel text, `size` at a time; this and `PairBlock.pairs` raise as `read_pairs` does."""
     paths = paths_of(prefix, source_lang, target_lang)
     with ExitStack() as stack:
         files = [_raw_lines(stack.enter_context(_opened(path))) for path in paths]
@@ -98,14 +98,14 @@ def read_blocks(prefix: str, source_lang: str, target_lang: str, size: int) -> I
         while True:
             lines = []
             for path, file in zip(paths, files, strict=True):
-                with _damage_said(path):
+                with _reporting_damage(path):
                     lines.append(list(itertools.islice(file, size)))
             count = len(lines[0])
             if len(lines[-1]) != count:
                 read = [first - 1 + len(some) + _count(rest) for some, rest in zip(lines, files, strict=True)]
                 raise DataError(
-                    f"{paths[0]} has {read[0]:,} lines, {paths[1]} {read[1]:,}",
-                    "Parallel files need one line for each line",
+                    f"{paths[0]} has {read[0]:,} lines, but {paths[1]} has {read[1]:,}",
+                    "Parallel files must have the same number of lines",
                 )
             if not count:
                 return
@@ -114,25 +114,25 @@ def read_blocks(prefix: str, source_lang: str, target_lang: str, size: int) -> I
 
 
 def read_pairs(prefix: str, source_lang: str, target_lang: str) -> Iterator[tuple[str, str]]:
-    """The pairs of lines of a parallel text.
+    """Yield the pairs of lines of a parallel text.
 
     Args:
-        prefix: `PREFIX.<lang>` are the two files, plain or compressed; or a `.tsv` file (compressed or not) whose lines
-            are source TAB target.
+        prefix: prefix of two files `PREFIX.<lang>`, plain or compressed; or a `.tsv` file, plain or compressed, whose
+            lines are source TAB target.
 
     Raises:
-        DataError: a file is missing or there twice, the two have unequal numbers of lines, or a line of a `.tsv` file
-            has no TAB, or several.
+        DataError: a file is missing, damaged or not UTF-8, or there are several files for it (plain and compressed);
+            the two sides have different numbers of lines; or a line of a `.tsv` file does not have exactly one TAB.
     """
     for block in read_blocks(prefix, source_lang, target_lang, _PAIRS):
         yield from block.pairs()
 
 
 def decode_stream(stream: BinaryIO, on_replacement: Callable[[int], None]) -> Iterator[str]:
-    """The lines of a stream as they come, one at a time; what is not UTF-8 becomes U+FFFD.
+    """Yield the lines of a stream one at a time, as they arrive; bytes that are not UTF-8 become U+FFFD.
 
     Args:
-        on_replacement: called with the number of a line [from 1] in which something was replaced, before it is given.
+        on_replacement: called with the number [from 1] of a line with replacements, before the line is yielded.
     """
     for number, raw in enumerate(_byte_lines(stream), start=1):
         try:
@@ -144,10 +144,10 @@ def decode_stream(stream: BinaryIO, on_replacement: Callable[[int], None]) -> It
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:
-    """Write lines as UTF-8, each ended by "\\n"; `read_written_lines` gives the same lines back.
+    """Write lines as UTF-8, each ended by "\\n"; `read_written_lines` reads the same lines back.
 
     Returns:
-        how many lines there were.
+        the number of lines.
     """
     count = 0
     with open_to_write(path) as file:
@@ -158,15 +158,15 @@ def write_lines(path: Path, lines: Iterable[str]) -> int:
 
 
 def read_written_lines(path: Path) -> Iterator[str]:
-    """Yield the lines that `write_lines` wrote, exactly: a CR or a byte-order mark in them is kept."""
+    """Yield the lines that `write_lines` wrote, unchanged: a CR or a byte-order mark is kept."""
     with open_to_read(path) as file:
         for raw in file:
             yield raw.removesuffix(b"\n").decode("utf-8")
 
 
 def _byte_lines(stream: BinaryIO) -> Iterator[bytes]:
-    """The lines of a binary stream without their ends and without a byte-order mark at the start; reads no further
-    than the line that it gives, so that a person may type them."""
+    """Yield the lines of a binary stream, without line ends and without a byte-order mark at the start. Never read
+    ahead of the line to yield, so that a person can type the lines."""
     for raw in _raw_lines(stream):
         if raw.endswith(b"\n"):
             raw = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1]
@@ -174,18 +174,18 @@ def _byte_lines(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _raw_lines(stream: BinaryIO) -> Iterator[bytes]:
-    """The lines of a binary stream with their ends, without a byte-order mark at the start."""
+    """Return the lines of a binary stream, with line ends but without a byte-order mark at the start."""
     first = stream.readline().removeprefix(_BOM)
     return itertools.chain([first], stream) if first else iter(())
 
 
 def _decoded_lines(raw: bytes, path: str, first: int) -> list[str]:
-    """The lines in some bytes, without their ends."""
+    """Decode bytes to lines, without line ends."""
     try:
         lines = raw.decode("utf-8").split("\n")
     except UnicodeDecodeError:
         for number, line in enumerate(raw.split(b"\n"), start=first):
-            _decoded(line, path, number)  # raises where the fault is
+            _decoded(line, path, number)  # raises at the faulty line
         raise
     last = lines.pop()  # empty, unless the file ends without a line end
     if b"\r\n" in raw:
@@ -194,8 +194,8 @@ def _decoded_lines(raw: bytes, path: str, first: int) -> list[str]:
 
 
 @contextmanager
-def _damage_said(path: str) -> Iterator[None]:
-    """What decompression raises, said in one line."""
+def _reporting_damage(path: str) -> Iterator[None]:
+    """Turn the errors of decompression into a DataError."""
     try:
         yield
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
@@ -214,12 +214,12 @@ def _decoded(raw: bytes, path: str, number: int) -> str:
 
 @contextmanager
 def _opened(path: str) -> Iterator[BinaryIO]:
-    """The decompressed bytes of a file."""
+    """Yield a stream of the decompressed bytes of a file."""
     if path == STDIN:
         yield sys.stdin.buffer
         return
     if not Path(path).exists():
-        raise DataError(f"{path} is not there", "Check the name")
+        raise DataError(f"{path} does not exist", "Check the name")
     if Path(path).is_dir():
         raise DataError(f"{path} is a directory", "Name a file of text")
     with open(path, "rb") as file:
@@ -228,7 +228,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
 
 
 class _ZstandardFile(io.RawIOBase):
-    """The decompressed bytes of a .zst file. (The package's own reader takes one that is cut short for a whole one.)"""
+    """The decompressed bytes of a .zst file. (The package's own reader does not notice that a file is cut short.)"""
 
     def __init__(self, file: BinaryIO) -> None:
         self._blocks = _zstandard_blocks(file)
@@ -259,7 +259,7 @@ _OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
 
 
 def _zstandard_blocks(file: BinaryIO) -> Iterator[bytes]:
-    import zstandard  # not before it is needed: it is slow to import
+    import zstandard  # imported only when needed: it is slow to import
 
     frame = None
     try:
@@ -276,13 +276,14 @@ def _zstandard_blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _found(prefix: str, lang: str) -> str:
-    """The one file that is `PREFIX.<lang>`, compressed or not."""
+    """Return the one file `PREFIX.<lang>`, plain or compressed."""
     plain = f"{prefix}.{lang}"
     found = [path for path in (plain, *(plain + ending for ending in COMPRESSED)) if Path(path).exists()]
     if not found:
-        raise DataError(f"{plain} is not there (nor with {' '.join(COMPRESSED)})", "Check the prefix and the languages")
+        endings = " ".join(COMPRESSED)
+        raise DataError(f"{plain} does not exist (nor with {endings})", "Check the prefix and the languages")
     if len(found) > 1:
-        raise DataError(f"{' and '.join(found)} are both there", "Keep one of them")
+        raise DataError(f"there are {len(found)} files for {plain}: {', '.join(found)}", "Keep one of them")
     if not Path(found[0]).is_file():
         raise DataError(f"{found[0]} is not a regular file", "Name a file of text")
     return found[0]
@@ -293,7 +294,7 @@ def _fields(line: str, path: str, number: int) -> tuple[str, str]:
     if len(fields) != 2:
         raise DataError(
             f"{path}, line {number:,} has {len(fields) - 1:,} TABs",
-            "A line is source TAB target, with exactly one TAB",
+            "Each line must be source TAB target, with exactly one TAB",
         )
     return fields[0], fields[1]
 

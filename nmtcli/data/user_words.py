@@ -1,7 +1,7 @@
-"""A list of words that are to be pieces of their own, such as THUOCL's: which of them a text holds, and how often.
+"""User words: a list, such as THUOCL's, of words to make pieces of their own if a text contains them often enough.
 
-A file has a word a line; what follows a TAB (THUOCL: a count) has no influence. Such lists come from many hands: a
-byte-order mark, lines that end in CR alone, blanks around the word and the same word twice are all taken.
+A file has one word per line; everything after a TAB (THUOCL: a count) is ignored. Such lists come from many sources, so
+a byte-order mark, lines that end in CR alone, blanks around a word and repeated words are all accepted.
 """
 
 from collections import Counter
@@ -13,12 +13,12 @@ from nmtcli.errors import DataError
 
 
 class Chosen(NamedTuple):
-    """The words that become pieces, and how many others do not.
+    """The words that become pieces, and the numbers of those that do not.
 
     Attributes:
-        words: the most frequent ones, most frequent first.
-        rare: words that the text does not hold often enough.
-        beyond: words that it does, but that come after too many others.
+        words: the words that become pieces, most frequent first.
+        rare: number of words that are too rare in the text.
+        beyond: number of words that are frequent enough, but exceed the limit on pieces.
     """
 
     words: list[str]
@@ -27,13 +27,13 @@ class Chosen(NamedTuple):
 
 
 def read_words(path: str) -> tuple[list[str], int]:
-    """The words of a file (plain or compressed), each once, and how many lines hold one that cannot be a piece.
+    """Read a file (plain or compressed); return its words, each once, and the number of lines with an unusable word.
 
-    That is a word of one character, which is a piece anyhow, or one with white space in it or with SentencePiece's
+    A word is unusable if it has a single character, which is a piece anyway, or contains white space or SentencePiece's
     mark of a space.
 
     Raises:
-        DataError: the file is missing, damaged or not UTF-8, or has no word.
+        DataError: the file is missing, damaged or not UTF-8, or has no usable word.
     """
     words: dict[str, None] = {}
     unusable = 0
@@ -46,44 +46,44 @@ def read_words(path: str) -> tuple[list[str], int]:
         else:
             words[word] = None
     if not words:
-        raise DataError(f"{path} has no word of two or more characters", "A line is a word, or word TAB count")
+        raise DataError(f"{path} has no word of two or more characters", "Each line must be a word, or word TAB count")
     return list(words), unusable
 
 
 class WordCounter:
-    """Counts words in text, wherever they stand, also within and across one another.
+    """Counts words in text at all positions, including nested and overlapping ones.
 
     Args:
-        words: none is empty.
+        words: the words to count; none may be empty.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
         self._words = frozenset(words)
-        self._lengths: dict[str, list[int]] = {}  # of the words that start with two characters
+        self._lengths: dict[str, list[int]] = {}  # lengths of words by their first two characters
         for word in self._words:
             lengths = self._lengths.setdefault(word[:2], [])
             if len(word) not in lengths:
                 lengths.append(len(word))
 
     def count(self, texts: Iterable[str]) -> Counter[str]:
-        """How often these lines hold each word that they do hold."""
+        """Count the words in these lines; words that do not occur are left out."""
         counts: Counter[str] = Counter()
         for text in texts:
             for start in range(len(text) - 1):
                 for length in self._lengths.get(text[start : start + 2], ()):
                     word = text[start : start + length]
-                    if len(word) == length and word in self._words:  # not one that the line's end cut short
+                    if len(word) == length and word in self._words:  # skips slices that the line's end cut short
                         counts[word] += 1
         return counts
 
 
 def choose(counts: Counter[str], *, at_least: int, most: int) -> Chosen:
-    """The words that a text holds often enough, but for the least frequent where there are too many.
+    """Choose the words that become pieces: those that are frequent enough, and the most frequent of these.
 
     Args:
-        counts: of every word; of equal ones the first in the order of their characters is taken.
-        at_least: occurrences that make a word a piece.
-        most: pieces at most.
+        counts: occurrences of every word; ties are broken by code points, ascending.
+        at_least: smallest number of occurrences.
+        most: largest number of pieces.
 
     >>> choose(Counter({"人民": 9, "中国": 9, "长江": 5, "黄河": 1}), at_least=2, most=2)
     Chosen(words=['中国', '人民'], rare=1, beyond=1)

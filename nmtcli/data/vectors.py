@@ -1,8 +1,8 @@
-"""Pretrained word vectors from a text file, as word2vec, GloVe and fastText write them.
+"""Pretrained word vectors from a text file in the format of word2vec, GloVe and fastText.
 
-A line is a word and its numbers, parted by blanks. A first line of two whole numbers (how many words, how many
-numbers each) may be there and is not needed. A word may hold blanks, as GloVe's do: the numbers are counted from the
-end of the line. Of a word that comes twice the first vector counts.
+Each line is a word and its numbers, separated by blanks. The first line may be a header of two integers (number of
+words, dimension), which is not needed. A word may contain blanks, as some of GloVe's do: numbers are counted from the
+end of the line. If a word occurs twice, its first vector is used.
 """
 
 import math
@@ -19,20 +19,20 @@ _SPACE = "▁"
 
 
 def read_vectors(path: str, pieces: Sequence[str], width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """The vectors of those pieces that a file has.
+    """Read the vectors of the pieces that a file contains.
 
-    A piece takes the vector of the word that it is, mark of a space included ("▁the"); where the file has no such word,
-    that of the word without the mark ("the"). Special pieces take none.
+    A piece gets the vector of the word equal to it, including the mark of a space ("▁the"); if the file has no such
+    word, the vector of the word without the mark ("the"). Special pieces get none.
 
     Args:
         path: the file, plain or compressed (`.gz .bz2 .xz .zst`); it is read line by line.
-        pieces: of the vocabulary, by id.
-        width: E, how many numbers a vector must have.
+        pieces: pieces of the vocabulary, by id.
+        width: E, the dimension that the vectors must have.
     Returns:
         ids_N, ascending, and vectors_NE.
     Raises:
-        ConfigError: the vectors have another width.
-        DataError: the file is missing or not UTF-8, a line is no word with numbers, or no piece is among the words.
+        ConfigError: the vectors have another dimension.
+        DataError: the file is missing or not UTF-8, a line is not a word with numbers, or no piece is among the words.
     """
     usable = {piece: number for number, piece in enumerate(pieces) if number > EOS}
     unmarked = {piece.removeprefix(_SPACE): number for piece, number in usable.items() if piece.startswith(_SPACE)}
@@ -45,13 +45,13 @@ def read_vectors(path: str, pieces: Sequence[str], width: int) -> tuple[npt.NDAr
             found = int(fields[1]) if has_header else len(fields) - 1
             if found != width:
                 raise ConfigError(
-                    f"{path} has vectors of {found:,} numbers, but --embedding-size is {width:,}",
+                    f"{path} has vectors of dimension {found:,}, but --embedding-size is {width:,}",
                     f"Use --embedding-size {found}" if found > 0 else "Name a file of vectors",
                 )
             if has_header:
                 continue
         if len(fields) <= width:
-            raise DataError(f"{path}, line {number:,}: no word with {width:,} numbers", "Get the file again")
+            raise DataError(f"{path}, line {number:,} is not a word with {width:,} numbers", "Copy the file again")
         word, numbers = " ".join(fields[:-width]), fields[-width:]
         for names, taken in ((usable, as_written), (unmarked, without_mark)):
             if word in names and names[word] not in taken:
@@ -59,7 +59,7 @@ def read_vectors(path: str, pieces: Sequence[str], width: int) -> tuple[npt.NDAr
     vectors = without_mark | as_written
     if not vectors:
         raise DataError(
-            f"{path} has a vector for none of {len(usable):,} pieces", "Name vectors of this language's words or pieces"
+            f"{path} has no vector for any of {len(usable):,} pieces", "Name vectors of this language's words or pieces"
         )
     ids = sorted(vectors)
     return np.array(ids, dtype=np.int64), np.array([vectors[one] for one in ids], dtype=np.float32)
@@ -73,4 +73,4 @@ def _numbers(fields: Sequence[str], path: str, line: int) -> list[float]:
         wrong = next(field for field, number in zip(fields, numbers, strict=True) if not math.isfinite(number))
     except ValueError as error:
         wrong = str(error).rpartition(": ")[2].strip("'")
-    raise DataError(f"{path}, line {line:,}: {wrong} is not a finite number", "Get the file again")
+    raise DataError(f"{path}, line {line:,}: {wrong} is not a finite number", "Copy the file again")

@@ -1,9 +1,9 @@
-"""How a data directory is made: beside the place where it will be, from files that only grow, and so that a run which
-was killed goes on where it last saved. What the files are is said in corpus.py.
+"""How a data directory is written: next to its final place, from files that only grow, so that a run that was killed
+resumes from its last save. corpus.py specifies the files.
 
-    data-bin.partial/             becomes data-bin by rename when it is whole
-        work/state.json           the run that fills it, how far it has come, and how long each growing file was then
-        work/...                  what is not for the data directory
+    data-bin.partial/             becomes data-bin by rename when it is complete
+        work/state.json           fingerprint and progress of the run, and the length of each growing file at that point
+        work/...                  files that do not belong to the data directory
         ...
 """
 
@@ -37,13 +37,13 @@ from nmtcli.data.files import (
 from nmtcli.data.subword import SPECIALS
 from nmtcli.errors import DirectoryError, Stopped, WorldError
 
-SAVE_EVERY = 10.0  # seconds between two saves, at least
-_HEADER_BYTES = 128  # of a .npy file
-_WORTH_KEEPING = (KeyboardInterrupt, Stopped, WorldError, OSError, MemoryError)  # the same run may do better next time
+SAVE_EVERY = 10.0  # shortest time between two saves [seconds]
+_HEADER_BYTES = 128  # length of the header of a .npy file
+_WORTH_KEEPING = (KeyboardInterrupt, Stopped, WorldError, OSError, MemoryError)  # the same run may succeed next time
 
 
 class ArrayWriter:
-    """A .npy file of one axis that grows; its header is written when the length is known."""
+    """A growing .npy file of one axis; the length in its header is written on closing."""
 
     def __init__(self, file: GrowingFile, dtype: "np.dtype[Any]") -> None:
         self._dtype = dtype
@@ -53,17 +53,17 @@ class ArrayWriter:
             file.write(self._header())
 
     def append(self, values: npt.NDArray[Any]) -> None:
-        """Adds values to the end."""
+        """Append values."""
         self._file.write(values.astype(self._dtype, copy=False).tobytes())
         self.length += len(values)
 
     def close(self) -> None:
-        """Completes the file."""
+        """Write the final header and close the file."""
         self._file.write_start(self._header())
         self._file.close()
 
     def _header(self) -> bytes:
-        """NumPy pads headers so that they keep their size when the length grows."""
+        """Return the header for the current length. NumPy pads headers, so that their size does not change."""
         header = io.BytesIO()
         facts = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self.length,)}
         np.lib.format.write_array_header_1_0(header, facts)
@@ -72,12 +72,12 @@ class ArrayWriter:
 
 
 class SentenceWriter:
-    """Writes one side of the training pairs as they come, without keeping them.
+    """Writes one side of the training pairs without keeping it in memory.
 
     Args:
-        opened: gives the growing file of a name: `train.<side>.tokens.npy` and `train.<side>.offsets.npy`.
+        opened: opens a growing file by name: `train.<side>.tokens.npy` and `train.<side>.offsets.npy`.
         side: source or target.
-        vocabulary_size: decides how many bytes a token has [pieces].
+        vocabulary_size: determines the number of bytes per token [pieces].
     """
 
     def __init__(self, opened: Callable[[str], GrowingFile], side: str, vocabulary_size: int) -> None:
@@ -92,26 +92,26 @@ class SentenceWriter:
         return self._tokens.length
 
     def append(self, tokens: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> None:
-        """Writes sentences: their ids one after the other, and how many each one has."""
+        """Append sentences, given as concatenated ids and the length of each sentence."""
         self._offsets.append(self.tokens + np.cumsum(lengths, dtype=np.int64))
         self._tokens.append(tokens)
 
     def close(self) -> None:
-        """Completes both files."""
+        """Complete and close both files."""
         self._tokens.close()
         self._offsets.close()
 
 
 def token_dtype(vocabulary_size: int) -> "np.dtype[Any]":
-    """The type of a token: two bytes where they are enough, else four; little-endian."""
+    """Return the type of a token: two bytes if they suffice, otherwise four; little-endian."""
     return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
 
 
 def write_meta(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Writes meta.json, its format, version, special ids and sha256s included.
+    """Write meta.json; format, version, special ids and hashes are added.
 
     Args:
-        facts: the other keys, as the docstring of corpus.py has them.
+        facts: the other keys, as specified in corpus.py.
     """
     sha256 = {}
     for path in sorted(directory.iterdir()):
@@ -124,18 +124,18 @@ def write_meta(directory: Path, facts: Mapping[str, Any]) -> None:
 
 
 class Unfinished:
-    """A directory that a run fills, and how far it has come.
+    """A directory that a run is filling, and the progress of the run.
 
-    What was done until the last save is there again when the same run is started anew: the growing files are cut to
-    what they were then, and `state` says what the run said of itself. What another run left is removed.
+    When the same run is started again, it finds everything as of its last save: the growing files are cut to their
+    length at that point, and `state` is the progress saved there. What another run left is removed.
 
     Args:
-        directory: is there.
-        run: by which a run is known.
+        directory: an existing directory.
+        run: fingerprint of the run.
 
     Attributes:
-        work: a folder for what the run alone needs; it goes when the directory is whole.
-        state: of the last save; empty where there was none.
+        work: a directory for what only the run needs; it is removed when the data directory is complete.
+        state: progress at the last save; empty if there was none.
     """
 
     def __init__(self, directory: Path, run: str) -> None:
@@ -152,17 +152,17 @@ class Unfinished:
         self._saved_at = time.monotonic()
 
     def growing(self, name: str) -> GrowingFile:
-        """Open a file of the directory, as long as it was at the last save, or when it was taken over."""
+        """Open a growing file of the directory at its length at the last save, or when it was taken over."""
         self._files[name] = GrowingFile(self.directory / name, self._sizes.get(name, 0))
         return self._files[name]
 
     def take_over(self, path: Path) -> None:
-        """Copy a file of another directory; it may grow on here."""
+        """Copy a file of another directory, to grow further here."""
         copy_whole(path, self.directory / path.name)
         self._sizes[path.name] = path.stat().st_size
 
     def begin_stage(self) -> None:
-        """Close the growing files; those opened from here on are others."""
+        """Close the growing files; the next stage opens its own."""
         for file in self._files.values():
             file.close()
         self._files, self._sizes = {}, {}
@@ -173,10 +173,10 @@ class Unfinished:
         return time.monotonic() - self._saved_at >= SAVE_EVERY
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Put what was done so far on the disk, so that the same run can go on from here.
+        """Sync all files and save the progress, so that the same run can resume from here.
 
         Args:
-            state: as JSON has it.
+            state: the progress, in JSON types.
         """
         for file in self._files.values():
             file.flush()
@@ -190,7 +190,7 @@ class Unfinished:
         self._saved_at = time.monotonic()
 
     def _load(self) -> bool:
-        """Takes up the last save, if it was this run's and is whole."""
+        """Load the last save if it is this run's and complete; return True if it was loaded."""
         try:
             saved = read_json(self._state_path, AGAIN)
             if saved["run"] != self._run:
@@ -206,17 +206,17 @@ class Unfinished:
 
 @contextmanager
 def new_data_directory(path: str, *, overwrite: bool, run: str = "") -> Iterator[Unfinished]:
-    """Give a directory beside `path` to write into; it takes the name `path` when the block ends well.
+    """Yield a directory next to `path` to write into; rename it to `path` when the block succeeds.
 
     If the block fails, the directory is removed, unless progress was saved and the same run may succeed when it is
-    started again; a note on the exception says so then. What is kept goes when another run takes the place.
+    started again; then a note is added to the exception. Kept progress is removed when another run starts.
 
     Args:
-        overwrite: a data directory that is there may be replaced. Anything else that is there never is.
-        run: fingerprint of the run; a run with the same one goes on from what is kept.
+        overwrite: an existing data directory may be replaced. Anything else never is.
+        run: fingerprint of the run; a run with the same fingerprint resumes from kept progress.
 
     Raises:
-        DirectoryError: something is there that may not be replaced.
+        DirectoryError: `path` exists and may not be replaced.
         WorldError: another run is writing there.
     """
     final = Path(os.path.realpath(path))
@@ -240,7 +240,7 @@ def new_data_directory(path: str, *, overwrite: bool, run: str = "") -> Iterator
             _exchange(partial, final)
         except BaseException as error:
             if unfinished and unfinished.state and isinstance(error, _WORTH_KEEPING):
-                error.add_note(f"{partial} keeps what was done; the same command goes on from there")
+                error.add_note(f"{partial} keeps the progress; run the same command again to resume")
             else:
                 remove_tree(partial, ignore_errors=True)
             raise
@@ -249,12 +249,12 @@ def new_data_directory(path: str, *, overwrite: bool, run: str = "") -> Iterator
 
 
 def _old_name(final: Path) -> Path:
-    """The name that a directory has while another takes its place."""
+    """Return the name of a directory while another takes its place."""
     return final.with_name(f"{final.name}.old")
 
 
 def _exchange(new: Path, final: Path) -> None:
-    """Put a directory in the place of another, if there is one, which goes."""
+    """Rename a directory to `final`; if that exists, it is replaced and removed."""
     old = _old_name(final)
     if final.exists():
         remove_tree(old, ignore_errors=True)
@@ -264,7 +264,7 @@ def _exchange(new: Path, final: Path) -> None:
 
 
 def _finish_exchange(final: Path) -> None:
-    """Give a directory its name back if a run was killed between the two renames of `_exchange`."""
+    """Restore the old directory's name if a run was killed between the two renames of `_exchange`."""
     old = _old_name(final)
     if old.exists() and not final.exists():
         rename(old, final)
@@ -278,6 +278,6 @@ def _check_replaceable(path: str, final: Path, overwrite: bool) -> None:
     except DirectoryError:
         is_data = False
     if not is_data:
-        raise DirectoryError(f"{path} is there and is not a data directory", "Name another one with --data")
+        raise DirectoryError(f"{path} exists and is not a data directory", "Name another one with --data")
     if not overwrite:
-        raise DirectoryError(f"{path} is there already", "Use --overwrite or --append, or name another one with --data")
+        raise DirectoryError(f"{path} already exists", "Use --overwrite or --append, or name another one with --data")

@@ -100,7 +100,7 @@ def test_raw_text_becomes_a_data_directory(place: Place, capfd: pytest.CaptureFi
     out, err = capfd.readouterr()
     assert out == ""
     sizes = f"{opened.source_subword.size:,} pieces instead of 8,000"
-    assert f"Note: the vocabulary of de and en has {sizes}: the text holds no more" in err
+    assert f"Note: the vocabulary of de and en has {sizes}: the text has no more" in err
     assert "pairs read             300" in err
     assert "kept                   300" in err
 
@@ -217,7 +217,7 @@ def test_a_data_directory_is_replaced_only_with_overwrite(place: Place, capsys: 
     assert place.run() == 0
     before = files(place.data)
     assert place.run() == 4
-    assert "is there already. Use --overwrite or --append, or name another one with --data." in capsys.readouterr().err
+    assert "already exists. Use --overwrite or --append, or name another one with --data." in capsys.readouterr().err
     place.folder.joinpath("train.de").unlink()
     assert place.run("--overwrite") == 3
     assert files(place.data) == before
@@ -227,7 +227,7 @@ def test_another_folder_is_never_replaced(place: Place, capsys: pytest.CaptureFi
     place.data.mkdir()
     (place.data / "thesis.tex").write_text("mine")
     assert place.run("--overwrite") == 4
-    assert "is there and is not a data directory" in capsys.readouterr().err
+    assert "exists and is not a data directory" in capsys.readouterr().err
     assert files(place.data) == {"thesis.tex": b"mine"}
 
 
@@ -235,17 +235,17 @@ def test_another_folder_is_never_replaced(place: Place, capsys: pytest.CaptureFi
     ("options", "code", "message"),
     [
         (["--train", "-"], 2, "the text cannot come from stdin: it is read twice. Name files."),
-        (["--train", "nothing"], 3, "nothing.de is not there (nor with .gz .bz2 .xz .zst)."),
-        (["--valid", "nothing"], 3, "nothing.de is not there"),
-        (["--test", "nothing"], 3, "nothing.de is not there"),
-        (["--source-model", "nothing.model"], 4, "nothing.model is not there."),
+        (["--train", "nothing"], 3, "nothing.de does not exist (nor with .gz .bz2 .xz .zst)."),
+        (["--valid", "nothing"], 3, "nothing.de does not exist"),
+        (["--test", "nothing"], 3, "nothing.de does not exist"),
+        (["--source-model", "nothing.model"], 4, "nothing.model does not exist."),
         (["-t", "de"], 2, "source and target language are both `de`."),
         (["--max-ratio", "0.5"], 2, "--max-ratio must be 0 (off) or at least 1, but is 0.5."),
         (["--max-length", "-1"], 2, "--max-length must be at least 0, but is -1."),
         (["--subword", "words"], 2, "Invalid value for '--subword'"),
         (["--vocab-size", "0"], 2, "--vocab-size 0 needs --subword word or none, but it is unigram."),
         (["--drop-empty"], 2, "No such option '--drop-empty'"),
-        (["--valid", ""], 2, "Missing option '--valid'. Only --append does without it."),
+        (["--valid", ""], 2, "Missing option '--valid'. Only --append works without it."),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
@@ -267,8 +267,8 @@ def test_unequal_files_are_refused_with_both_counts(
 ) -> None:
     prefix = write(place.folder / name, ["a"] * 1200, ["b"] * 1199)
     assert place.run("--test", f"{place.folder}/{name}") == 3
-    said = f"Error: {prefix}.de has 1,200 lines, {prefix}.en 1,199. Parallel files need one line for each line.\n"
-    assert capsys.readouterr().err == said
+    counts = f"{prefix}.de has 1,200 lines, but {prefix}.en has 1,199"
+    assert capsys.readouterr().err == f"Error: {counts}. Parallel files must have the same number of lines.\n"
     assert not place.data.exists()
 
 
@@ -326,7 +326,7 @@ def test_text_that_changes_between_the_passes_is_refused(
 
     monkeypatch.setattr(preprocess, "first_pass", then_change)
     assert place.run("--dedup") == 3
-    assert "the training text had 300 pairs, then 10." in capsys.readouterr().err
+    assert "the training text changed during the run, from 300 to 10 pairs." in capsys.readouterr().err
 
 
 def test_a_dead_worker_is_said(
@@ -337,7 +337,7 @@ def test_a_dead_worker_is_said(
         patched.setattr(passes, "Encoder", lambda *_, **__: os._exit)  # os._exit fails when it is called with a block
         assert place.run("--workers", "2") == 6
     assert capsys.readouterr().err == (
-        f"{place.data}.partial keeps what was done; the same command goes on from there\n"
+        f"{place.data}.partial keeps the progress; run the same command again to resume\n"
         "Error: a worker process died. It may have run out of memory: use fewer --workers.\n"
     )
     assert [path.name for path in place.folder.glob("data-bin*")] == ["data-bin.partial"]
@@ -365,7 +365,7 @@ def test_a_killed_run_leaves_no_data_directory_and_no_process(place: Place, numb
     assert not place.data.exists()
     if number != signal.SIGKILL:
         assert err == (
-            f"{place.data}.partial keeps what was done; the same command goes on from there\n"
+            f"{place.data}.partial keeps the progress; run the same command again to resume\n"
             f"{'Terminated' if number == signal.SIGTERM else 'Interrupted'}.\n"
         )
     deadline = time.monotonic() + 30
@@ -510,13 +510,17 @@ def test_more_text_is_added_to_a_directory_that_has_an_option_of_earlier_version
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--vocab-size", "500"], 2, "keeps what {data} has, which is --vocab-size 8000, but now --vocab-size is 500."),
-        (["-s", "fr"], 2, "keeps what {data} has, which is --source-lang de, but now --source-lang is fr."),
-        (["--valid", "other"], 2, "but now --valid is other. Leave it out."),
-        (["--overwrite"], 2, "--append and --overwrite do not go together. Leave one out."),
-        (["--dedup"], 4, "{data} was made without --dedup, so that its pairs are not known any more."),
-        (["--data", "nothing"], 4, "nothing is not there. Run nmt preprocess first."),
-        (["--train", "nothing"], 3, "nothing.de is not there (nor with .gz .bz2 .xz .zst)."),
+        (
+            ["--vocab-size", "500"],
+            2,
+            "{data} was made with --vocab-size 8000, which --append keeps, but --vocab-size is 500.",
+        ),
+        (["-s", "fr"], 2, "{data} was made with --source-lang de, which --append keeps, but --source-lang is fr."),
+        (["--valid", "other"], 2, "but --valid is other. Leave it out."),
+        (["--overwrite"], 2, "--append and --overwrite contradict each other. Choose one."),
+        (["--dedup"], 4, "{data} was made without --dedup, so it has no hashes to find duplicates by."),
+        (["--data", "nothing"], 4, "nothing does not exist. Run nmt preprocess first."),
+        (["--train", "nothing"], 3, "nothing.de does not exist (nor with .gz .bz2 .xz .zst)."),
     ],
 )
 def test_adding_that_cannot_be_is_refused_and_changes_nothing(
@@ -600,8 +604,10 @@ def test_words_of_a_list_that_the_text_holds_become_pieces(
     report = {"source": both, "target": both} if joint == "--joint" else {"source": one, "target": one}
     assert opened.meta["user_words"] == {"read": 6, "unusable": 1, **report}
     err = capfd.readouterr().err
-    assert "6 user words, 1 of them cannot be pieces" in err
-    assert f"de: {report['source']['pieces']} are pieces; left out {report['source']['rare']} that come fewer" in err
+    assert "user words: 6 read, 1 of them cannot be pieces" in err
+    assert (
+        f"de: {report['source']['pieces']} became pieces; left out: {report['source']['rare']} that occur fewer" in err
+    )
 
 
 def test_user_words_take_half_the_vocabulary_at_most(place: Place) -> None:
@@ -618,5 +624,5 @@ def test_user_words_take_half_the_vocabulary_at_most(place: Place) -> None:
 @pytest.mark.parametrize("option", [["--subword", "word"], ["--subword", "char"]])
 def test_user_words_without_use_are_refused(option: list[str], place: Place, capfd: pytest.CaptureFixture[str]) -> None:
     assert place.run(*user_words(place, ["ab"]), *option, learn=True) == 2
-    assert "--user-words has no use" in capfd.readouterr().err
+    assert "--user-words has no effect" in capfd.readouterr().err
     assert not place.data.exists()

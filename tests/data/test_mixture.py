@@ -74,9 +74,9 @@ def test_corpora_are_called_by_their_prefix_or_its_last_part(mix: str) -> None:
         ("news=many", "the weight of news is `many`. Give a number, such as 2 or 0.5."),
         ("news=-1", "the weight of news is -1. Give 0 or more."),
         ("news=nan", "the weight of news is nan. Give 0 or more."),
-        ("news=1", "--mix does not say how much of subs.tsv.gz, old/subs. Name all; 0 leaves one out."),
-        ("news=1,subs.tsv.gz=1,old/subs=1", "no pair is left of old/subs. Give subs=0."),
-        ("news=0,subs.tsv.gz=0,old/subs=0", "--mix leaves all training text out."),
+        ("news=1", "--mix gives no weight for subs.tsv.gz, old/subs. Name all training texts; 0 leaves one out."),
+        ("news=1,subs.tsv.gz=1,old/subs=1", "old/subs has no pairs after cleaning. Give subs=0."),
+        ("news=0,subs.tsv.gz=0,old/subs=0", "--mix leaves out all training texts."),
     ],
 )
 def test_a_mix_that_cannot_be_is_refused(mix: str, said: str) -> None:

@@ -173,8 +173,8 @@ def test_unequal_files_are_refused_with_both_counts(tmp_path: Path, source_lines
     with pytest.raises(DataError) as refused:
         list(read_pairs(prefix, "de", "en"))
     assert str(refused.value) == (
-        f"{prefix}.de has {source_lines:,} lines, {prefix}.en {target_lines:,}. "
-        "Parallel files need one line for each line."
+        f"{prefix}.de has {source_lines:,} lines, but {prefix}.en has {target_lines:,}. "
+        "Parallel files must have the same number of lines."
     )
 
 
@@ -187,13 +187,13 @@ def test_a_missing_file_is_named_as_it_was_looked_for(tmp_path: Path) -> None:
     file_of(tmp_path, b"a\n", "c.de")
     with pytest.raises(DataError) as refused:
         list(read_pairs(str(tmp_path / "c"), "de", "en"))
-    assert f"{tmp_path}/c.en is not there (nor with .gz .bz2 .xz .zst)" in str(refused.value)
+    assert f"{tmp_path}/c.en does not exist (nor with .gz .bz2 .xz .zst)" in str(refused.value)
 
 
 def test_a_file_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     prefix = parallel(tmp_path, b"a\n", b"b\n")
     file_of(tmp_path, gzip.compress(b"other\n"), "c.de.gz")
-    with pytest.raises(DataError, match=r"c\.de and .*c\.de\.gz are both there"):
+    with pytest.raises(DataError, match=r"there are 2 files for .*c\.de: .*c\.de, .*c\.de\.gz"):
         list(read_pairs(prefix, "de", "en"))
 
 
@@ -204,5 +204,5 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
         list(read_pairs(str(tmp_path / "d"), "de", "en"))
     with pytest.raises(DataError, match="is a directory"):
         list(read_lines(str(tmp_path)))
-    with pytest.raises(DataError, match="is not there"):
+    with pytest.raises(DataError, match="does not exist"):
         list(read_lines(str(tmp_path / "nothing")))

@@ -60,20 +60,22 @@ def test_a_compressed_file_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["the 1 2 3\n", "5 3\nthe 1 2 3\n"])
 def test_vectors_of_another_width_are_refused_with_the_mend(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"vectors of 3 numbers, but --embedding-size is 2\. Use --embedding-size 3"):
+    with pytest.raises(
+        ConfigError, match=r"vectors of dimension 3, but --embedding-size is 2\. Use --embedding-size 3"
+    ):
         read_vectors(write(tmp_path / "v.txt", text), PIECES, 2)
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("the 1 2\nno 3\n", "line 2: no word with 2 numbers"),
-        ("the 1 2\n\nno 3 4\n", "line 2: no word with 2 numbers"),
+        ("the 1 2\nno 3\n", "line 2 is not a word with 2 numbers"),
+        ("the 1 2\n\nno 3 4\n", "line 2 is not a word with 2 numbers"),
         ("the 1 x\n", "line 1: x is not a finite number"),
         ("what 1 2\nthe nan 2\n", "line 2: nan is not a finite number"),
-        ("what 1 2\n", "a vector for none of 5 pieces"),
-        ("0 2\n", "a vector for none of 5 pieces"),
-        ("", "a vector for none of 5 pieces"),
+        ("what 1 2\n", "no vector for any of 5 pieces"),
+        ("0 2\n", "no vector for any of 5 pieces"),
+        ("", "no vector for any of 5 pieces"),
     ],
 )
 def test_what_is_no_file_of_vectors_costs_one_line(text: str, said: str, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_what_a_killed_run_left_is_replaced(tmp_path: Path) -> None:
 def test_a_data_directory_is_replaced_only_if_that_is_asked_for(data: Path) -> None:
     before = (data / "meta.json").read_bytes()
     with (
-        pytest.raises(DirectoryError, match=r"is there already\. Use --overwrite"),
+        pytest.raises(DirectoryError, match=r"already exists\. Use --overwrite"),
         new_data_directory(str(data), overwrite=False),
     ):
         pass
@@ -70,7 +70,7 @@ def test_a_data_directory_is_replaced_only_if_that_is_asked_for(data: Path) -> N
 
 def test_a_run_killed_while_it_replaced_loses_nothing(data: Path) -> None:
     data.rename(data.with_name("data-bin.old"))
-    with pytest.raises(DirectoryError, match="is there already"), new_data_directory(str(data), overwrite=False):
+    with pytest.raises(DirectoryError, match="already exists"), new_data_directory(str(data), overwrite=False):
         pass
     assert json.loads((data / "meta.json").read_text())["format"] == FORMAT
 
@@ -86,7 +86,7 @@ def test_anything_else_is_never_replaced(tmp_path: Path, content: str, overwrite
         name, text = ("thesis.tex", "mine") if content == "a folder of other things" else ("meta.json", '{"format": 1}')
         (path / name).write_text(text)
     with (
-        pytest.raises(DirectoryError, match="is there and is not a data directory"),
+        pytest.raises(DirectoryError, match="exists and is not a data directory"),
         new_data_directory(str(path), overwrite=overwrite),
     ):
         pass

@@ -164,7 +164,7 @@ def test_a_mistake_is_said_once(data: Path, tmp_path: Path) -> None:
     absent = tmp_path / "absent"
     done = run(command(absent, tmp_path / "model", "--nproc", "2"))
     assert done.returncode == 4
-    assert re.fullmatch(rf"Error: rank \d on \S+: {absent} is not there\. Run nmt preprocess first\.\n", done.stderr)
+    assert re.fullmatch(rf"Error: rank \d on \S+: {absent} does not exist\. Run nmt preprocess first\.\n", done.stderr)
     assert not (tmp_path / "model").exists()
 
 
