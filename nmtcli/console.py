@@ -39,7 +39,7 @@ class Console:
         self.is_terminal = sys.stderr.isatty()
         self._rich: rich.console.Console | None = None
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """Print a message, unless `-q` was given."""
         if not self.quiet:
             self._line(text)

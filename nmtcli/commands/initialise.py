@@ -78,4 +78,4 @@ def _copy_vectors(embedding_VE: torch.Tensor, subword: Subword, path: str, conso
     ids, vectors = read_vectors(path, subword.pieces(range(subword.size)), embedding_VE.shape[1])
     device = embedding_VE.device
     start_from_vectors(embedding_VE, torch.from_numpy(ids).to(device), torch.from_numpy(vectors).to(device))
-    console.say(f"{path} has vectors for {len(ids):,} of {subword.size:,} pieces; the others start at random")
+    console.info(f"{path} has vectors for {len(ids):,} of {subword.size:,} pieces; the others start at random")

@@ -56,7 +56,7 @@ def run(config: PreprocessConfig, console: Console) -> None:
         directory = unfinished.directory
         state = PassState(**unfinished.state)
         if unfinished.state:
-            console.say(
+            console.info(
                 f"Resuming in {directory}, at pair {state.read:,} of the {('first', 'second')[state.encodes]} pass"
             )
         valid, tests = (old.meta["valid"], old.meta["test"]) if old else _texts(config, directory)
@@ -167,18 +167,18 @@ def _vocabularies(
             Subword.load(given)  # reports an invalid model under the name that the user gave
             copy_whole(Path(given), path)
     elif config.joint:
-        console.say(f"Learning a vocabulary of {' and '.join(langs)}")
+        console.info(f"Learning a vocabulary of {' and '.join(langs)}")
         _learn_apart(samples, paths[0], config, chosen[0].words)
         copy_whole(paths[0], paths[1])
     else:
         for lang, sample, path, words in zip(langs, samples, paths, chosen, strict=True):
-            console.say(f"Learning a vocabulary of {lang}")
+            console.info(f"Learning a vocabulary of {lang}")
             _learn_apart([sample], path, config, words.words)
     if not config.source_model:
         for lang, path in zip((" and ".join(langs),) if config.joint else langs, paths, strict=False):
             if (size := Subword.load(path).size) < config.vocab_size:
                 sizes = f"{size:,} pieces instead of {config.vocab_size:,}"
-                console.say(f"Note: the vocabulary of {lang} has {sizes}: the text has no more")
+                console.info(f"Note: the vocabulary of {lang} has {sizes}: the text has no more")
 
 
 def _learn_apart(samples: list[Path], path: Path, config: PreprocessConfig, words: list[str]) -> None:
@@ -217,7 +217,7 @@ def _stops(console: Console) -> Iterator[None]:
     except BaseException as error:
         kept = getattr(error, "__notes__", [])
         for note in kept:
-            console.say(note)
+            console.info(note)
         if isinstance(error, (KeyboardInterrupt, Stopped)):
             number = signal.SIGTERM if isinstance(error, Stopped) else signal.SIGINT
             word = "Terminated" if isinstance(error, Stopped) else "Interrupted"
@@ -246,20 +246,20 @@ def _tell(
     """Print what was read, what was dropped and what was kept."""
     names = {"read": "pairs read", "too_long": "too long"}
     for name, count in state.report.items():
-        console.say(f"{names.get(name, name):<12}{count:>14,}")
+        console.info(f"{names.get(name, name):<12}{count:>14,}")
     if words := state.user_words:
-        console.say(f"user words: {words['read']:,} read, {words['unusable']:,} of them cannot be pieces")
+        console.info(f"user words: {words['read']:,} read, {words['unusable']:,} of them cannot be pieces")
         for side, lang in zip(SIDES, (config.source_lang, config.target_lang), strict=True):
             counts = words[side]
-            console.say(
+            console.info(
                 f"    {lang}: {counts['pieces']:,} became pieces; left out: {counts['rare']:,} that occur fewer than "
                 f"{config.user_words_min:,} times, {counts['beyond']:,} beyond half the vocabulary size"
             )
-    console.say(f"{'':<12}{'tokens':>14}{'mean length':>14}{'vocabulary':>14}")
+    console.info(f"{'':<12}{'tokens':>14}{'mean length':>14}{'vocabulary':>14}")
     for side, lang in zip(SIDES, (config.source_lang, config.target_lang), strict=True):
         tokens, vocabulary = facts["tokens"][side], facts["vocabulary_sizes"][side]
-        console.say(f"{lang:<12}{tokens:>14,}{tokens / facts['pairs']:>14.1f}{vocabulary:>14,}")
+        console.info(f"{lang:<12}{tokens:>14,}{tokens / facts['pairs']:>14.1f}{vocabulary:>14,}")
     for share, lang in zip(unknown_shares, (config.source_lang, config.target_lang), strict=True):
         if share:
-            console.say(f"Note: {share:.1%} of the words of {config.valid}.{lang} are not in the vocabulary")
-    console.say(f"Wrote {config.data}; continue with nmt train")
+            console.info(f"Note: {share:.1%} of the words of {config.valid}.{lang} are not in the vocabulary")
+    console.info(f"Wrote {config.data}; continue with nmt train")

@@ -21,15 +21,15 @@ def introduce(console: Console, parts: Parts, data: DataDirectory) -> None:
     """Report what is about to be trained, on which data and machine."""
     machine, progress, ranks = parts.machine, parts.state.progress, parts.world.size
     parameters = sum(parameter.numel() for parameter in parts.state.model.parameters())
-    console.say(
+    console.info(
         f"{data.source_lang} to {data.target_lang}, {len(data.train):,} training pairs, {len(data.valid):,} validation "
         f"pairs; {parameters:,} parameters, {machine.precision} on {machine.device}, {machine.threads} threads"
     )
     if progress.update:
-        console.say(f"Going on at update {progress.update:,}, epoch {progress.epoch + 1}")
+        console.info(f"Going on at update {progress.update:,}, epoch {progress.epoch + 1}")
     if ranks > 1:
         tokens = parts.batch_tokens * parts.config.accumulate * ranks
-        console.say(f"{ranks} ranks; {tokens:,} tokens per update, including padding")
+        console.info(f"{ranks} ranks; {tokens:,} tokens per update, including padding")
 
 
 def show_plan(console: Console, config: TrainConfig, plan: Estimate, precision: str) -> None:
@@ -42,10 +42,10 @@ def show_plan(console: Console, config: TrainConfig, plan: Estimate, precision: 
         f"largest batch ({sentences:,} pairs, {source:,} and {target:,} positions)": plan.activations,
         "together": plan.memory,
     }
-    console.say(f"{plan.parameters:,} parameters, {precision}; memory, at least [MB]:")
+    console.info(f"{plan.parameters:,} parameters, {precision}; memory, at least [MB]:")
     for what, size in megabytes.items():
-        console.say(f"    {size / 1e6:10,.1f}  {what}")
-    console.say(
+        console.info(f"    {size / 1e6:10,.1f}  {what}")
+    console.info(
         f"{plan.updates_per_epoch:,} updates per epoch, {plan.padding:.1%} of the positions are padding; "
         f"{plan.tokens_per_second:,.0f} source and target tokens per second"
     )
@@ -54,7 +54,7 @@ def show_plan(console: Console, config: TrainConfig, plan: Estimate, precision: 
     updates = min(ends, default=plan.updates_per_epoch)
     sooner = [name for name, limit in (("--patience", config.patience), ("--time-limit", config.time_limit)) if limit]
     unless = f"; {' or '.join(sooner)} may end it sooner" if sooner else ""
-    console.say(
+    console.info(
         f"{plan.seconds_per_update * updates / 60:,.1f} minutes for {updates:,} updates, without validations{unless}"
     )
 
@@ -99,20 +99,20 @@ class Reporter:
         )
         self._scalars("train", record, ("loss", "nll", "learning_rate", "gradient_norm", "tokens_per_second"))
         if not self._console.is_terminal:
-            self._console.say(f"update {record['update']:,}  epoch {record['epoch'] + 1}  {self._facts}")
+            self._console.info(f"update {record['update']:,}  epoch {record['epoch'] + 1}  {self._facts}")
 
     def validated(self, record: dict[str, Any], validation: Validation) -> None:
         """Report scores and a few translations."""
         what = f"average of {len(record['averaged'])} checkpoints" if "averaged" in record else "validation"
         best = " (best)" if record.get("best") else ""
-        self._console.say(
+        self._console.info(
             f"{what} at update {record['update']:,}: loss {validation.loss:.3f}, perplexity "
             f"{validation.perplexity:.2f}, BLEU {validation.bleu.value:.2f}, chrF {validation.chrf.value:.2f}{best}"
         )
         for sample in validation.samples:
-            self._console.say(f"    source      {sample.source}")
-            self._console.say(f"    reference   {sample.reference}")
-            self._console.say(f"    hypothesis  {sample.hypothesis}")
+            self._console.info(f"    source      {sample.source}")
+            self._console.info(f"    reference   {sample.reference}")
+            self._console.info(f"    hypothesis  {sample.hypothesis}")
         self._scalars("validation", record, ("loss", "perplexity", "bleu", "chrf"))
 
     def skipped(self, update: int, norm: float) -> None:

@@ -119,7 +119,7 @@ def _score_by_model(config: ScoreConfig, console: Console) -> None:
         return
     for score in scores:
         print(f"{score:.4f}")
-    console.say(f"perplexity {perplexity:.3f} over {tokens:,} tokens, log-probability {sum(scores):.2f}")
+    console.info(f"perplexity {perplexity:.3f} over {tokens:,} tokens, log-probability {sum(scores):.2f}")
 
 
 def _named(path: str) -> str:
@@ -128,7 +128,7 @@ def _named(path: str) -> str:
 
 def _read(path: str, console: Console | None = None) -> list[str]:
     if path == "-" and console is not None and sys.stdin.isatty():
-        console.say("Reading translations from the terminal; Ctrl-D ends the input.")
+        console.info("Reading translations from the terminal; Ctrl-D ends the input.")
     lines = list(read_lines(path))
     if not lines:
         raise DataError(f"{_named(path)} is empty", "It must have one line for each sentence")
@@ -161,7 +161,7 @@ def _warn(
         console.warn(f"The bootstrap will need about {memory / 1e9:,.0f} GB: fewer --bootstrap-samples need less.")
     seconds = sum(metrics.ter_seconds(hypotheses) for hypotheses in systems.values()) * len(references)
     if config.ter and seconds > PATIENCE:
-        console.say(f"TER may take {seconds:,.0f} seconds on lines of this length; --no-ter leaves it out.")
+        console.info(f"TER may take {seconds:,.0f} seconds on lines of this length; --no-ter leaves it out.")
     return list(found)
 
 

@@ -87,7 +87,7 @@ def run(
         board = stack.enter_context(board_class(config.tensorboard)) if board_class else None
         reporter = Reporter(console, bar, board, config, world.size)
         reason = Trainer(parts, events=reporter, signal_seen=lambda: signals[-1] if signals else 0).run()
-        console.say(f"Done after {reason}. Translate with: nmt translate --model {config.model} < input.txt")
+        console.info(f"Done after {reason}. Translate with: nmt translate --model {config.model} < input.txt")
 
 
 def _device_of_rank(name: str) -> str:
