@@ -1,4 +1,4 @@
-"""`nmt translate`: translate lines of text, in order, writing as it goes.
+"""`nmt translate`: translate text as it comes in, with one output line for each input line, in order.
 
 Output, by option:
 

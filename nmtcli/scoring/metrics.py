@@ -209,7 +209,8 @@ def suspicions(
         if not hypothesis.strip() and any(other.strip() for other in others)
     ]
     if empty:
-        share = f"{len(empty):,} of {len(hypotheses):,} lines are empty (the first is line {empty[0]:,})"
+        are = "is" if len(empty) == 1 else "are"
+        share = f"{len(empty):,} of {len(hypotheses):,} lines {are} empty (the first is line {empty[0]:,})"
         found.append(f"{name}: {share}; check whether translation stopped early.")
     return [sentence[0].upper() + sentence[1:] if sentence.startswith("the ") else sentence for sentence in found]
 
@@ -247,8 +248,9 @@ def _not_detokenised(lines: Sequence[str], side: str, tokenizer: str) -> list[st
     pieces = sum("▁" in line for line in lines), sum(bool(_BPE_PIECE.search(line)) for line in lines)
     if max(pieces) >= some:
         sign = "▁" if pieces[0] >= pieces[1] else "@@"
+        have = "has" if max(pieces) == 1 else "have"
         found.append(
-            f"{side}: {max(pieces):,} of {len(lines):,} lines have the subword mark {sign}; join the subwords first."
+            f"{side}: {max(pieces):,} of {len(lines):,} lines {have} the subword mark {sign}; join the subwords first."
         )
     if tokenizer == "none":  # the text is tokenised on purpose
         return found
@@ -258,7 +260,10 @@ def _not_detokenised(lines: Sequence[str], side: str, tokenizer: str) -> list[st
     if gaps > 0.1 * (gaps + len(_HAN_TOGETHER.findall(text))):
         found.append(f"{side}: {gaps:,} spaces stand between Chinese characters; remove them first.")
     elif apart >= max(1, len(lines) // 10):
-        found.append(f"{side}: {apart:,} of {len(lines):,} lines look tokenised (' ,' or ' .'); detokenise them first.")
+        look = "looks" if apart == 1 else "look"
+        found.append(
+            f"{side}: {apart:,} of {len(lines):,} lines {look} tokenised (' ,' or ' .'); detokenise them first."
+        )
     return found
 
 
@@ -293,7 +298,7 @@ def _check_lines(hypotheses: Sequence[str], references: References) -> None:
     for reference in references:
         if len(reference) != len(hypotheses):
             raise DataError(
-                f"there are {len(hypotheses):,} translations, but {len(reference):,} references",
+                f"the numbers of translations ({len(hypotheses):,}) and references ({len(reference):,}) differ",
                 "Scoring needs one translation for each reference",
             )
     if not hypotheses or not references:

@@ -33,7 +33,7 @@ class Allowed(NamedTuple):
 
     Attributes:
         ids_U: union of the sentences' shortlists, and padding.
-        disallowed_B1U: True for tokens outside the sentence's own shortlist, so that its batch has no influence.
+        disallowed_B1U: True for tokens outside the sentence's own shortlist: results must not depend on the batch.
         eos: index of EOS in `ids_U`.
         projections: each model's output projection, restricted to `ids_U`.
     """

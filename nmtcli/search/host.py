@@ -76,7 +76,7 @@ class Sampling:
 
     Attributes:
         top_k, top_p, temperature: arguments of `search.sampling.truncate`.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
     """
 
     top_k: int = 0
@@ -166,10 +166,10 @@ class SearchProgram(Protocol):
         """Take one or more steps."""
 
     def done(self) -> list[bool]:
-        """Return True for each row that is finished; padding rows are."""
+        """Return True for each finished row; padding rows count as finished."""
 
     def rows_for(self, sentences: int) -> int:
-        """Return the number of rows, padding included, for a number of sentences; it must not fall as that rises."""
+        """Return the number of rows for these sentences, padding included; it must not fall as `sentences` rises."""
 
     def keep(self, rows: list[int]) -> None:
         """Drop all but these rows, put them in this order, and add padding rows up to `rows_for`."""

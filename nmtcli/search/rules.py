@@ -145,7 +145,7 @@ class Runner:
     """Runs one step at a time, without padding; `search.graphs.Graphs` runs several in a CUDA graph.
 
     Attributes:
-        steps: number of steps between two looks of the host at which sentences are finished.
+        steps: number of steps after which the host checks for finished sentences.
         is_fixed: shapes must not depend on values, even if some work is wasted.
     """
 
@@ -354,7 +354,7 @@ class BeamProgram(Generic[S]):
         self._steps += self._runner.steps
 
     def done(self) -> list[bool]:
-        """Return True for each row that is finished, or padding."""
+        """Return True for each finished row; padding rows count as finished."""
         done: list[bool] = self._state.done_B.tolist()
         return done
 

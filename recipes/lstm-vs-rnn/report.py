@@ -375,7 +375,7 @@ def use_fonts() -> None:
     chinese = [font for font in CJK_FONTS if font in installed]
     mpl.rcParams["font.family"] = ["DejaVu Sans", *chinese]
     if not chinese:
-        print("No installed font has Chinese characters; plots show boxes instead. Install one, say fonts-noto-cjk.")
+        print("No installed font has Chinese characters; plots show boxes. Install one, such as fonts-noto-cjk.")
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
 
 
