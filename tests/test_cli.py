@@ -399,7 +399,6 @@ def test_an_interrupted_command_says_so_in_one_line(
 def test_what_the_world_refuses_is_no_bug_of_ours(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_forget_stdout", lambda: None)  # under pytest stdout is pytest's
     raise_in_score(monkeypatch, OSError(number, os.strerror(number), "some/file"))
     assert refusal(capsys, ["score", "--ref", "ref"], 6) == f"Error: some/file: {os.strerror(number)}."
 

@@ -30,7 +30,7 @@ _HASH_BYTES = 16
 _HASH = np.dtype(">u8")  # half of one
 _BUCKETS = 256  # a bucket of a billion pairs is 100 MB, in memory one at a time
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("number", "<u8")])
-_AT_ONCE = 1 << 17  # records sorted into buckets at a time
+RECORDS_AT_ONCE = 1 << 17  # records sorted into buckets at a time
 
 
 @dataclass(slots=True)
@@ -158,7 +158,7 @@ class Duplicates:
         flags = np.lib.format.open_memmap(answer, mode="w+", dtype=np.bool_, shape=(max(pairs, 1),))
         buckets = [GrowingFile(self._directory / f"hashes.{bucket:03d}") for bucket in range(_BUCKETS)]
         with open_to_read(self._hashes.path) as file:
-            while len(records := np.fromfile(file, _RECORD, _AT_ONCE)):
+            while len(records := np.fromfile(file, _RECORD, RECORDS_AT_ONCE)):
                 bucket_of = (records["high"] >> np.uint64(56)).astype(np.uint8)
                 records = records[np.argsort(bucket_of, kind="stable")]
                 ends = np.cumsum(np.bincount(bucket_of, minlength=_BUCKETS))[:-1]

@@ -155,7 +155,7 @@ class Subword:
         kept = [int(one) for one in ids if one not in special]
         if self.kind == "word":
             units = [unknown if one == UNK else self._processor.id_to_piece(one).removeprefix(_SPACE) for one in kept]
-            text = _join_units(units) if self.joins else " ".join(units)
+            text = join_units(units) if self.joins else " ".join(units)
         else:
             text = self._processor.decode(kept)
         for end in _LINE_ENDS:  # search forbids these pieces; whoever calls without it must get one line too
@@ -169,7 +169,7 @@ class Subword:
     def _encode_words(self, text: str) -> list[int]:
         # Not by the processor's encode: it makes one <unk> of several words in a row.
         text = self._processor.normalize(text).replace(_SPACE, " ")
-        units = _split_units(text) if self.joins else _split_words(text)
+        units = split_units(text) if self.joins else _split_words(text)
         return [*(self._processor.piece_to_id(_SPACE + unit) for unit in units), EOS]
 
 
@@ -248,14 +248,14 @@ def _lines_of_units(lines: Iterable[str], normalization: str) -> Iterator[str]:
     """Text with spaces between its units, normalised before it is split, as encoding does."""
     normalizer: Any = sentencepiece.SentencePieceNormalizer(rule_name=normalization)
     for line in lines:
-        yield " ".join(_split_units(normalizer.normalize(line).replace(_SPACE, " ")))
+        yield " ".join(split_units(normalizer.normalize(line).replace(_SPACE, " ")))
 
 
 def _split_words(text: str) -> list[str]:
     return [word for word in text.split(" ") if word]
 
 
-def _split_units(text: str) -> list[str]:
+def split_units(text: str) -> list[str]:
     """Words and punctuation marks, with a joiner where they were attached: `(so!)` is `(⁀`, `so`, `⁀!`, `⁀)`.
 
     Of two neighbours, the right one carries the joiner if it is a mark, else the left one, which is a mark then; so
@@ -291,7 +291,8 @@ def _is_mark(character: str) -> bool:
     return unicodedata.category(character)[0] in "PS"
 
 
-def _join_units(units: list[str]) -> str:
+def join_units(units: list[str]) -> str:
+    """Join units to text: with a space, and without one where a unit has a joiner on that side."""
     text = ""
     glued = True
     for unit in units:

@@ -131,9 +131,9 @@ def test_any_bytes_keep_their_number_of_lines(trained: Path, nmt: Nmt, content: 
 
 def bias_towards(model: Path, *pieces: str) -> list[int]:
     """Makes a model say these pieces, the first one most, whatever it reads. Gives their ids."""
-    directory = StoredModel.open(model)
-    processor = directory.subwords()[1]._processor
-    ids = [int(processor.piece_to_id(piece)) for piece in pieces]
+    subword = StoredModel.open(model).subwords()[1]
+    known = subword.pieces(range(subword.size))
+    ids = [known.index(piece) for piece in pieces]
     tensors = safetensors.numpy.load_file(model / "model.safetensors")
     for rank, piece_id in enumerate(ids):
         tensors["projection_bias_V"][piece_id] = 1000.0 - 10 * rank

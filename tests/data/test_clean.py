@@ -73,7 +73,7 @@ def test_duplicates_are_those_of_a_naive_loop(
 def test_duplicates_are_found_across_what_was_written_at_different_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clean, "_AT_ONCE", 100)
+    monkeypatch.setattr(clean, "RECORDS_AT_ONCE", 100)
     numbers = random.Random(1).choices(range(3000), k=5000)
     pairs = [(f"source {number}", f"target {number}") for number in numbers]
     assert duplicates_of(pairs, tmp_path) == naive_duplicates(pairs)

@@ -9,7 +9,7 @@ import sentencepiece
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from nmtcli.data.subword import BOS, EOS, JOINER, PAD, SPECIALS, UNK, Subword, learn
+from nmtcli.data.subword import BOS, EOS, JOINER, PAD, SPECIALS, UNK, Subword, join_units, learn, split_units
 from nmtcli.errors import ConfigError, DataError, DirectoryError
 
 KINDS = ("unigram", "bpe", "char", "word", "none")
@@ -95,10 +95,8 @@ def test_any_text_comes_back_from_pieces_but_for_runs_of_spaces(models: dict[str
 @example('"Yes," he (so!) said -- don\'t.')
 @example("3.14 km/h, a_b, x^2; ...")
 def test_words_and_marks_come_back_from_their_units_but_for_white_space(text: str) -> None:
-    from nmtcli.data.subword import _join_units, _split_units
-
     assume(JOINER not in text)
-    assert _join_units(_split_units(text)) == " ".join(text.split())
+    assert join_units(split_units(text)) == " ".join(text.split())
 
 
 def test_words_look_the_same_wherever_they_stand(models: dict[str, Subword]) -> None:

@@ -65,7 +65,7 @@ def test_products_of_any_number_of_rows_are_of_few(monkeypatch: pytest.MonkeyPat
         found.append(len(values_NE))
         return torch.zeros(len(values_NE), len(matrix.values_VE))
 
-    monkeypatch.setattr("nmtcli.model.linear._product", product)
+    monkeypatch.setattr("nmtcli.model.linear.int8_product", product)
     matrix = quantised(torch.randn(2, 4))
     for rows in range(1, 513):
         assert linear(torch.randn(rows, 4), matrix).shape == (rows, 2)
