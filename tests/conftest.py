@@ -1,5 +1,5 @@
-"""What the tests of several rooms share: a tiny parallel text, what the commands make of it, and a command line run in
-process."""
+"""What the tests of several packages share: a tiny parallel text, what the commands make of it, and a command line run
+in process."""
 
 import contextlib
 import io
@@ -17,6 +17,8 @@ from hypothesis import settings
 
 from nmtcli import cli
 
+pytest.register_assert_rewrite("tests.oracles")
+
 settings.register_profile("shared machine", deadline=None)  # the machines of the tests are shared and small
 settings.load_profile("shared machine")
 
@@ -27,6 +29,17 @@ TINY = (
     *("--hidden-size", "16", "--embedding-size", "8", "--batch-tokens", "256"),
     *("--device", "cpu", "--precision", "fp32", "--threads", "1", "--loader-workers", "0", "--show", "1"),
 )
+
+# Everything that a resume must bring back: dropout, sampled segmentations, accumulated batches, sums of the log, a
+# plateau's cuts, checkpoints for the average. 18 batches are an epoch: 7 updates of 2 batches end within one.
+EVENTFUL = (
+    *("--subword-alpha", "0.2", "--accumulate", "2", "--learning-rate", "0.05", "--log-every", "2"),
+    *("--validate-every", "3", "--validation-metric", "bleu", "--decay", "plateau", "--patience", "0"),
+    *("--average", "2", "--average-of", "last", "--keep", "3"),
+)
+
+# For `nmt translate` where only lines are counted: ten tokens are enough.
+QUICK = ("--threads", "1", "--beam", "2", "--max-length", "0")
 
 
 class Result(NamedTuple):
@@ -110,6 +123,19 @@ def make_data(directory: Path, corpus: Path, *options: str) -> Path:
     )
     assert result.code == 0, result.err
     return directory
+
+
+def train(nmt: Nmt, data: Path, model: Path, *options: str | Path, shape: tuple[str, ...] = TINY) -> Result:
+    """Run `nmt train`; see `trained_well`."""
+    return nmt("train", "--data", data, "--model", model, *shape, *options)
+
+
+def trained_well(nmt: Nmt, data: Path, model: Path, *options: str | Path) -> Path:
+    """Run `nmt train` with a tiny model and further options; return the model directory."""
+    result = train(nmt, data, model, *options)
+    assert result.code == 0, result.err
+    assert result.out == b""
+    return model
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from nmtcli.search.host import Scoring, SearchRules
 from nmtcli.search.model_searcher import ModelSearcher
 from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.store.reader import StoredModel
-from tests.commands.test_train import assert_same_run
 from tests.conftest import TINY, Nmt, log_of
+from tests.oracles import assert_same_run
 
 WAYS: dict[str, list[str]] = {
     "greedy": ["--teacher-forcing", "0.3", "--teacher-forcing-decay", "linear", "--teacher-forcing-half", "4"],

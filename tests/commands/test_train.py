@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -23,61 +22,19 @@ from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.store.reader import StoredModel
 from nmtcli.store.weights import read_tensors
 from nmtcli.training.schedule import Schedule
-from tests.conftest import TINY, Nmt, Result, digits_and_words, edited_json, log_of, make_data, write_pairs
-
-VOLATILE = {"seconds", "logged_seconds", "tokens_per_second", "log_bytes"}  # what a clock decides
-
-# Everything that a resume must bring back: dropout, sampled segmentations, accumulated batches, sums of the log, a
-# plateau's cuts, checkpoints for the average. 18 batches are an epoch: 7 updates of 2 batches end within one.
-EVENTFUL = (
-    *("--subword-alpha", "0.2", "--accumulate", "2", "--learning-rate", "0.05", "--log-every", "2"),
-    *("--validate-every", "3", "--validation-metric", "bleu", "--decay", "plateau", "--patience", "0"),
-    *("--average", "2", "--average-of", "last", "--keep", "3"),
+from tests.conftest import (
+    EVENTFUL,
+    TINY,
+    Nmt,
+    digits_and_words,
+    edited_json,
+    log_of,
+    make_data,
+    train,
+    trained_well,
+    write_pairs,
 )
-
-
-def train(nmt: Nmt, data: Path, model: Path, *options: str | Path, shape: tuple[str, ...] = TINY) -> Result:
-    return nmt("train", "--data", data, "--model", model, *shape, *options)
-
-
-def trained_well(nmt: Nmt, data: Path, model: Path, *options: str | Path) -> Path:
-    result = train(nmt, data, model, *options)
-    assert result.code == 0, result.err
-    assert result.out == b""
-    return model
-
-
-def steady(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in VOLATILE}
-
-
-def progress_of(model: Path) -> dict[str, Any]:
-    progress = json.loads(read_tensors(model / "last/state.safetensors")[1]["progress"])
-    assert isinstance(progress, dict)
-    return progress
-
-
-def tree(path: Path) -> dict[str, bytes]:
-    """Every file of a directory, by its name."""
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
-
-
-def assert_same_run(ours: Path, theirs: Path) -> None:
-    """Two runs ended alike, bit for bit, but for what a clock decides."""
-    our_files, their_files = tree(ours), tree(theirs)
-    assert set(our_files) == set(their_files)
-    for name in our_files:
-        if name.endswith((".safetensors", ".model")) and not name.startswith("last/"):
-            assert our_files[name] == their_files[name], name
-    our_state, _ = read_tensors(ours / "last/state.safetensors")
-    their_state, _ = read_tensors(theirs / "last/state.safetensors")
-    assert set(our_state) == set(their_state)
-    assert {name.split(".")[0] for name in our_state} >= {"model", "random"}
-    for name, value in our_state.items():
-        assert torch.equal(value, their_state[name]), name
-    assert steady(progress_of(ours)) == steady(progress_of(theirs))
-    assert [steady(record) for record in log_of(ours)] == [steady(record) for record in log_of(theirs)]
-
+from tests.oracles import assert_same_run, progress_of, tree
 
 # resume
 

@@ -33,9 +33,9 @@ from nmtcli.search.searchers import BatchSizes, Searcher, WorkerSearcher
 from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.store.reader import StoredModel
 from nmtcli.store.weights import tensors_bytes
-from tests.conftest import TINY, Nmt, Result, log_of
+from tests.conftest import QUICK, TINY, Nmt, Result, log_of
+from tests.oracles import count_lines
 
-QUICK = ("--threads", "1", "--beam", "2", "--max-length", "0")  # ten tokens are enough to count lines
 CPU = torch.device("cpu")
 
 
@@ -43,11 +43,6 @@ def translate(nmt: Nmt, model: Path, *options: str | Path, stdin: bytes = b"") -
     result = nmt("translate", "--model", model, "--threads", "1", *options, stdin=stdin)
     assert result.code == 0, result.err
     return result
-
-
-def count_lines(text: bytes) -> int:
-    """As `wc -l` counts, and a last line without its newline."""
-    return text.count(b"\n") + (not text.endswith(b"\n") and text not in (b"", b"\xef\xbb\xbf"))
 
 
 @pytest.fixture(scope="module")

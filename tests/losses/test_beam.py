@@ -1,5 +1,7 @@
 """Beam-search optimisation equals a search over one sentence after the other that scores every prefix anew."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,8 +13,7 @@ from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.model.dropout import Dropout
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.sentence import sentence_bleu
-from tests.losses.test_greedy import SHAPES, assert_same, gradients
-from tests.model.test_seq2seq import PAIRS, tiny
+from tests.oracles import PAIRS, SHAPES, Shape, assert_same_loss, gradients, tiny
 
 FORBIDDEN = (PAD, BOS)
 Pairs = list[tuple[list[int], list[int]]]
@@ -63,7 +64,7 @@ def random_pairs(seed: int, sentences: int = 4) -> Pairs:
     ]
 
 
-def half_trained(pairs: Pairs, updates: int = 25, **shape: object) -> Seq2Seq:
+def half_trained(pairs: Pairs, updates: int = 25, **shape: Any) -> Seq2Seq:
     """A model that believes some of these references, so that the margin holds now and then."""
     model, loss, batch = tiny(**shape), CrossEntropy(0.0), Batch.of(pairs)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
@@ -82,17 +83,17 @@ def test_it_is_the_loss_of_a_search_over_one_prefix_after_the_other(beam: int, c
     loss = BeamSearchLoss(beam=beam, growth=0, cost=cost, forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
     expected, violations = naive(model, pairs, beam, cost)
     assert 0 < violations < sum(len(target) for _, target in pairs)
-    assert_same(model, loss, expected)
+    assert_same_loss(model, loss, expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['arch']}-{shape['cell']}")
-def test_it_is_so_with_every_cell_and_architecture(shape: dict[str, object]) -> None:
+def test_it_is_so_with_every_cell_and_architecture(shape: Shape) -> None:
     pairs = random_pairs(1)
     model = half_trained(pairs, **shape)
     loss = BeamSearchLoss(beam=3, growth=0, cost="bleu", forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
     expected, violations = naive(model, pairs, 3, "bleu")
     assert 0 < violations < sum(len(target) for _, target in pairs)
-    assert_same(model, loss, expected)
+    assert_same_loss(model, loss, expected)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, 1e9])

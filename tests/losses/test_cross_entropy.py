@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from nmtcli.data.batches import Batch
 from nmtcli.losses import cross_entropy, token_nll
 from nmtcli.losses.cross_entropy import CrossEntropy, chunked_cross_entropy, nll_by
-from tests.model.test_seq2seq import PAIRS, tiny
+from tests.oracles import PAIRS, tiny
 
 N, E, V = 23, 5, 11
 

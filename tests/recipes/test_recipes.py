@@ -1,7 +1,6 @@
 """The recipes: their numbers are options that exist, their scripts are sound, and the split keeps what it promises."""
 
 import gzip
-import importlib.util
 import os
 import random
 import subprocess
@@ -17,8 +16,8 @@ import pytest
 import nmtcli.commands
 from nmtcli import cli
 from nmtcli.options import EXPECT, TABLES
+from tests.recipes.scripts import RECIPES, load, stub_nmt
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 FOLDERS = sorted(path.parent for path in RECIPES.glob("*/run.sh"))
 TOMLS = sorted(RECIPES.glob("*/*.toml"))
 SCRIPTS = [folder / "run.sh" for folder in FOLDERS]
@@ -32,15 +31,6 @@ REQUIRED = {
 
 def name(path: Path) -> str:
     return path.relative_to(RECIPES).as_posix()
-
-
-def load(script: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(script).stem, RECIPES / script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 tatoeba: Any = load("tatoeba-zh-en/split_tatoeba.py")
@@ -113,18 +103,6 @@ def test_a_script_runs_the_four_commands_with_its_recipe(script: Path) -> None:
     assert [words[1] for words in commands] == ["preprocess", "train", "translate", "score"]
     for words in commands:
         assert words[words.index("--config") + 1] in ('"$here/recipe.toml"', '"$here/${RECIPE:-recipe}.toml"')
-
-
-def stub_nmt(folder: Path) -> Path:
-    """A folder with an `nmt` that only writes down how it was called, and where."""
-    binaries = folder / "bin"
-    binaries.mkdir()
-    nmt = binaries / "nmt"
-    nmt.write_text(
-        '#!/usr/bin/env bash\necho "$PWD $*" >> "$CALLS"\nif [[ $1 == translate ]]; then cat; fi\n', encoding="utf-8"
-    )
-    nmt.chmod(0o755)
-    return binaries
 
 
 def corpus(folder: Path, endings: tuple[str, str], test: str) -> Path:
