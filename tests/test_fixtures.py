@@ -41,7 +41,7 @@ def test_a_model_directory_of_format_1_translates_as_it_did(nmt: Nmt) -> None:
     assert result.out == (FORMAT_1 / "output.en").read_bytes()
 
 
-def test_its_weights_are_read_to_the_last_bit() -> None:
+def test_weights_of_format_1_are_read_to_the_last_bit() -> None:
     model = StoredModel.open(FORMAT_1 / "model").read_model()
     stored = safetensors.numpy.load_file(FORMAT_1 / "model/model.safetensors")
     assert {name for name, _ in model.named_parameters()} == set(stored)

@@ -49,7 +49,7 @@ def start(nmt: Nmt, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 @pytest.mark.parametrize(("way", "cell", "precision"), list(itertools.product(WAYS, CELLS, ("fp32", "bf16"))))
-def test_it_trains_from_a_model_and_translates(
+def test_a_loss_trains_from_a_model_that_then_translates(
     way: str, cell: str, precision: str, start: dict[str, Path], nmt: Nmt, data: Path, corpus: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"

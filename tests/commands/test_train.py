@@ -579,7 +579,7 @@ def test_tensorboard_gets_the_numbers_of_the_log(nmt: Nmt, data: Path, tmp_path:
     assert {key: value for key, value in found.items() if key not in rates} == pytest.approx(expected, rel=1e-5)
 
 
-def test_it_learns_to_say_numbers_in_words(nmt: Nmt, data: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_model_learns_to_translate_numbers_into_words(nmt: Nmt, data: Path, corpus: Path, tmp_path: Path) -> None:
     """From 600 pairs, in seconds; the test sentences are none of them."""
     model = tmp_path / "model"
     options = ["--hidden-size", "48", "--embedding-size", "32", "--learning-rate", "0.01", "--dropout", "0.1"]

@@ -77,7 +77,7 @@ def half_trained(pairs: Pairs, updates: int = 25, **shape: Any) -> Seq2Seq:
 
 @pytest.mark.parametrize("beam", [1, 2, 3, 5])
 @pytest.mark.parametrize("cost", ["one", "bleu"])
-def test_it_is_the_loss_of_a_search_over_one_prefix_after_the_other(beam: int, cost: str) -> None:
+def test_the_loss_is_that_of_a_search_over_one_prefix_after_the_other(beam: int, cost: str) -> None:
     pairs = random_pairs(beam)
     model = half_trained(pairs)
     loss = BeamSearchLoss(beam=beam, growth=0, cost=cost, forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
@@ -87,7 +87,7 @@ def test_it_is_the_loss_of_a_search_over_one_prefix_after_the_other(beam: int, c
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['arch']}-{shape['cell']}")
-def test_it_is_so_with_every_cell_and_architecture(shape: Shape) -> None:
+def test_the_loss_is_the_naive_one_with_every_cell_and_architecture(shape: Shape) -> None:
     pairs = random_pairs(1)
     model = half_trained(pairs, **shape)
     loss = BeamSearchLoss(beam=3, growth=0, cost="bleu", forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
@@ -97,7 +97,7 @@ def test_it_is_so_with_every_cell_and_architecture(shape: Shape) -> None:
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, 1e9])
-def test_it_is_so_with_other_margins(margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_the_naive_one_with_other_margins(margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MARGIN", margin)
     pairs = random_pairs(2)
     model = half_trained(pairs)
@@ -107,7 +107,7 @@ def test_it_is_so_with_other_margins(margin: float, monkeypatch: pytest.MonkeyPa
     assert (violations == sum(len(target) for _, target in pairs)) == (margin == 1e9)
 
 
-def test_it_can_be_learnt_and_is_zero_where_the_margin_holds_everywhere() -> None:
+def test_the_loss_can_be_minimised_and_is_zero_where_the_margin_holds_everywhere() -> None:
     pairs = random_pairs(3, sentences=2)
     model, batch = half_trained(pairs, updates=50), Batch.of(pairs)
     assert naive(model, pairs, 2, "one")[1] > 0

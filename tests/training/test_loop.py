@@ -126,14 +126,14 @@ class Run:
 # when it stops
 
 
-def test_it_stops_after_max_updates(tmp_path: Path, data: Path) -> None:
+def test_training_stops_after_max_updates(tmp_path: Path, data: Path) -> None:
     run = Run(tmp_path / "model", data, [1.0], max_updates=3, validate_every=0)
     assert run.to_the_end() == "3 updates"
     assert run.events.updates == 3
     assert [record["update"] for record in run.events.validations] == [3]  # once more, because nothing was validated
 
 
-def test_it_stops_after_max_epochs_and_validates_after_each(tmp_path: Path, data: Path) -> None:
+def test_training_stops_after_max_epochs_and_validates_after_each(tmp_path: Path, data: Path) -> None:
     run = Run(tmp_path / "model", data, [1.0, 2.0], max_epochs=2, validate_every=0, batch_tokens=600)
     assert run.to_the_end() == "2 epochs"
     ends = [len(run.batches.plan(0)), len(run.batches.plan(0)) + len(run.batches.plan(1))]
