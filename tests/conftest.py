@@ -80,7 +80,8 @@ class Nmt(Protocol):
 
 def run_in_process(*arguments: str | Path, stdin: bytes = b"") -> Result:
     """See `Nmt`."""
-    streams = [io.TextIOWrapper(io.BytesIO(content), encoding="utf-8") for content in (stdin, b"", b"")]
+    contents = [io.BytesIO(content) for content in (stdin, b"", b"")]
+    streams = [io.TextIOWrapper(content, encoding="utf-8") for content in contents]
     before = sys.stdin, sys.stdout, sys.stderr
     sys.stdin, sys.stdout, sys.stderr = streams
     try:
@@ -89,7 +90,7 @@ def run_in_process(*arguments: str | Path, stdin: bytes = b"") -> Result:
         sys.stdin, sys.stdout, sys.stderr = before
         for stream in streams[1:]:
             stream.flush()
-    out, err = (stream.buffer.getvalue() for stream in streams[1:])  # type: ignore[attr-defined]
+    out, err = (content.getvalue() for content in contents[1:])
     return Result(code, out, err.decode())
 
 
@@ -117,9 +118,9 @@ def write_pairs(prefix: Path, pairs: Sequence[tuple[str, str]]) -> None:
 
 def make_data(directory: Path, corpus: Path, *options: str) -> Path:
     """A data directory of the tiny corpus."""
+    texts: list[str | Path] = ["--train", corpus / "train", "--valid", corpus / "valid"]
     result = run_in_process(
-        *("preprocess", "-s", "num", "-t", "en", "--train", corpus / "train", "--valid", corpus / "valid"),
-        *("--data", directory, "--workers", "1", *options),
+        *("preprocess", "-s", "num", "-t", "en", *texts, "--data", directory, "--workers", "1", *options)
     )
     assert result.code == 0, result.err
     return directory

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from nmtcli.config import ModelConfig
+from nmtcli.data.corpus import Corpus
 from nmtcli.model.cells import CELLS
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.store.weights import read_tensors
@@ -88,7 +89,12 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
     assert [steady(record) for record in log_of(ours)] == [steady(record) for record in log_of(theirs)]
 
 
-# lines
+# text
+
+
+def ids_of(corpus: Corpus) -> list[tuple[list[int], list[int]]]:
+    """The ids of each pair, source and target, in order."""
+    return [(source.tolist(), target.tolist()) for source, target in map(corpus.__getitem__, range(len(corpus)))]
 
 
 def count_lines(text: bytes) -> int:

@@ -105,7 +105,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls: list[Any] = []
     for name in REQUIRED:
         verb = types.ModuleType(f"nmtcli.commands.{name}")
-        verb.run = lambda *arguments: calls.extend(arguments)  # type: ignore[attr-defined]
+        vars(verb)["run"] = lambda *arguments: calls.extend(arguments)
         monkeypatch.setitem(sys.modules, verb.__name__, verb)
         monkeypatch.setattr(nmtcli.commands, name, verb, raising=False)
     for variable in ("NMT_DATA", "NMT_MODEL"):

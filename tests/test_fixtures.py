@@ -10,6 +10,7 @@ import safetensors.numpy
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.store.reader import StoredModel
 from tests.conftest import Nmt, log_of
+from tests.oracles import ids_of
 
 FORMAT_1 = Path(__file__).parent / "fixtures/format-1"
 
@@ -27,7 +28,8 @@ def test_a_data_directory_of_format_1_gives_back_its_text() -> None:
     data = DataDirectory.open(FORMAT_1 / "data-bin")
     assert (data.meta["format"], data.meta["version"]) == ("nmtcli-data", 1)
     decoded = [
-        (data.source_subword.decode(source), data.target_subword.decode(target)) for source, target in data.train
+        (data.source_subword.decode(source), data.target_subword.decode(target))
+        for source, target in ids_of(data.train)
     ]
     assert decoded == list(zip(text("train.num"), text("train.en"), strict=True))
     assert data.valid == list(zip(text("valid.num"), text("valid.en"), strict=True))

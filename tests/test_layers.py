@@ -362,7 +362,7 @@ def test_tests_use_no_private_names() -> None:
 def test_test_modules_import_nothing_from_each_other() -> None:
     found = []
     for module in TESTS:
-        for node in ast.walk(ast.parse(module.read_text("utf-8"))):
+        for node in nodes_of(module):
             imported = []
             if isinstance(node, ast.Import):
                 imported = [alias.name for alias in node.names]

@@ -412,7 +412,7 @@ def test_a_run_goes_on_with_its_own_number_of_threads(nmt: Nmt, data: Path, tmp_
 
 def test_init_from_starts_from_the_other_models_weights(trained: Path, nmt: Nmt, data: Path, tmp_path: Path) -> None:
     """With a learning rate of 0 they are what the run ends with."""
-    options = ["--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--max-updates", "2"]
+    options = ("--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--max-updates", "2")
     model = trained_well(nmt, data, tmp_path / "model", *options, "--learning-rate", "0")
     assert (model / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
     assert progress_of(model)["update"] == 2
@@ -441,7 +441,7 @@ def test_the_shape_of_the_model_to_start_from_is_the_default(
 
 
 def test_a_run_may_start_from_the_one_that_it_replaces(model: Path, trained: Path, nmt: Nmt, data: Path) -> None:
-    options = ["--init-from", model, "--overwrite", "--hidden-size", "32", "--embedding-size", "16"]
+    options = ("--init-from", model, "--overwrite", "--hidden-size", "32", "--embedding-size", "16")
     trained_well(nmt, data, model, *options, "--max-updates", "1", "--learning-rate", "0")
     assert (model / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
@@ -449,7 +449,7 @@ def test_a_run_may_start_from_the_one_that_it_replaces(model: Path, trained: Pat
 def test_a_resumed_run_does_not_start_again_from_the_other_model(
     trained: Path, nmt: Nmt, data: Path, tmp_path: Path
 ) -> None:
-    options = ["--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--resume"]  # as a requeue does
+    options = ("--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--resume")  # as a requeue does
     whole = trained_well(nmt, data, tmp_path / "whole", *options, "--max-updates", "4")
     trained_well(nmt, data, tmp_path / "model", *options, "--max-updates", "2")
     trained_well(nmt, data, tmp_path / "model", *options, "--max-updates", "4")
@@ -562,7 +562,7 @@ def test_tensorboard_gets_the_numbers_of_the_log(nmt: Nmt, data: Path, tmp_path:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     model = tmp_path / "model"
-    options = ["--max-updates", "4", "--log-every", "2", "--tensorboard", tmp_path / "events"]
+    options = ("--max-updates", "4", "--log-every", "2", "--tensorboard", tmp_path / "events")
     trained_well(nmt, data, model, *options)
     (file,) = (tmp_path / "events").iterdir()
     found = {}

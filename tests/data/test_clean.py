@@ -24,12 +24,16 @@ def duplicates_of(pairs: list[tuple[str, str]], directory: Path) -> list[bool]:
     duplicates = Duplicates(GrowingFile(directory / "hashes"), directory)
     for number, pair in enumerate(pairs):
         duplicates.add(hash_numbers(pair_hash(*pair)), np.array([number]))
-    return np.load(duplicates.find(len(pairs))).tolist()
+    return [bool(flag) for flag in np.load(duplicates.find(len(pairs)))]
 
 
 def naive_duplicates(pairs: list[tuple[str, str]]) -> list[bool]:
     seen: set[tuple[str, str]] = set()
-    return [pair in seen or bool(seen.add(pair)) for pair in pairs]
+    flags = []
+    for pair in pairs:
+        flags.append(pair in seen)
+        seen.add(pair)
+    return flags
 
 
 @given(pairs_with_repeats, st.integers(1, 20))

@@ -1,6 +1,7 @@
 """Vocabularies for tests: what they are learnt from, and any text that they must give back."""
 
 from pathlib import Path
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -18,5 +19,5 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\
 
 
 def learn_one(path: Path, kind: str, texts: list[str] | None = None, vocab_size: int = 420, **more: str) -> None:
-    settings = {"normalization": "identity", "character_coverage": 1.0, **more}
-    learn(TEXTS if texts is None else texts, path, kind=kind, vocab_size=vocab_size, **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"normalization": "identity", "character_coverage": 1.0, **more}
+    learn(TEXTS if texts is None else texts, path, kind=kind, vocab_size=vocab_size, **settings)

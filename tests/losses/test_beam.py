@@ -10,6 +10,8 @@ from nmtcli.data.batches import Batch
 from nmtcli.data.subword import BOS, EOS, PAD
 from nmtcli.losses.beam import BeamSearchLoss, Path, bleu_costs, margin_loss, search, shared_masks
 from nmtcli.losses.cross_entropy import CrossEntropy
+from nmtcli.model.attention import Memory
+from nmtcli.model.decoder import State
 from nmtcli.model.dropout import Dropout
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.sentence import sentence_bleu
@@ -26,7 +28,7 @@ def naive(model: Seq2Seq, pairs: Pairs, beam: int, cost: str, margin: float = 1.
         batch = Batch.of([(source, target)])
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
 
-        def scores(prefix: list[int], memory=memory, state=state) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        def scores(prefix: list[int], memory: Memory = memory, state: State = state) -> torch.Tensor:
             return model.logits(model.decode(memory, state, torch.tensor([[BOS, *prefix]])))[0, -1]
 
         live: list[list[int]] = [[]]
@@ -70,7 +72,7 @@ def half_trained(pairs: Pairs, updates: int = 25, **shape: Any) -> Seq2Seq:
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(updates):
         optimizer.zero_grad()
-        loss(model, batch).loss.backward()  # type: ignore[no-untyped-call]
+        loss(model, batch).loss.backward()
         optimizer.step()
     return model
 
@@ -118,7 +120,7 @@ def test_the_loss_can_be_minimised_and_is_zero_where_the_margin_holds_everywhere
         if not float(value.detach()):
             break
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
     assert float(value.detach()) == 0
     assert naive(model, pairs, 2, "one")[1] == 0

@@ -3,6 +3,7 @@
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,9 +44,15 @@ def batch(opened: DataDirectory) -> Batch:
     return Batch.of([opened.train[number] for number in range(6)])
 
 
-def searcher(opened: DataDirectory, **options: object) -> CandidateSearch:
-    chosen = {"count": 4, "by": "beam", "with_reference": False, "reward": Reward("bleu", "en"), **options}
-    return CandidateSearch(target=opened.target_subword, **chosen)  # type: ignore[arg-type]
+def searcher(opened: DataDirectory, **options: Any) -> CandidateSearch:
+    chosen: dict[str, Any] = {
+        "count": 4,
+        "by": "beam",
+        "with_reference": False,
+        "reward": Reward("bleu", "en"),
+        **options,
+    }
+    return CandidateSearch(target=opened.target_subword, **chosen)
 
 
 # formulas
@@ -204,7 +211,7 @@ def test_updates_by_risk_raise_the_expected_reward(trained: Path, opened: DataDi
         value = loss(model, batch, 0).loss
         values.append(float(value.detach()))
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
     assert values[-1] < values[0]
 

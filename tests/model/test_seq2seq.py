@@ -102,7 +102,10 @@ def test_tying_both_sides_needs_one_vocabulary() -> None:
 def test_dropout_acts_in_training_only(kind: Shape) -> None:
     model = tiny(**{"dropout": 0.0, **kind})
     batch = Batch.of(PAIRS)
-    encode = lambda: model.encode(batch.source_BS, batch.source_mask_BS)[0].values_BSH  # noqa: E731
+
+    def encode() -> torch.Tensor:
+        return model.encode(batch.source_BS, batch.source_mask_BS)[0].values_BSH
+
     assert torch.equal(encode(), encode())
     model.train()
     assert not torch.equal(encode(), encode())
@@ -113,9 +116,10 @@ def test_variational_dropout_is_one_mask_over_all_steps_of_a_decoder_that_steps(
     model = tiny(arch="luong", input_feeding=True, dropout=0.5, variational_dropout=True, decoder_init="zero").train()
     with torch.no_grad():
         for layer in model.decoder.layers:
-            layer.weights().recurrent_GH.zero_()
-            layer.weights().input_bias_G[8:16] = -1e9  # the forget gate: nothing is kept
-            layer.weights().input_GE[:, 6:] = 0  # what is fed is not read
+            parameters = dict(layer.kernel.named_parameters())
+            parameters["weight_hh_l0"].zero_()
+            parameters["bias_ih_l0"][8:16] = -1e9  # the forget gate: nothing is kept
+            parameters["weight_ih_l0"][:, 6:] = 0  # what is fed is not read
         batch = Batch.of([([5, 6, 7, 3], [9, 9, 9, 3])])
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         readout_1TE = model.decode(memory, state, torch.full((1, 4), 9))
