@@ -29,8 +29,9 @@ lint: setup  ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-type: setup  ## mypy --strict
+type: setup  ## mypy --strict, of tests and recipes too
 	$(BIN)/mypy
+	$(BIN)/mypy recipes/sequence-losses/report.py
 
 chaos: setup  ## the long forms of the tests that kill, damage and feed nonsense (six minutes)
 	NMT_CHAOS_KILLS=30 NMT_FUZZ_CASES=700 NMT_ODD_LINES=10000 \

@@ -58,7 +58,7 @@ def paired_bootstrap(one: Array, other: Array, resamplings: int = RESAMPLINGS) -
     measured = mean_bleu(one) - mean_bleu(other)
     differences = []
     for _ in range(resamplings):
-        chosen = rng.integers(sentences, size=sentences)
+        chosen = rng.integers(sentences, size=(sentences,))
         differences.append(mean_bleu(one, chosen) - mean_bleu(other, chosen))
     sizes = np.abs(differences)
     k = (sizes - sizes.mean() > abs(measured)).sum()

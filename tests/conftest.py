@@ -16,6 +16,8 @@ from hypothesis import settings
 
 from nmtcli import cli
 
+pytest.register_assert_rewrite("tests.oracles")
+
 settings.register_profile("shared machine", deadline=None)  # test machines are small and shared
 settings.load_profile("shared machine")
 
@@ -26,6 +28,17 @@ TINY = (
     *("--hidden-size", "16", "--embedding-size", "8", "--batch-tokens", "256"),
     *("--device", "cpu", "--precision", "fp32", "--threads", "1", "--loader-workers", "0", "--show", "1"),
 )
+
+# Everything that a resume must bring back: dropout, sampled segmentations, accumulated batches, sums of the log, a
+# plateau's cuts, checkpoints for the average. 18 batches are an epoch: 7 updates of 2 batches end within one.
+EVENTFUL = (
+    *("--subword-alpha", "0.2", "--accumulate", "2", "--learning-rate", "0.05", "--log-every", "2"),
+    *("--validate-every", "3", "--validation-metric", "bleu", "--decay", "plateau", "--patience", "0"),
+    *("--average", "2", "--average-of", "last", "--keep", "3"),
+)
+
+# For `nmt translate` where only lines are counted: ten tokens are enough.
+QUICK = ("--threads", "1", "--beam", "2", "--max-length", "0")
 
 
 class Result(NamedTuple):
@@ -66,7 +79,8 @@ class Nmt(Protocol):
 
 def run_in_process(*arguments: str | Path, stdin: bytes = b"") -> Result:
     """See `Nmt`."""
-    streams = [io.TextIOWrapper(io.BytesIO(content), encoding="utf-8") for content in (stdin, b"", b"")]
+    contents = [io.BytesIO(content) for content in (stdin, b"", b"")]
+    streams = [io.TextIOWrapper(content, encoding="utf-8") for content in contents]
     before = sys.stdin, sys.stdout, sys.stderr
     sys.stdin, sys.stdout, sys.stderr = streams
     try:
@@ -75,7 +89,7 @@ def run_in_process(*arguments: str | Path, stdin: bytes = b"") -> Result:
         sys.stdin, sys.stdout, sys.stderr = before
         for stream in streams[1:]:
             stream.flush()
-    out, err = (stream.buffer.getvalue() for stream in streams[1:])  # type: ignore[attr-defined]
+    out, err = (content.getvalue() for content in contents[1:])
     return Result(code, out, err.decode())
 
 
@@ -103,12 +117,25 @@ def write_pairs(prefix: Path, pairs: Sequence[tuple[str, str]]) -> None:
 
 def make_data(directory: Path, corpus: Path, *options: str) -> Path:
     """Make a data directory of the tiny corpus."""
+    texts: list[str | Path] = ["--train", corpus / "train", "--valid", corpus / "valid"]
     result = run_in_process(
-        *("preprocess", "-s", "num", "-t", "en", "--train", corpus / "train", "--valid", corpus / "valid"),
-        *("--data", directory, "--workers", "1", *options),
+        *("preprocess", "-s", "num", "-t", "en", *texts, "--data", directory, "--workers", "1", *options)
     )
     assert result.code == 0, result.err
     return directory
+
+
+def train(nmt: Nmt, data: Path, model: Path, *options: str | Path, shape: tuple[str, ...] = TINY) -> Result:
+    """Run `nmt train`; see `trained_well`."""
+    return nmt("train", "--data", data, "--model", model, *shape, *options)
+
+
+def trained_well(nmt: Nmt, data: Path, model: Path, *options: str | Path) -> Path:
+    """Run `nmt train` with a tiny model and further options; return the model directory."""
+    result = train(nmt, data, model, *options)
+    assert result.code == 0, result.err
+    assert result.out == b""
+    return model
 
 
 @pytest.fixture(scope="session")

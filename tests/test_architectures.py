@@ -20,7 +20,7 @@ COMBINATIONS = [
 
 
 @pytest.mark.parametrize(("arch", "cell", "attention"), COMBINATIONS, ids="-".join)
-def test_it_trains_and_translates_the_same_in_batches_of_one_and_of_eight(
+def test_a_model_trains_and_translates_the_same_in_batches_of_one_and_of_eight(
     arch: str, cell: str, attention: str, nmt: Nmt, data: Path, corpus: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"

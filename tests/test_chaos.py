@@ -11,8 +11,8 @@ import sys
 import time
 from pathlib import Path
 
-from tests.commands.test_train import EVENTFUL, assert_same_run, trained_well
-from tests.conftest import TINY, Nmt
+from tests.conftest import EVENTFUL, TINY, Nmt, trained_well
+from tests.oracles import assert_same_run
 
 KILLS = int(os.environ.get("NMT_CHAOS_KILLS", "3"))
 UPDATES = 50 * KILLS  # enough that training does not end before the last kill

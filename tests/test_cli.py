@@ -105,7 +105,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls: list[Any] = []
     for name in REQUIRED:
         verb = types.ModuleType(f"nmtcli.commands.{name}")
-        verb.run = lambda *arguments: calls.extend(arguments)  # type: ignore[attr-defined]
+        vars(verb)["run"] = lambda *arguments: calls.extend(arguments)
         monkeypatch.setitem(sys.modules, verb.__name__, verb)
         monkeypatch.setattr(nmtcli.commands, name, verb, raising=False)
     for variable in ("NMT_DATA", "NMT_MODEL"):
@@ -399,7 +399,6 @@ def test_an_interrupted_command_says_so_in_one_line(
 def test_what_the_world_refuses_is_no_bug_of_ours(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "_forget_stdout", lambda: None)  # under pytest, stdout belongs to pytest
     raise_in_score(monkeypatch, OSError(number, os.strerror(number), "some/file"))
     assert refusal(capsys, ["score", "--ref", "ref"], 6) == f"Error: some/file: {os.strerror(number)}."
 

@@ -1,6 +1,7 @@
 """Training and search give the same results on a GPU as on a CPU. Skipped without a GPU."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -79,9 +80,10 @@ def test_the_loss_is_that_of_a_cpu(gpu: torch.device) -> None:
     targets_N, mask_N = torch.randint(70, (300,)), torch.rand(300) < 0.8
     found = []
     for device in (torch.device("cpu"), gpu):
-        leaves = [values.clone().to(device).requires_grad_() for values in inputs]
-        loss, nll = chunked_cross_entropy(*leaves, targets_N.to(device), mask_N.to(device), label_smoothing=0.1)
-        loss.backward()  # type: ignore[no-untyped-call]
+        readout_NE, projection_VE, bias_V = leaves = [values.clone().to(device).requires_grad_() for values in inputs]
+        sides = targets_N.to(device), mask_N.to(device)
+        loss, nll = chunked_cross_entropy(readout_NE, projection_VE, bias_V, *sides, label_smoothing=0.1)
+        loss.backward()
         found.append([loss.detach().cpu(), nll.cpu(), *(leaf.grad.cpu() for leaf in leaves if leaf.grad is not None)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=1e-4)
@@ -96,7 +98,7 @@ def test_an_update_does_not_wait_for_the_gpu(gpu: torch.device) -> None:
     try:
         with torch.autocast("cuda", dtype=torch.bfloat16):
             loss = CrossEntropy(label_smoothing=0.1)(model, batch).loss
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     finally:
@@ -117,10 +119,10 @@ def test_translations_are_those_of_a_cpu(beam: str, trained: Path, nmt: Nmt) -> 
 
 
 @pytest.mark.parametrize("options", [{"beam": 1}, {"beam": 4, "coverage_penalty": 0.2}, {"beam": 5}])
-def test_graphs_find_what_single_steps_find(options: dict[str, object], trained: Path, gpu: torch.device) -> None:
+def test_graphs_find_what_single_steps_find(options: dict[str, Any], trained: Path, gpu: torch.device) -> None:
     directory = StoredModel.open(trained)
     model = directory.read_model().eval().to(gpu)
-    config = SearchConfig(batch_tokens=300, **options)  # type: ignore[arg-type]
+    config = SearchConfig(batch_tokens=300, **options)
     text = SubwordPair(*directory.subwords())
     found: list[list[tuple[list[int], float]]] = []
     graphs = Graphs()

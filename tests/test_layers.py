@@ -1,5 +1,6 @@
 """Design rules that a parser can check: imports go down only, only commands print, file access and the environment of
-ranks have one module each, most modules do not import torch, and functions stay small."""
+ranks have one module each, most modules do not import torch, functions stay small, and tests use neither private names
+nor one another."""
 
 import ast
 import re
@@ -303,3 +304,83 @@ def test_functions_have_at_most_60_lines_and_8_parameters() -> None:
     functions = [named for module in MODULES for named in functions_of(module)]
     assert {name for name, function in functions if lines_of(function) > LINES} == set(LONG)
     assert {name for name, function in functions if parameters_of(function) > PARAMETERS} == set(WIDE)
+
+
+# tests
+
+TESTS = sorted(Path(__file__).parent.rglob("*.py"))
+# private names that tests may use: why
+PRIVATE = {
+    "_replace": "public by the documentation of NamedTuple",
+    "_exit": "os._exit, with which a process ends as if it were killed",
+    "_is_avx512_bf16_supported": "torch has no public way to ask a CPU, nor to pretend what it answers",
+    "_is_amx_tile_supported": "the same",
+}
+PRIVATE_NAME = re.compile(r"(?:.*\.)?(_(?!_)\w+)")  # `_names` in "nmtcli.module._names"
+
+
+def private_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, name) of each private name of something else that a test uses: `x._name`, `from nmtcli.x import _name`,
+    and the strings with which attributes are looked up and patched."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                pass
+            case ast.Attribute(attr=name) if PRIVATE_NAME.fullmatch(name):
+                yield node.lineno, name
+            case ast.ImportFrom(module=str(module), names=imported) if module.split(".")[0] == "nmtcli":
+                yield from ((node.lineno, alias.name) for alias in imported if PRIVATE_NAME.fullmatch(alias.name))
+            case ast.Call(
+                func=ast.Name(id="getattr" | "setattr") | ast.Attribute(attr="setattr" | "delattr"), args=arguments
+            ):
+                for argument in arguments[:2]:
+                    text = argument.value if isinstance(argument, ast.Constant) else None
+                    if isinstance(text, str) and (private := PRIVATE_NAME.fullmatch(text)):
+                        yield node.lineno, private[1]
+
+
+def test_private_names_are_found_wherever_a_test_can_use_them() -> None:
+    source = """
+from nmtcli.data.corpus import Corpus, _first
+from os import _exit
+corpus._second()
+self._own, cls._own, __name__, corpus.__class__
+monkeypatch.setattr(corpus, "_third", None)
+monkeypatch.setattr("nmtcli.data.corpus._fourth", None)
+getattr(corpus, "_fifth")
+"""
+    found = [name for _, name in sorted(private_names(ast.parse(source)))]
+    assert found == ["_first", "_second", "_third", "_fourth", "_fifth"]
+
+
+def test_tests_use_no_private_names() -> None:
+    found = [(module, *where) for module in TESTS for where in private_names(ast.parse(module.read_text("utf-8")))]
+    assert [f"{module}:{line}: {name}" for module, line, name in found if name not in PRIVATE] == []
+    assert set(PRIVATE) == {name for _, _, name in found}
+
+
+def test_test_modules_import_nothing_from_each_other() -> None:
+    found = []
+    for module in TESTS:
+        for node in nodes_of(module):
+            imported = []
+            if isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{module}:{node.lineno}: an import is absolute"
+                imported = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in imported:
+                if name.split(".")[0] == "tests" and any(part.startswith("test_") for part in name.split(".")):
+                    found.append(f"{module}:{node.lineno}: {name}")
+    assert found == []
+
+
+def test_names_of_tests_have_a_subject() -> None:
+    """A list of failures is read without the modules that they stand in."""
+    tests = [
+        node.name
+        for module in TESTS
+        for node in ast.walk(ast.parse(module.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+    ]
+    assert [name for name in tests if name.split("_")[1] in ("it", "its", "they", "their")] == []

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands.test_translate import QUICK, count_lines
-from tests.conftest import Nmt
+from tests.conftest import QUICK, Nmt
+from tests.oracles import count_lines
 
 ODD_LINES = int(os.environ.get("NMT_ODD_LINES", "300"))
 NAUGHTY = (Path(__file__).parent / "fixtures/naughty-strings.txt").read_bytes()

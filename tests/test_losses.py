@@ -16,8 +16,8 @@ from nmtcli.search.host import Scoring, SearchRules
 from nmtcli.search.model_searcher import ModelSearcher
 from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.store.reader import StoredModel
-from tests.commands.test_train import assert_same_run
 from tests.conftest import TINY, Nmt, log_of
+from tests.oracles import assert_same_run
 
 WAYS: dict[str, list[str]] = {
     "greedy": ["--teacher-forcing", "0.3", "--teacher-forcing-decay", "linear", "--teacher-forcing-half", "4"],
@@ -49,7 +49,7 @@ def start(nmt: Nmt, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 
 
 @pytest.mark.parametrize(("way", "cell", "precision"), list(itertools.product(WAYS, CELLS, ("fp32", "bf16"))))
-def test_it_trains_from_a_model_and_translates(
+def test_a_loss_trains_from_a_model_that_then_translates(
     way: str, cell: str, precision: str, start: dict[str, Path], nmt: Nmt, data: Path, corpus: Path, tmp_path: Path
 ) -> None:
     model = tmp_path / "model"
@@ -75,7 +75,7 @@ def test_it_trains_from_a_model_and_translates(
 def test_5_updates_and_3_more_are_8_bit_for_bit(
     way: str, start: dict[str, Path], nmt: Nmt, data: Path, tmp_path: Path
 ) -> None:
-    options = ["--data", data, *TINY, "--init-from", start["lstm"], *options_of(way)]
+    options: list[str | Path] = ["--data", data, *TINY, "--init-from", start["lstm"], *options_of(way)]
     for model, updates in (("whole", "8"), ("model", "5")):
         result = nmt("train", "--model", tmp_path / model, *options, "--max-updates", updates)
         assert result.code == 0, result.err
@@ -158,7 +158,7 @@ def test_the_help_lists_the_losses(nmt: Nmt) -> None:
 @pytest.fixture(scope="module")
 def by_logits(start: dict[str, Path], nmt: Nmt, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tmp_path_factory.mktemp("logits") / "model"
-    options = ["--init-from", start["lstm"], "--max-updates", "4", *options_of("beam")]
+    options: list[str | Path] = ["--init-from", start["lstm"], "--max-updates", "4", *options_of("beam")]
     assert nmt("train", "--data", data, "--model", model, *TINY, *options).code == 0
     return model
 
@@ -204,7 +204,7 @@ def test_penalties_of_log_probabilities_are_refused(option: list[str], by_logits
 def test_an_ensemble_of_both_kinds_is_refused_and_one_of_a_kind_translates(
     by_logits: Path, start: dict[str, Path], nmt: Nmt
 ) -> None:
-    both = ["--model", by_logits, "--model", start["lstm"]]
+    both = ("--model", by_logits, "--model", start["lstm"])
     assert "--loss beam" in nmt("translate", *both, stdin=b"1\n").refusal(2)
     twice = nmt("translate", "--model", by_logits, "--model", by_logits, stdin=b"1 2\n3\n")
     assert twice.out == nmt("translate", "--model", by_logits, stdin=b"1 2\n3\n").out

@@ -82,7 +82,7 @@ def choose_precision(name: str, device: torch.device) -> str:
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return "fp32"
-    fp32_seconds, bf16_seconds = _product_seconds()
+    fp32_seconds, bf16_seconds = product_seconds()
     return "bf16" if bf16_seconds < CLEARLY_FASTER * fp32_seconds else "fp32"
 
 
@@ -96,7 +96,7 @@ def machine_of(device: torch.device, precision: str) -> Machine:
     return Machine(device, precision, autocast(device, precision), torch.get_num_threads())
 
 
-def _product_seconds() -> tuple[float, float]:
+def product_seconds() -> tuple[float, float]:
     """Time a matrix product as large as a layer's; return the shortest times in fp32 and in bf16 [seconds].
 
     The two take turns, so that other load on the machine affects both.

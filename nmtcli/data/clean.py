@@ -30,7 +30,7 @@ _HASH_BYTES = 16
 _HASH = np.dtype(">u8")  # one half of a hash
 _BUCKETS = 256  # for a billion pairs a bucket has 100 MB; one is in memory at a time
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("number", "<u8")])
-_AT_ONCE = 1 << 17  # records distributed to buckets at a time
+RECORDS_AT_ONCE = 1 << 17  # records distributed to buckets at a time
 
 
 @dataclass(slots=True)
@@ -157,7 +157,7 @@ class Duplicates:
         flags = np.lib.format.open_memmap(answer, mode="w+", dtype=np.bool_, shape=(max(pairs, 1),))
         buckets = [GrowingFile(self._directory / f"hashes.{bucket:03d}") for bucket in range(_BUCKETS)]
         with open_to_read(self._hashes.path) as file:
-            while len(records := np.fromfile(file, _RECORD, _AT_ONCE)):
+            while len(records := np.fromfile(file, _RECORD, RECORDS_AT_ONCE)):
                 bucket_of = (records["high"] >> np.uint64(56)).astype(np.uint8)
                 records = records[np.argsort(bucket_of, kind="stable")]
                 ends = np.cumsum(np.bincount(bucket_of, minlength=_BUCKETS))[:-1]

@@ -155,7 +155,7 @@ class Subword:
         kept = [int(one) for one in ids if one not in special]
         if self.kind == "word":
             units = [unknown if one == UNK else self._processor.id_to_piece(one).removeprefix(_SPACE) for one in kept]
-            text = _join_units(units) if self.joins else " ".join(units)
+            text = join_units(units) if self.joins else " ".join(units)
         else:
             text = self._processor.decode(kept)
         for end in _LINE_ENDS:  # search disallows these pieces, but other callers need a single line too
@@ -169,7 +169,7 @@ class Subword:
     def _encode_words(self, text: str) -> list[int]:
         # Not the processor's encode, which merges several unknown words in a row into one <unk>.
         text = self._processor.normalize(text).replace(_SPACE, " ")
-        units = _split_units(text) if self.joins else _split_words(text)
+        units = split_units(text) if self.joins else _split_words(text)
         return [*(self._processor.piece_to_id(_SPACE + unit) for unit in units), EOS]
 
 
@@ -248,14 +248,14 @@ def _lines_of_units(lines: Iterable[str], normalization: str) -> Iterator[str]:
     """Yield lines with spaces between their units; lines are normalised before they are split, as in encoding."""
     normalizer: Any = sentencepiece.SentencePieceNormalizer(rule_name=normalization)
     for line in lines:
-        yield " ".join(_split_units(normalizer.normalize(line).replace(_SPACE, " ")))
+        yield " ".join(split_units(normalizer.normalize(line).replace(_SPACE, " ")))
 
 
 def _split_words(text: str) -> list[str]:
     return [word for word in text.split(" ") if word]
 
 
-def _split_units(text: str) -> list[str]:
+def split_units(text: str) -> list[str]:
     """Split text into words and marks, with a joiner where they were attached: `(so!)` is `(⁀`, `so`, `⁀!`, `⁀)`.
 
     Of two attached neighbours, the right one carries the joiner if it is a mark; otherwise the left one does, which is
@@ -291,7 +291,8 @@ def _is_mark(character: str) -> bool:
     return unicodedata.category(character)[0] in "PS"
 
 
-def _join_units(units: list[str]) -> str:
+def join_units(units: list[str]) -> str:
+    """Join units to text: with a space, and without one where a unit has a joiner on that side."""
     text = ""
     glued = True
     for unit in units:

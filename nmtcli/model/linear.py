@@ -62,7 +62,7 @@ def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Te
     rows = len(values_NE)
     padded_RE = torch.empty(compiled_rows(rows), values_NE.shape[1], dtype=torch.uint8)  # padding rows stay undefined
     padded_RE[:rows] = (values_NE / scales_N1).add_(ZERO + 0.5)  # + 0.5 rounds: the conversion truncates
-    output_NV = _product(padded_RE, matrix)[:rows]
+    output_NV = int8_product(padded_RE, matrix)[:rows]
     output_NV = (
         output_NV.mul_(scales_N1)
         if bias_V is None
@@ -84,7 +84,7 @@ def compiled_rows(rows: int) -> int:
     return -(-rows // unit) * unit
 
 
-def _product(values_NE: Tensor, matrix: Int8Matrix) -> Tensor:
+def int8_product(values_NE: Tensor, matrix: Int8Matrix) -> Tensor:
     """Return the exact sums of (x - 128) w, times the scale of each output, in fp32."""
     zeros_V = torch.zeros_like(matrix.scales_V, dtype=torch.int32)
     output_NV: Tensor = torch.ops.onednn.qlinear_pointwise(
@@ -102,7 +102,7 @@ def sums_are_exact() -> bool:
     """
     ones_NE = torch.full((33, 64), LARGEST, dtype=torch.int8)
     try:
-        sums_NN = _product((ones_NE.to(torch.int16) + ZERO).to(torch.uint8), Int8Matrix.of(ones_NE, torch.ones(33)))
+        sums_NN = int8_product((ones_NE.to(torch.int16) + ZERO).to(torch.uint8), Int8Matrix.of(ones_NE, torch.ones(33)))
     except (AttributeError, RuntimeError):
         return False
     return bool((sums_NN == 64 * LARGEST * LARGEST).all())

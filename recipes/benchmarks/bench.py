@@ -60,7 +60,7 @@ FULL_BATCHES = "reference with full batches"
 # Shape S: one layer in encoder and decoder, embeddings of 256, general attention, no tied embeddings. The reference
 # feeds its attentional vector of 512 back and projects it; our model has a readout of 256 and is wider, so that both
 # have about the same number of parameters.
-REFERENCE = {"embedding": 256, "hidden": 512, "dropout": 0.2}
+REFERENCE: dict[str, Any] = {"embedding": 256, "hidden": 512, "dropout": 0.2}
 OURS = ModelConfig(
     encoder_layers=1, decoder_layers=1, embedding_size=256, hidden_size=704, dropout=0.2, tie_embeddings="none"
 )
@@ -81,7 +81,7 @@ def measure_training(options: argparse.Namespace, system: str) -> dict[str, floa
     batches = [batch.to(device) for batch in islice(parts.batches.stream(0, 0), options.updates + 3)]
     update: Callable[[Batch], object]
     if name in ("reference", FULL_BATCHES):
-        model: torch.nn.Module = InputFeedingModel(vocabulary_of(data), **REFERENCE).train().to(device)  # type: ignore[arg-type]
+        model: torch.nn.Module = InputFeedingModel(vocabulary_of(data), **REFERENCE).train().to(device)
         update = update_of_reference(model)
     else:
         model = parts.state.model
@@ -388,7 +388,7 @@ def translation_table(options: argparse.Namespace) -> Iterator[str]:
 
 def precisions_of(options: argparse.Namespace) -> list[str]:
     """Return the precisions for translation."""
-    return options.precisions.split(",") + (["int8"] if options.device == "cpu" else [])
+    return [*options.precisions.split(","), *(["int8"] if options.device == "cpu" else [])]
 
 
 def sizes_table(options: argparse.Namespace) -> Iterator[str]:
@@ -476,9 +476,10 @@ def make_input(work: Path) -> dict[str, str]:
         maker = ROOT / "recipes/demo/make_corpus.py"
         subprocess.run([sys.executable, maker, work / "corpus", "--train", "20000", "--test", "1000"], check=True)
     if not files["data"].exists():
-        texts = ["--train", work / "corpus/train", "--valid", work / "corpus/valid"]
+        texts = ["--train", str(work / "corpus/train"), "--valid", str(work / "corpus/valid")]
         subprocess.run([*nmt, "preprocess", "-s", "en", "-t", "zh", *texts, "--data", files["data"]], check=True)
-    options = ["--data", files["data"], "--model", files["model"], "--max-updates", "150", "--show", "0", "--resume"]
+    folders = ["--data", str(files["data"]), "--model", str(files["model"])]
+    options = [*folders, "--max-updates", "150", "--show", "0", "--resume"]
     subprocess.run([*nmt, "train", *options], check=True)
     return {name: str(path) for name, path in files.items()}
 

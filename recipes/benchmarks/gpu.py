@@ -23,6 +23,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from machine import copy_rate, print_tables
@@ -71,7 +72,8 @@ def training_systems(device: torch.device) -> tuple[dict[str, Callable[[Batch], 
     ours, shared = (
         Seq2Seq(SHAPE_G, source_size=VOCABULARY, target_size=VOCABULARY, joint=False).train().to(device) for _ in "ab"
     )
-    torch.distributed.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    stores: Any = torch.distributed  # does not export them as type checkers want it
+    torch.distributed.init_process_group("nccl", store=stores.HashStore(), rank=0, world_size=1)
     ranks = Ranks(torch.distributed.new_group(backend="gloo"))
     reference = GNMT(VOCABULARY, 1024, layers=4, dropout=0.2).train().to(device)
     machine = machine_of(device, "bf16")

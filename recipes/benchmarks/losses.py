@@ -19,6 +19,7 @@ import time
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ from nmtcli.training.updater import Updater
 
 CANDIDATES = 6
 RATE = 1e-5  # learning rate
-WAYS: dict[str, dict[str, object]] = {
+WAYS: dict[str, dict[str, Any]] = {
     "cross-entropy": {},
     "greedy": {"loss": "greedy"},
     "greedy, 2 passes": {"loss": "greedy", "greedy_passes": 2},
@@ -63,7 +64,7 @@ def measure(way: str, options: argparse.Namespace) -> None:
 def parts_of(way: str, options: argparse.Namespace) -> Parts:
     """Assemble a run that continues from the trained model with this loss."""
     stored = StoredModel.open(options.model)
-    config = TrainConfig(batch_tokens=options.batch_tokens, loader_workers=0, **WAYS[way])  # type: ignore[arg-type]
+    config = TrainConfig(batch_tokens=options.batch_tokens, loader_workers=0, **WAYS[way])
     start = begun(stored.record.model, config, DataDirectory.open(options.data), "fp32")
     weights = unique_state(stored.read_model())
     return assembled(
@@ -120,9 +121,9 @@ def main() -> None:
     print("| loss | time per update, predicted | measured | seconds | peak memory [MB] |")
     print("|---|---|---|---|---|")
     base = median(seconds["cross-entropy"])
-    for way, taken in seconds.items():
-        ratio, expected = median(taken) / base, predicted(way, options)
-        print(f"| {way} | {expected:.2f} | {ratio:.2f} | {median(taken):.3f} | {memory[way] / 1e6:,.0f} |")
+    for way, times in seconds.items():
+        ratio, expected = median(times) / base, predicted(way, options)
+        print(f"| {way} | {expected:.2f} | {ratio:.2f} | {median(times):.3f} | {memory[way] / 1e6:,.0f} |")
 
 
 if __name__ == "__main__":

@@ -109,10 +109,10 @@ class ClassicTranslator:
     ) -> None:
         self.model = model
         self.encoder_layers = [
-            bidirectional(forward.kernel, backward.kernel)  # type: ignore[arg-type, union-attr]
+            bidirectional(forward.kernel, backward.kernel)  # type: ignore[arg-type]
             for forward, backward in zip(model.encoder.forward_layers, model.encoder.backward_layers, strict=True)
         ]
-        self.cells = [cell_of(layer.kernel) for layer in model.decoder.layers]  # type: ignore[arg-type, union-attr]
+        self.cells = [cell_of(layer.kernel) for layer in model.decoder.layers]  # type: ignore[arg-type]
         self.forbidden = list(forbidden)
         self.beam = beam
         self.batch_sentences = batch_sentences

@@ -81,7 +81,9 @@ class Run:
     @cached_property
     def scores(self) -> dict[str, Any]:
         """The output of `nmt score --json` for the translations, by metric."""
-        return json.loads((self.folder / "score.json").read_text(encoding="utf-8"))["systems"][0]["scores"]
+        report = json.loads((self.folder / "score.json").read_text(encoding="utf-8"))
+        scores: dict[str, Any] = report["systems"][0]["scores"]
+        return scores
 
     @property
     def validations(self) -> list[tuple[int, float]]:

@@ -22,14 +22,14 @@ def test_auto_is_bf16_where_a_cpu_has_it_and_is_faster_with_it(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    monkeypatch.setattr(machine, "_product_seconds", lambda: (1.0, bf16_seconds))
+    monkeypatch.setattr(machine, "product_seconds", lambda: (1.0, bf16_seconds))
     assert choose_precision("auto", CPU) == (faster if native else "fp32")
     for name in ("fp32", "bf16"):
         assert choose_precision(name, CPU) == name
 
 
 def test_a_product_takes_time_in_either_precision() -> None:
-    assert all(0 < seconds < 60 for seconds in machine._product_seconds())
+    assert all(0 < seconds < 60 for seconds in machine.product_seconds())
 
 
 @pytest.mark.parametrize("name", ["abacus", "cuda:99", "mps", "cpu:x"])

@@ -13,10 +13,13 @@ import pytest
 
 from nmtcli.cli import run
 from nmtcli.commands import passes, preprocess
+from nmtcli.config import PreprocessConfig
+from nmtcli.console import Console
 from nmtcli.data import writing
 from nmtcli.data.corpus import DataDirectory
 from nmtcli.data.subword import UNK, Subword, learn
 from nmtcli.data.writing import ArrayWriter, Unfinished
+from tests.oracles import ids_of
 
 WORDS = "the a old young man woman dog sea house of in sees goes and , . station car red blue".split()  # noqa: SIM905
 
@@ -66,7 +69,7 @@ class Place:
         opened = DataDirectory.open(self.data)
         return [
             (opened.source_subword.decode(source), opened.target_subword.decode(target))
-            for source, target in (opened.train[index] for index in range(len(opened.train)))
+            for source, target in ids_of(opened.train)
         ]
 
     def cleaning(self) -> dict[str, int]:
@@ -93,7 +96,7 @@ def test_raw_text_becomes_a_data_directory(place: Place, capfd: pytest.CaptureFi
     assert opened.valid == [("", "the dog"), ("the  old man ", ""), ("\u2028", " ")] == opened.test(2)
     assert opened.test(1) == [("ä", "a")]
     assert opened.meta["vocabulary_sizes"] == dict.fromkeys(("source", "target"), opened.source_subword.size)
-    assert opened.meta["tokens"]["source"] == sum(len(source) for source, _ in opened.train)  # type: ignore[attr-defined]
+    assert opened.meta["tokens"]["source"] == sum(len(source) for source, _ in ids_of(opened.train))
     assert opened.meta["config"]["train"] == [f"{place.folder}/train"]
     assert os.listdir(place.folder).count("data-bin") == 1
     assert not list(place.folder.glob("data-bin.*"))
@@ -317,12 +320,17 @@ def test_what_is_wrong_while_learning_is_said_as_anywhere(place: Place, capsys: 
 def test_text_that_changes_between_the_passes_is_refused(
     place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first_pass = preprocess.first_pass
+    first_pass = passes.first_pass
 
-    def then_change(*arguments: object) -> object:
-        result = first_pass(*arguments)  # type: ignore[arg-type]
+    def then_change(
+        config: PreprocessConfig,
+        console: Console,
+        unfinished: Unfinished,
+        state: passes.PassState,
+        old: DataDirectory | None,
+    ) -> None:
+        first_pass(config, console, unfinished, state, old)
         place.train(place.source[:10], place.target[:10])
-        return result
 
     monkeypatch.setattr(preprocess, "first_pass", then_change)
     assert place.run("--dedup") == 3

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -23,61 +22,19 @@ from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.store.reader import StoredModel
 from nmtcli.store.weights import read_tensors
 from nmtcli.training.schedule import Schedule
-from tests.conftest import TINY, Nmt, Result, digits_and_words, edited_json, log_of, make_data, write_pairs
-
-VOLATILE = {"seconds", "logged_seconds", "tokens_per_second", "log_bytes"}  # values that depend on time
-
-# Options with state that a resume must restore: dropout, subword sampling, accumulated batches, sums of the log, cuts
-# of the plateau schedule, checkpoints for the average. An epoch has 18 batches; 7 updates of 2 batches end within one.
-EVENTFUL = (
-    *("--subword-alpha", "0.2", "--accumulate", "2", "--learning-rate", "0.05", "--log-every", "2"),
-    *("--validate-every", "3", "--validation-metric", "bleu", "--decay", "plateau", "--patience", "0"),
-    *("--average", "2", "--average-of", "last", "--keep", "3"),
+from tests.conftest import (
+    EVENTFUL,
+    TINY,
+    Nmt,
+    digits_and_words,
+    edited_json,
+    log_of,
+    make_data,
+    train,
+    trained_well,
+    write_pairs,
 )
-
-
-def train(nmt: Nmt, data: Path, model: Path, *options: str | Path, shape: tuple[str, ...] = TINY) -> Result:
-    return nmt("train", "--data", data, "--model", model, *shape, *options)
-
-
-def trained_well(nmt: Nmt, data: Path, model: Path, *options: str | Path) -> Path:
-    result = train(nmt, data, model, *options)
-    assert result.code == 0, result.err
-    assert result.out == b""
-    return model
-
-
-def steady(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key not in VOLATILE}
-
-
-def progress_of(model: Path) -> dict[str, Any]:
-    progress = json.loads(read_tensors(model / "last/state.safetensors")[1]["progress"])
-    assert isinstance(progress, dict)
-    return progress
-
-
-def tree(path: Path) -> dict[str, bytes]:
-    """Read every file of a directory, by its name."""
-    return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
-
-
-def assert_same_run(ours: Path, theirs: Path) -> None:
-    """Check that two runs ended with the same bytes, apart from values that depend on time."""
-    our_files, their_files = tree(ours), tree(theirs)
-    assert set(our_files) == set(their_files)
-    for name in our_files:
-        if name.endswith((".safetensors", ".model")) and not name.startswith("last/"):
-            assert our_files[name] == their_files[name], name
-    our_state, _ = read_tensors(ours / "last/state.safetensors")
-    their_state, _ = read_tensors(theirs / "last/state.safetensors")
-    assert set(our_state) == set(their_state)
-    assert {name.split(".")[0] for name in our_state} >= {"model", "random"}
-    for name, value in our_state.items():
-        assert torch.equal(value, their_state[name]), name
-    assert steady(progress_of(ours)) == steady(progress_of(theirs))
-    assert [steady(record) for record in log_of(ours)] == [steady(record) for record in log_of(theirs)]
-
+from tests.oracles import assert_same_run, progress_of, tree
 
 # resume
 
@@ -454,7 +411,7 @@ def test_a_run_goes_on_with_its_own_number_of_threads(nmt: Nmt, data: Path, tmp_
 
 def test_init_from_starts_from_the_other_models_weights(trained: Path, nmt: Nmt, data: Path, tmp_path: Path) -> None:
     """With a learning rate of 0, the run ends with the weights that it started from."""
-    options = ["--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--max-updates", "2"]
+    options = ("--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--max-updates", "2")
     model = trained_well(nmt, data, tmp_path / "model", *options, "--learning-rate", "0")
     assert (model / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
     assert progress_of(model)["update"] == 2
@@ -483,7 +440,7 @@ def test_the_shape_of_the_model_to_start_from_is_the_default(
 
 
 def test_a_run_may_start_from_the_one_that_it_replaces(model: Path, trained: Path, nmt: Nmt, data: Path) -> None:
-    options = ["--init-from", model, "--overwrite", "--hidden-size", "32", "--embedding-size", "16"]
+    options = ("--init-from", model, "--overwrite", "--hidden-size", "32", "--embedding-size", "16")
     trained_well(nmt, data, model, *options, "--max-updates", "1", "--learning-rate", "0")
     assert (model / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
 
@@ -491,7 +448,7 @@ def test_a_run_may_start_from_the_one_that_it_replaces(model: Path, trained: Pat
 def test_a_resumed_run_does_not_start_again_from_the_other_model(
     trained: Path, nmt: Nmt, data: Path, tmp_path: Path
 ) -> None:
-    options = ["--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--resume"]  # as in a requeue
+    options = ("--init-from", trained, "--hidden-size", "32", "--embedding-size", "16", "--resume")  # as in a requeue
     whole = trained_well(nmt, data, tmp_path / "whole", *options, "--max-updates", "4")
     trained_well(nmt, data, tmp_path / "model", *options, "--max-updates", "2")
     trained_well(nmt, data, tmp_path / "model", *options, "--max-updates", "4")
@@ -604,7 +561,7 @@ def test_tensorboard_gets_the_numbers_of_the_log(nmt: Nmt, data: Path, tmp_path:
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     model = tmp_path / "model"
-    options = ["--max-updates", "4", "--log-every", "2", "--tensorboard", tmp_path / "events"]
+    options = ("--max-updates", "4", "--log-every", "2", "--tensorboard", tmp_path / "events")
     trained_well(nmt, data, model, *options)
     (file,) = (tmp_path / "events").iterdir()
     found = {}
@@ -621,7 +578,7 @@ def test_tensorboard_gets_the_numbers_of_the_log(nmt: Nmt, data: Path, tmp_path:
     assert {key: value for key, value in found.items() if key not in rates} == pytest.approx(expected, rel=1e-5)
 
 
-def test_it_learns_to_say_numbers_in_words(nmt: Nmt, data: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_model_learns_to_translate_numbers_into_words(nmt: Nmt, data: Path, corpus: Path, tmp_path: Path) -> None:
     """From 600 pairs, in seconds; no test sentence is among them."""
     model = tmp_path / "model"
     options = ["--hidden-size", "48", "--embedding-size", "32", "--learning-rate", "0.01", "--dropout", "0.1"]

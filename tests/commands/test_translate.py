@@ -33,9 +33,9 @@ from nmtcli.search.searchers import BatchSizes, Searcher, WorkerSearcher
 from nmtcli.search.translator import LineTranslator, SubwordPair
 from nmtcli.store.reader import StoredModel
 from nmtcli.store.weights import tensors_bytes
-from tests.conftest import TINY, Nmt, Result, log_of
+from tests.conftest import QUICK, TINY, Nmt, Result, log_of
+from tests.oracles import count_lines
 
-QUICK = ("--threads", "1", "--beam", "2", "--max-length", "0")  # ten tokens are enough to count lines
 CPU = torch.device("cpu")
 
 
@@ -43,11 +43,6 @@ def translate(nmt: Nmt, model: Path, *options: str | Path, stdin: bytes = b"") -
     result = nmt("translate", "--model", model, "--threads", "1", *options, stdin=stdin)
     assert result.code == 0, result.err
     return result
-
-
-def count_lines(text: bytes) -> int:
-    """Count lines as `wc -l` does, and a last line without a newline."""
-    return text.count(b"\n") + (not text.endswith(b"\n") and text not in (b"", b"\xef\xbb\xbf"))
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +126,9 @@ def test_any_bytes_keep_their_number_of_lines(trained: Path, nmt: Nmt, content: 
 
 def bias_towards(model: Path, *pieces: str) -> list[int]:
     """Bias a model so that it emits these subwords for any source, the first with most weight; return their ids."""
-    directory = StoredModel.open(model)
-    processor = directory.subwords()[1]._processor
-    ids = [int(processor.piece_to_id(piece)) for piece in pieces]
+    subword = StoredModel.open(model).subwords()[1]
+    known = subword.pieces(range(subword.size))
+    ids = [known.index(piece) for piece in pieces]
     tensors = safetensors.numpy.load_file(model / "model.safetensors")
     for rank, piece_id in enumerate(ids):
         tensors["projection_bias_V"][piece_id] = 1000.0 - 10 * rank

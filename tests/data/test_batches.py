@@ -3,6 +3,7 @@ a loop over the pairs would fill."""
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import nmtcli.data.batches as page
 from nmtcli.data.batches import WINDOW, Batch, TrainingBatches, batches_by_length, plan
 from nmtcli.data.corpus import Corpus, DataDirectory
 from nmtcli.data.subword import BOS, EOS, PAD
+from tests.oracles import ids_of
 
 lengths = st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), max_size=200)
 budgets = st.integers(1, 300)
@@ -98,12 +100,18 @@ def test_the_plan_is_a_function_of_seed_and_epoch(seed: int, epoch: int) -> None
     assert planned(seed, epoch) != planned(seed + 1, epoch)
 
 
+def numpy_state() -> list[int]:
+    state = np.random.get_state()
+    assert isinstance(state, tuple)
+    return [int(number) for number in state[1]]
+
+
 def test_the_plan_does_not_touch_the_random_numbers_of_others() -> None:
     np.random.seed(5)
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    torch_state, before = torch.get_rng_state(), numpy_state()
     plan(*realistic_lengths(500), batch_tokens=512, seed=1, epoch=0)
     assert torch.equal(torch.get_rng_state(), torch_state)
-    assert np.random.get_state()[1].tolist() == numpy_state
+    assert numpy_state() == before
 
 
 @pytest.mark.parametrize(
@@ -155,8 +163,15 @@ def test_a_batch_is_what_a_loop_over_its_pairs_fills(pairs: list[tuple[list[int]
 
 def training_batches(data: Path, **options: object) -> TrainingBatches:
     directory = DataDirectory.open(data)
-    chosen = {"batch_tokens": 256, "seed": 1, "subword_alpha": 0.0, "workers": 0, "pin_memory": False, **options}
-    return TrainingBatches(directory.train, directory.source_subword, directory.target_subword, **chosen)  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {
+        "batch_tokens": 256,
+        "seed": 1,
+        "subword_alpha": 0.0,
+        "workers": 0,
+        "pin_memory": False,
+        **options,
+    }
+    return TrainingBatches(directory.train, directory.source_subword, directory.target_subword, **chosen)
 
 
 def epoch_of(batches: TrainingBatches, epoch: int, start: int = 0) -> list[Batch]:
@@ -239,8 +254,7 @@ def test_without_sampling_an_epoch_holds_just_the_corpus(data: Path) -> None:
         for row in range(len(batch.source_BS)):
             source = batch.source_BS[row][batch.source_mask_BS[row]].tolist()
             found.append((source, batch.target_output_BT[row][batch.target_mask_BT[row]].tolist()))
-    corpus = Corpus(data)
-    assert sorted(found) == sorted((source.tolist(), target.tolist()) for source, target in corpus)
+    assert sorted(found) == sorted(ids_of(Corpus(data)))
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -24,12 +24,16 @@ def duplicates_of(pairs: list[tuple[str, str]], directory: Path) -> list[bool]:
     duplicates = Duplicates(GrowingFile(directory / "hashes"), directory)
     for number, pair in enumerate(pairs):
         duplicates.add(hash_numbers(pair_hash(*pair)), np.array([number]))
-    return np.load(duplicates.find(len(pairs))).tolist()
+    return [bool(flag) for flag in np.load(duplicates.find(len(pairs)))]
 
 
 def naive_duplicates(pairs: list[tuple[str, str]]) -> list[bool]:
     seen: set[tuple[str, str]] = set()
-    return [pair in seen or bool(seen.add(pair)) for pair in pairs]
+    flags = []
+    for pair in pairs:
+        flags.append(pair in seen)
+        seen.add(pair)
+    return flags
 
 
 @given(pairs_with_repeats, st.integers(1, 20))
@@ -73,7 +77,7 @@ def test_duplicates_are_those_of_a_naive_loop(
 def test_duplicates_are_found_across_what_was_written_at_different_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clean, "_AT_ONCE", 100)
+    monkeypatch.setattr(clean, "RECORDS_AT_ONCE", 100)
     numbers = random.Random(1).choices(range(3000), k=5000)
     pairs = [(f"source {number}", f"target {number}") for number in numbers]
     assert duplicates_of(pairs, tmp_path) == naive_duplicates(pairs)

@@ -19,6 +19,7 @@ from nmtcli.data.subword import EOS, Subword, learn
 from nmtcli.data.text import write_lines
 from nmtcli.data.writing import SentenceWriter, new_data_directory, token_dtype, write_meta
 from nmtcli.errors import DirectoryError
+from tests.oracles import ids_of
 
 PAIRS = [("der alte Mann", "the old man"), ("das Meer", "the sea"), ("ja", "yes , of course")]
 ODD_LINES = ["", "  ", "a\u2028b", "c\x85d", "e\x0bf\x0cg\0", "\ufeffh", "i\rj\r", "k"]
@@ -96,7 +97,7 @@ def test_sentences_come_back_as_they_were_written(
     tokens = write_sentences(directory, pairs, 70_001, chunk)
     corpus = Corpus(directory)
     assert len(corpus) == len(pairs)
-    assert [(source.tolist(), target.tolist()) for source, target in corpus] == pairs  # type: ignore[attr-defined]
+    assert ids_of(corpus) == pairs
     source_lengths, target_lengths = corpus.lengths(np.arange(len(corpus)))
     assert source_lengths.tolist() == [len(source) for source, _ in pairs]
     assert target_lengths.tolist() == [len(target) for _, target in pairs]
@@ -127,7 +128,7 @@ def test_a_directory_opens_as_it_was_written(data: Path) -> None:
     assert opened.source_subword is opened.target_subword
     texts = [
         (opened.source_subword.decode(source), opened.target_subword.decode(target))
-        for source, target in (opened.train[index] for index in range(len(opened.train)))
+        for source, target in ids_of(opened.train)
     ]
     assert texts == PAIRS
 
@@ -274,7 +275,7 @@ def test_offsets_that_are_none_are_refused_when_they_are_read(data: Path, offset
     np.save(data / "train.source.offsets.npy", np.array([*offsets[:-1], tokens]))
     corpus = DataDirectory.open(data).train
     with pytest.raises(DirectoryError, match=r"train.source.offsets.npy: sentence \d .* is not a sentence"):
-        list(corpus)  # type: ignore[call-overload]
+        ids_of(corpus)
 
 
 @pytest.mark.parametrize("name", ["meta.json", "source.model", "train.source.tokens.npy", "valid.target.txt"])

@@ -79,9 +79,13 @@ def test_a_dead_process_is_an_error_and_not_a_wait() -> None:
         list(in_order(die, range(10), 2))
 
 
+def exit_with_a_block(_: bytes) -> bytes:
+    os._exit(1)
+
+
 def test_an_item_too_large_for_a_dead_process_is_an_error_too() -> None:
     with pytest.raises(WorldError, match="a worker process died"):
-        list(in_order(os._exit, [b"not a code" * 10**6] * 3, 1))
+        list(in_order(exit_with_a_block, [b"a block" * 2 * 10**6] * 3, 1))
 
 
 @pytest.mark.parametrize("taken", [1, 3])

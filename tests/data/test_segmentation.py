@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from nmtcli.data.segmentation import Segmenter
 from nmtcli.data.subword import Subword, learn
-from tests.data.test_subword import TEXTS, learn_one, texts
+from tests.data.vocabulary import TEXTS, learn_one, texts
 
 DRAWS = 4000
 

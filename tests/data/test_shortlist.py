@@ -47,7 +47,7 @@ def model_1(pairs: Pairs, candidates: int) -> dict[int, dict[int, float]]:
     st.integers(2, 9),
     st.booleans(),
 )
-def test_it_has_the_best_of_each_piece_and_the_most_frequent(
+def test_a_shortlist_has_the_best_of_each_piece_and_the_most_frequent(
     pairs: Pairs, translations: int, frequent: int, candidates: int, joint: bool
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
@@ -73,7 +73,7 @@ def test_what_another_piece_explains_is_not_taken_for_a_translation() -> None:
     assert shortlist(pairs, 7, 4, joint=False, translations=1).of_piece_SC[4:, 0].tolist() == [2, 3, 3]
 
 
-def test_it_does_not_depend_on_how_many_pieces_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shortlist_does_not_depend_on_how_many_pieces_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:
     random = np.random.default_rng(1)
     pairs = [(random.integers(1, 30, 8), random.integers(1, 40, 9)) for _ in range(50)]
     at_once = shortlist(pairs, 30, 40, joint=False)

@@ -9,19 +9,12 @@ import sentencepiece
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from nmtcli.data.subword import BOS, EOS, JOINER, PAD, SPECIALS, UNK, Subword, learn
+from nmtcli.data.subword import BOS, EOS, JOINER, PAD, SPECIALS, UNK, Subword, join_units, learn, split_units
 from nmtcli.errors import ConfigError, DataError, DirectoryError
+from tests.data.vocabulary import TEXTS, learn_one, texts
 
 KINDS = ("unigram", "bpe", "char", "word", "none")
 PIECES = ("unigram", "bpe", "char")
-TEXTS = [
-    "The old man and the sea, by Hemingway.",
-    'She said: "Where is the station?" (It was late.)',
-    "Twenty-one cars don't stop at 3.14 km.",
-    "Der alte Mann und das Meer – 24,50 €!",
-    "今天天气很好，我们去公园吧。",
-    "übergrößen kosten mehr als größen",
-] * 20
 SPECIAL_LOOKING = [
     "<s>",
     "</s>",
@@ -35,7 +28,6 @@ SPECIAL_LOOKING = [
     "<joiner:⁀>",
     "⁇",
 ]
-texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r▁"), max_size=60)
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +36,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Subword]:
     for kind in KINDS:
         learn_one(directory / kind, kind, vocab_size=0 if kind in ("word", "none") else 420)
     return {kind: Subword.load(directory / kind) for kind in KINDS}
-
-
-def learn_one(path: Path, kind: str, texts: list[str] | None = None, vocab_size: int = 420, **more: str) -> None:
-    settings = {"normalization": "identity", "character_coverage": 1.0, **more}
-    learn(TEXTS if texts is None else texts, path, kind=kind, vocab_size=vocab_size, **settings)  # type: ignore[arg-type]
 
 
 def single_spaced(text: str) -> str:
@@ -95,10 +82,8 @@ def test_any_text_comes_back_from_pieces_but_for_runs_of_spaces(models: dict[str
 @example('"Yes," he (so!) said -- don\'t.')
 @example("3.14 km/h, a_b, x^2; ...")
 def test_words_and_marks_come_back_from_their_units_but_for_white_space(text: str) -> None:
-    from nmtcli.data.subword import _join_units, _split_units
-
     assume(JOINER not in text)
-    assert _join_units(_split_units(text)) == " ".join(text.split())
+    assert join_units(split_units(text)) == " ".join(text.split())
 
 
 def test_words_look_the_same_wherever_they_stand(models: dict[str, Subword]) -> None:

@@ -21,7 +21,7 @@ def test_a_piece_takes_the_vector_of_its_word(tmp_path: Path) -> None:
     path = write(tmp_path / "v.txt", "the 1 2\n中国 0.5 -1e-3\ning 3 4\nwhat 5 6\n")
     ids, vectors = read_vectors(path, PIECES, 2)
     assert ids.tolist() == [4, 5, 6, 7]
-    np.testing.assert_allclose(vectors, [[1, 2], [3, 4], [3, 4], [0.5, -1e-3]])
+    np.testing.assert_allclose(vectors, np.array([[1, 2], [3, 4], [3, 4], [0.5, -1e-3]]))
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -1,5 +1,7 @@
 """Beam-search optimisation equals a search over one sentence after the other that scores every prefix anew."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -8,11 +10,12 @@ from nmtcli.data.batches import Batch
 from nmtcli.data.subword import BOS, EOS, PAD
 from nmtcli.losses.beam import BeamSearchLoss, Path, bleu_costs, margin_loss, search, shared_masks
 from nmtcli.losses.cross_entropy import CrossEntropy
+from nmtcli.model.attention import Memory
+from nmtcli.model.decoder import State
 from nmtcli.model.dropout import Dropout
 from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.sentence import sentence_bleu
-from tests.losses.test_greedy import SHAPES, assert_same, gradients
-from tests.model.test_seq2seq import PAIRS, tiny
+from tests.oracles import PAIRS, SHAPES, Shape, assert_same_loss, gradients, tiny
 
 FORBIDDEN = (PAD, BOS)
 Pairs = list[tuple[list[int], list[int]]]
@@ -25,7 +28,7 @@ def naive(model: Seq2Seq, pairs: Pairs, beam: int, cost: str, margin: float = 1.
         batch = Batch.of([(source, target)])
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
 
-        def scores(prefix: list[int], memory=memory, state=state) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        def scores(prefix: list[int], memory: Memory = memory, state: State = state) -> torch.Tensor:
             return model.logits(model.decode(memory, state, torch.tensor([[BOS, *prefix]])))[0, -1]
 
         live: list[list[int]] = [[]]
@@ -63,40 +66,40 @@ def random_pairs(seed: int, sentences: int = 4) -> Pairs:
     ]
 
 
-def half_trained(pairs: Pairs, updates: int = 25, **shape: object) -> Seq2Seq:
+def half_trained(pairs: Pairs, updates: int = 25, **shape: Any) -> Seq2Seq:
     """A model that believes some of these references, so that the margin holds now and then."""
     model, loss, batch = tiny(**shape), CrossEntropy(0.0), Batch.of(pairs)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
     for _ in range(updates):
         optimizer.zero_grad()
-        loss(model, batch).loss.backward()  # type: ignore[no-untyped-call]
+        loss(model, batch).loss.backward()
         optimizer.step()
     return model
 
 
 @pytest.mark.parametrize("beam", [1, 2, 3, 5])
 @pytest.mark.parametrize("cost", ["one", "bleu"])
-def test_it_is_the_loss_of_a_search_over_one_prefix_after_the_other(beam: int, cost: str) -> None:
+def test_the_loss_is_that_of_a_search_over_one_prefix_after_the_other(beam: int, cost: str) -> None:
     pairs = random_pairs(beam)
     model = half_trained(pairs)
     loss = BeamSearchLoss(beam=beam, growth=0, cost=cost, forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
     expected, violations = naive(model, pairs, beam, cost)
     assert 0 < violations < sum(len(target) for _, target in pairs)
-    assert_same(model, loss, expected)
+    assert_same_loss(model, loss, expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['arch']}-{shape['cell']}")
-def test_it_is_so_with_every_cell_and_architecture(shape: dict[str, object]) -> None:
+def test_the_loss_is_the_naive_one_with_every_cell_and_architecture(shape: Shape) -> None:
     pairs = random_pairs(1)
     model = half_trained(pairs, **shape)
     loss = BeamSearchLoss(beam=3, growth=0, cost="bleu", forbidden=FORBIDDEN)(model, Batch.of(pairs), 0).loss
     expected, violations = naive(model, pairs, 3, "bleu")
     assert 0 < violations < sum(len(target) for _, target in pairs)
-    assert_same(model, loss, expected)
+    assert_same_loss(model, loss, expected)
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, 1e9])
-def test_it_is_so_with_other_margins(margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_is_the_naive_one_with_other_margins(margin: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "MARGIN", margin)
     pairs = random_pairs(2)
     model = half_trained(pairs)
@@ -106,7 +109,7 @@ def test_it_is_so_with_other_margins(margin: float, monkeypatch: pytest.MonkeyPa
     assert (violations == sum(len(target) for _, target in pairs)) == (margin == 1e9)
 
 
-def test_it_can_be_learnt_and_is_zero_where_the_margin_holds_everywhere() -> None:
+def test_the_loss_can_be_minimised_and_is_zero_where_the_margin_holds_everywhere() -> None:
     pairs = random_pairs(3, sentences=2)
     model, batch = half_trained(pairs, updates=50), Batch.of(pairs)
     assert naive(model, pairs, 2, "one")[1] > 0
@@ -117,7 +120,7 @@ def test_it_can_be_learnt_and_is_zero_where_the_margin_holds_everywhere() -> Non
         if not float(value.detach()):
             break
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
     assert float(value.detach()) == 0
     assert naive(model, pairs, 2, "one")[1] == 0

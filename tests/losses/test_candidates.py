@@ -3,6 +3,7 @@
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,8 +24,7 @@ from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.scoring.forced import log_probabilities
 from nmtcli.scoring.sentence import Reward, sentence_bleu
 from nmtcli.store.reader import StoredModel
-from tests.losses.test_greedy import assert_same, gradients
-from tests.model.test_seq2seq import PAIRS, tiny
+from tests.oracles import PAIRS, assert_same_loss, gradients, tiny
 
 MINUS = -math.inf
 
@@ -44,9 +44,15 @@ def batch(opened: DataDirectory) -> Batch:
     return Batch.of([opened.train[number] for number in range(6)])
 
 
-def searcher(opened: DataDirectory, **options: object) -> CandidateSearch:
-    chosen = {"count": 4, "by": "beam", "with_reference": False, "reward": Reward("bleu", "en"), **options}
-    return CandidateSearch(target=opened.target_subword, **chosen)  # type: ignore[arg-type]
+def searcher(opened: DataDirectory, **options: Any) -> CandidateSearch:
+    chosen: dict[str, Any] = {
+        "count": 4,
+        "by": "beam",
+        "with_reference": False,
+        "reward": Reward("bleu", "en"),
+        **options,
+    }
+    return CandidateSearch(target=opened.target_subword, **chosen)
 
 
 # formulas
@@ -124,7 +130,7 @@ def test_the_nll_of_each_token_is_that_of_all_logits_in_value_and_gradient(
     nll_N = token_nll(readout_NE(), model.projection_VE, model.projection_bias_V, targets_N, **sizes)
     expected_N = F.cross_entropy(model.logits(readout_NE()), targets_N, reduction="none")
     torch.testing.assert_close(nll_N, expected_N, atol=1e-10, rtol=0)
-    assert_same(model, (nll_N * weights_N).sum(), (expected_N * weights_N).sum())
+    assert_same_loss(model, (nll_N * weights_N).sum(), (expected_N * weights_N).sum())
 
 
 def test_scores_are_those_of_forced_decoding_per_token() -> None:
@@ -137,7 +143,7 @@ def test_scores_are_those_of_forced_decoding_per_token() -> None:
     alone = torch.cat(
         [mean_log_probabilities(model, Batch.of([pair]), [some]) for pair, some in zip(PAIRS, candidates, strict=True)]
     )
-    assert_same(model, scores_N.sum(), alone.sum())
+    assert_same_loss(model, scores_N.sum(), alone.sum())
 
 
 # search
@@ -205,7 +211,7 @@ def test_updates_by_risk_raise_the_expected_reward(trained: Path, opened: DataDi
         value = loss(model, batch, 0).loss
         values.append(float(value.detach()))
         optimizer.zero_grad()
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         optimizer.step()
     assert values[-1] < values[0]
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from nmtcli.data.batches import Batch
 from nmtcli.losses import cross_entropy, token_nll
 from nmtcli.losses.cross_entropy import CrossEntropy, chunked_cross_entropy, nll_by
-from tests.model.test_seq2seq import PAIRS, tiny
+from tests.oracles import PAIRS, tiny
 
 N, E, V = 23, 5, 11
 
@@ -18,12 +18,14 @@ N, E, V = 23, 5, 11
 def test_chunks_equal_all_logits_at_once(smoothing: float, chunk_elements: int) -> None:
     torch.manual_seed(7)
     inputs = [torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((N, E), (V, E), (V,))]
+    readout_NE, projection_VE, bias_V = inputs
     targets_N = torch.randint(V, (N,))
     mask_N = torch.rand(N) > 0.3
     loss, nll = chunked_cross_entropy(
-        *inputs, targets_N, mask_N, label_smoothing=smoothing, chunk_elements=chunk_elements
+        *(readout_NE, projection_VE, bias_V, targets_N, mask_N),
+        label_smoothing=smoothing,
+        chunk_elements=chunk_elements,
     )
-    readout_NE, projection_VE, bias_V = inputs
     logits_NV = F.linear(readout_NE, projection_VE, bias_V)[mask_N]
     expected = F.cross_entropy(logits_NV, targets_N[mask_N], reduction="sum", label_smoothing=smoothing)
     torch.testing.assert_close(loss, expected, atol=1e-10, rtol=0)
@@ -46,7 +48,8 @@ def test_a_bf16_readout_gives_the_loss_to_its_rounding() -> None:
 
 
 def test_no_autocast_context_chooses_the_types_inside_a_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    inputs = [torch.randn(*shape, requires_grad=True) for shape in ((40, 32), (50, 32), (50,))]
+    shapes = (40, 32), (50, 32), (50,)
+    readout_NE, projection_VE, bias_V = (torch.randn(*shape, requires_grad=True) for shape in shapes)
     targets_N, mask_N = torch.randint(50, (40,)), torch.ones(40, dtype=torch.bool)
     seen = []
 
@@ -57,8 +60,8 @@ def test_no_autocast_context_chooses_the_types_inside_a_loss(monkeypatch: pytest
     for module in (cross_entropy, token_nll):
         monkeypatch.setattr(module, "nll_by", nll_that_looks)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        chunked_cross_entropy(*inputs, targets_N, mask_N, label_smoothing=0.1)
-        token_nll.token_nll(*inputs, targets_N)
+        chunked_cross_entropy(readout_NE, projection_VE, bias_V, targets_N, mask_N, label_smoothing=0.1)
+        token_nll.token_nll(readout_NE, projection_VE, bias_V, targets_N)
     assert seen == [(torch.bfloat16, False)] * 2
 
 

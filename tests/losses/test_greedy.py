@@ -11,25 +11,8 @@ from nmtcli.data.batches import Batch
 from nmtcli.data.subword import BOS
 from nmtcli.losses.cross_entropy import CrossEntropy
 from nmtcli.losses.greedy import GreedySearchLoss, decode_in_passes, decode_own_tokens, teacher_forcing_at
-from nmtcli.model.cells import CELLS
 from nmtcli.model.seq2seq import Seq2Seq
-from tests.model.test_seq2seq import PAIRS, tiny
-
-SHAPES: list[dict[str, object]] = [
-    {"cell": cell, "arch": arch, "attention": attention, "input_feeding": arch == "luong"}
-    for cell in CELLS
-    for arch, attention in (("gnmt", "general"), ("luong", "general"), ("bahdanau", "additive"), ("cho", "none"))
-]
-
-
-def gradients(model: Seq2Seq, loss: torch.Tensor) -> list[torch.Tensor]:
-    return list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True, materialize_grads=True))
-
-
-def assert_same(model: Seq2Seq, one: torch.Tensor, other: torch.Tensor) -> None:
-    torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
-    for ours, theirs in zip(gradients(model, one), gradients(model, other), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-10, rtol=0)
+from tests.oracles import PAIRS, SHAPES, Shape, assert_same_loss, gradients, tiny
 
 
 def naive(model: Seq2Seq, forced: list[list[bool]]) -> torch.Tensor:
@@ -49,10 +32,10 @@ def naive(model: Seq2Seq, forced: list[list[bool]]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['arch']}-{shape['cell']}")
-def test_without_the_reference_it_is_a_naive_loop_over_its_own_choices(shape: dict[str, object]) -> None:
+def test_without_the_reference_it_is_a_naive_loop_over_its_own_choices(shape: Shape) -> None:
     model = tiny(**shape)
     loss = GreedySearchLoss(0.1, passes=0, teacher_forcing=0.0)(model, Batch.of(PAIRS), 0).loss
-    assert_same(model, loss, naive(model, [[False] * 6] * 3))
+    assert_same_loss(model, loss, naive(model, [[False] * 6] * 3))
 
 
 def test_where_some_positions_read_the_reference_it_is_the_naive_loop_that_does() -> None:
@@ -63,18 +46,18 @@ def test_where_some_positions_read_the_reference_it_is_the_naive_loop_that_does(
     logits_NV = model.logits(readout_BTE)[batch.target_mask_BT]
     targets_N = batch.target_output_BT[batch.target_mask_BT]
     loss = F.cross_entropy(logits_NV, targets_N, reduction="sum", label_smoothing=0.1)
-    assert_same(model, loss, naive(model, forced_BT.tolist()))
+    assert_same_loss(model, loss, naive(model, forced_BT.tolist()))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: f"{shape['arch']}-{shape['cell']}")
-def test_exact_with_the_reference_it_is_cross_entropy_under_the_same_masks(shape: dict[str, object]) -> None:
+def test_exact_with_the_reference_it_is_cross_entropy_under_the_same_masks(shape: Shape) -> None:
     """Masks of a sentence are drawn once, in the same order in both."""
     model = tiny(**shape, dropout=0.4, variational_dropout=True).train()
     losses = []
     for loss in (GreedySearchLoss(0.1, passes=0, teacher_forcing=1.0), CrossEntropy(0.1)):
         torch.manual_seed(3)
         losses.append(loss(model, Batch.of(PAIRS), 0).loss)
-    assert_same(model, *losses)
+    assert_same_loss(model, *losses)
 
 
 @pytest.mark.parametrize("variational", [True, False])
@@ -93,7 +76,9 @@ def test_as_many_passes_as_positions_are_the_exact_form() -> None:
     model, batch = tiny(), Batch.of(PAIRS)
     exact = GreedySearchLoss(0.1, passes=0, teacher_forcing=0.0)(model, batch, 0)
     longest = batch.target_input_BT.shape[1]
-    assert_same(model, GreedySearchLoss(0.1, passes=longest, teacher_forcing=0.0)(model, batch, 0).loss, exact.loss)
+    assert_same_loss(
+        model, GreedySearchLoss(0.1, passes=longest, teacher_forcing=0.0)(model, batch, 0).loss, exact.loss
+    )
     two = GreedySearchLoss(0.1, passes=2, teacher_forcing=0.0)(model, batch, 0)
     assert abs(float(two.loss.detach()) - float(exact.loss.detach())) > 1e-6
 

@@ -7,7 +7,7 @@ import torch
 
 from nmtcli.config import ModelConfig
 from nmtcli.knobs import knob_of
-from nmtcli.model.attention import ATTENTIONS, Memory
+from nmtcli.model.attention import ATTENTIONS, AdditiveAttention, GeneralAttention, Memory
 
 
 @pytest.mark.parametrize("score", ATTENTIONS)
@@ -30,14 +30,15 @@ def test_attention_equals_a_double_loop(score: str, scaled: bool) -> None:
                 value = values_BSH[b, s]
                 if score == "dot":
                     scores.append(query @ value)
-                elif score == "general":
+                elif isinstance(attention, GeneralAttention):
                     scores.append(query @ attention.project_keys.weight @ value)
                 else:
+                    assert isinstance(attention, AdditiveAttention)
                     inner = attention.project_query(query) + attention.project_keys.weight @ value
                     scores.append(attention.combine.weight[0] @ inner.tanh())
             exps = [float((one.detach() * scale).exp()) for one in scores]
             weights = [one / sum(exps) for one in exps]
-            context = sum(weight * values_BSH[b, s] for s, weight in enumerate(weights))
+            context = torch.stack([weight * values_BSH[b, s] for s, weight in enumerate(weights)]).sum(dim=0)
             assert weights_BTS[b, t, : lengths[b]].tolist() == pytest.approx(weights, abs=1e-12)
             assert context_BTH[b, t].tolist() == pytest.approx(context.tolist(), abs=1e-12)
 

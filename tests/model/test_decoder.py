@@ -1,5 +1,7 @@
 """Each decoder equals its equations, written as a plain loop: one sentence, one position, one layer after the other."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,7 +9,7 @@ from torch import Tensor
 from nmtcli.config import ARCHITECTURES, ModelConfig
 from nmtcli.data.batches import Batch
 from nmtcli.errors import ConfigError
-from nmtcli.model.attention import GeneralAttention, Memory
+from nmtcli.model.attention import AdditiveAttention, GeneralAttention, Memory
 from nmtcli.model.cells import CELLS, CellState
 from nmtcli.model.decoder import DECODERS, Decoder, Run, State
 from nmtcli.model.dropout import Drop, Dropout
@@ -33,6 +35,7 @@ def attend(decoder: Decoder, query_H: Tensor, memory: Memory) -> Tensor:
         if isinstance(attention, GeneralAttention):
             scores.append(query_H @ attention.project_keys.weight @ value_H / len(query_H) ** 0.5)
         else:
+            assert isinstance(attention, AdditiveAttention)
             inner_H = attention.project_query(query_H) + attention.project_keys.weight @ value_H
             scores.append(attention.combine.weight[0] @ inner_H.tanh())
     weights_S = torch.stack(scores).softmax(dim=0)
@@ -123,7 +126,7 @@ def test_the_decoder_starts_from_what_decoder_init_says(arch: str, init: str) ->
             torch.testing.assert_close(first_H, (bridge.weight @ summary_H + bridge.bias)[:8].tanh())
 
 
-MISTAKES = {
+MISTAKES: dict[str, dict[str, Any]] = {
     "--attention is none": {"attention": "none"},
     "one fixed vector": {"arch": "cho", "attention": "dot"},
     "--input-feeding is for --arch luong": {"arch": "gnmt", "input_feeding": True},
@@ -135,7 +138,7 @@ MISTAKES = {
 @pytest.mark.parametrize("said", MISTAKES)
 def test_a_combination_that_makes_no_sense_is_refused(said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        ModelConfig(**MISTAKES[said])  # type: ignore[arg-type]
+        ModelConfig(**MISTAKES[said])
 
 
 def test_every_architecture_has_a_decoder() -> None:

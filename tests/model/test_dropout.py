@@ -27,6 +27,7 @@ def test_gradient_reaches_only_what_was_kept() -> None:
     values = torch.ones(3, 5, requires_grad=True)
     dropped = dropout(values, 0.5, training=True)
     dropped.sum().backward()
+    assert values.grad is not None
     assert torch.equal(values.grad, dropped.detach())
 
 

@@ -1,5 +1,7 @@
 """Parameters start as the option says."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from nmtcli.model.init import initialise, start_from_vectors
 from nmtcli.model.seq2seq import Seq2Seq
 
 
-def start(**options: object) -> Seq2Seq:
+def start(**options: Any) -> Seq2Seq:
     torch.manual_seed(6)
     config = ModelConfig(**{"hidden_size": 32, "embedding_size": 24, **options})
     return Seq2Seq(config, source_size=50, target_size=50, joint=True)
@@ -41,13 +43,17 @@ def test_normal_is_not_cut() -> None:
 def test_orthogonal_makes_each_recurrent_gate_a_rotation() -> None:
     for layer in start(init="orthogonal").modules():
         if isinstance(layer, RecurrentLayer):
-            for gate in layer.weights().recurrent_GH.chunk(4):
+            matrix_GH = layer.weights().recurrent_GH
+            assert isinstance(matrix_GH, torch.Tensor)
+            for gate in matrix_GH.chunk(4):
                 torch.testing.assert_close(gate @ gate.T, torch.eye(len(gate)), atol=1e-5, rtol=0)
 
 
 def test_xavier_bounds_each_gate_by_its_own_fans() -> None:
     layer = start(init="xavier").decoder.layers[0]
-    gate = layer.weights().input_GE[:32]
+    matrix_GE = layer.weights().input_GE
+    assert isinstance(matrix_GE, torch.Tensor)
+    gate = matrix_GE[:32]
     bound = (6 / (32 + 24)) ** 0.5
     assert 0.95 * bound < gate.abs().max() <= bound
 
@@ -106,11 +112,11 @@ def test_vectors_of_zeros_stay_zeros() -> None:
 
 
 def test_the_gain_of_a_normalisation_layer_starts_at_one_and_its_bias_at_zero() -> None:
-    module = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6))
+    linear, norm = nn.Linear(6, 6), nn.LayerNorm(6)
+    module = nn.Sequential(linear, norm)
     for parameter in module.parameters():
         nn.init.constant_(parameter, 7.0)
     initialise(module, init="xavier", scale=0.1, forget_bias=1.0)
-    linear, norm = module
     assert linear.bias.eq(0).all()
     assert norm.weight.eq(1).all()
     assert norm.bias.eq(0).all()

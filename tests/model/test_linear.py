@@ -28,7 +28,7 @@ def by_definition(input_NE: Tensor, weight_VE: Tensor, bias_V: Tensor) -> Tensor
 
 
 @pytest.mark.parametrize(("rows", "inputs", "outputs"), [(1, 3, 2), (5, 16, 7), (9, 33, 40)])
-def test_it_is_the_sum_of_rounded_products(rows: int, inputs: int, outputs: int) -> None:
+def test_an_int8_product_is_the_sum_of_rounded_products(rows: int, inputs: int, outputs: int) -> None:
     torch.manual_seed(rows)
     input_NE, weight_VE, bias_V = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
     input_NE[0] = 0.0
@@ -40,7 +40,7 @@ def test_it_is_the_sum_of_rounded_products(rows: int, inputs: int, outputs: int)
     torch.testing.assert_close(linear(input_NE, quantised(weight_VE)), found_NV - bias_V)
 
 
-def test_it_is_near_the_real_product_and_keeps_axes() -> None:
+def test_an_int8_product_is_near_the_real_one_and_keeps_axes() -> None:
     torch.manual_seed(1)
     input_BKE, weight_VE = torch.randn(3, 4, 512).tanh(), torch.randn(300, 512)
     real_BKV = input_BKE @ weight_VE.T
@@ -65,7 +65,7 @@ def test_products_of_any_number_of_rows_are_of_few(monkeypatch: pytest.MonkeyPat
         found.append(len(values_NE))
         return torch.zeros(len(values_NE), len(matrix.values_VE))
 
-    monkeypatch.setattr("nmtcli.model.linear._product", product)
+    monkeypatch.setattr("nmtcli.model.linear.int8_product", product)
     matrix = quantised(torch.randn(2, 4))
     for rows in range(1, 513):
         assert linear(torch.randn(rows, 4), matrix).shape == (rows, 2)

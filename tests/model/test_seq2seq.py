@@ -5,20 +5,10 @@ import itertools
 import pytest
 import torch
 
-from nmtcli.config import ModelConfig
 from nmtcli.data.batches import Batch
 from nmtcli.errors import ConfigError
 from nmtcli.model.cells import CELLS
-from nmtcli.model.seq2seq import Seq2Seq
-
-PAIRS = [([5, 6, 7, 8, 3], [9, 10, 3]), ([4, 3], [11, 12, 13, 14, 15, 3]), ([9, 9, 3], [3])]
-
-
-def tiny(joint: bool = True, **options: object) -> Seq2Seq:
-    torch.manual_seed(5)
-    config = ModelConfig(**{"hidden_size": 8, "embedding_size": 6, "init_scale": 0.5, **options})
-    return Seq2Seq(config, source_size=17, target_size=17 if joint else 20, joint=joint).double().eval()
-
+from tests.oracles import PAIRS, Shape, tiny
 
 ARCHS = {
     "gnmt": ["general", "dot", "additive"],
@@ -28,7 +18,7 @@ ARCHS = {
     "cho": ["none"],
 }
 ENCODERS = [{}, {"bidirectional": False}, {"bidirectional": False, "reverse_source": True, "residual": False}]
-SHAPES = [
+SHAPES: list[Shape] = [
     {"arch": arch, "cell": cell, "encoder_layers": below, "decoder_layers": above, "attention": attention, **encoder}
     for arch, attentions in ARCHS.items()
     for (cell, (below, above), attention, encoder) in itertools.product(CELLS, [(1, 1), (2, 3)], attentions, ENCODERS)
@@ -40,12 +30,12 @@ SHAPES += [{"arch": arch, "decoder_init": "zero"} for arch in ("gnmt", "luong", 
 SHAPES += [{"arch": "cho", "attention": "none", "decoder_init": "zero"}]
 
 
-def named(shape: dict[str, object]) -> str:
+def named(shape: Shape) -> str:
     return "-".join(f"{name}" if value is True else str(value) for name, value in shape.items())
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=named)
-def test_forward_over_all_positions_equals_as_many_steps(shape: dict[str, object]) -> None:
+def test_forward_over_all_positions_equals_as_many_steps(shape: Shape) -> None:
     model = tiny(**shape)
     batch = Batch.of(PAIRS)
     memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
@@ -68,7 +58,7 @@ def test_hypotheses_of_one_sentence_step_side_by_side_as_each_alone() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=named)
-def test_a_sentence_alone_gives_what_it_gives_in_a_batch(shape: dict[str, object]) -> None:
+def test_a_sentence_alone_gives_what_it_gives_in_a_batch(shape: Shape) -> None:
     model = tiny(**shape)
     batch = Batch.of(PAIRS)
     logits_BTV = model.logits(model.decode(*model.encode(batch.source_BS, batch.source_mask_BS), batch.target_input_BT))
@@ -109,10 +99,13 @@ def test_tying_both_sides_needs_one_vocabulary() -> None:
 @pytest.mark.parametrize(
     "kind", [{"dropout": 0.5}, {"dropout": 0.5, "variational_dropout": True}, {"word_dropout": 0.5}]
 )
-def test_dropout_acts_in_training_only(kind: dict[str, object]) -> None:
+def test_dropout_acts_in_training_only(kind: Shape) -> None:
     model = tiny(**{"dropout": 0.0, **kind})
     batch = Batch.of(PAIRS)
-    encode = lambda: model.encode(batch.source_BS, batch.source_mask_BS)[0].values_BSH  # noqa: E731
+
+    def encode() -> torch.Tensor:
+        return model.encode(batch.source_BS, batch.source_mask_BS)[0].values_BSH
+
     assert torch.equal(encode(), encode())
     model.train()
     assert not torch.equal(encode(), encode())
@@ -123,9 +116,10 @@ def test_variational_dropout_is_one_mask_over_all_steps_of_a_decoder_that_steps(
     model = tiny(arch="luong", input_feeding=True, dropout=0.5, variational_dropout=True, decoder_init="zero").train()
     with torch.no_grad():
         for layer in model.decoder.layers:
-            layer.weights().recurrent_GH.zero_()
-            layer.weights().input_bias_G[8:16] = -1e9  # the forget gate: nothing is kept
-            layer.weights().input_GE[:, 6:] = 0  # what is fed is not read
+            parameters = dict(layer.kernel.named_parameters())
+            parameters["weight_hh_l0"].zero_()
+            parameters["bias_ih_l0"][8:16] = -1e9  # the forget gate: nothing is kept
+            parameters["weight_ih_l0"][:, 6:] = 0  # what is fed is not read
         batch = Batch.of([([5, 6, 7, 3], [9, 9, 9, 3])])
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         readout_1TE = model.decode(memory, state, torch.full((1, 4), 9))

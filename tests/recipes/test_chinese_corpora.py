@@ -1,7 +1,6 @@
 """OpenSubtitles and CCMT: splits are disjoint, and unsuitable files give a one-line error."""
 
 import gzip
-import importlib.util
 import os
 import random
 import subprocess
@@ -11,17 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.recipes.test_recipes import RECIPES, stub_nmt
-
-
-def load(script: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(script).stem, RECIPES / script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
+from tests.recipes.scripts import RECIPES, load, stub_nmt
 
 subtitles: Any = load("opensubtitles-zh-en/split_films.py")
 ccmt: Any = load("ccmt-zh-en/join_ccmt.py")

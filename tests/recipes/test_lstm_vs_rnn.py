@@ -1,6 +1,5 @@
 """The grid of cells: models have equal sizes, statistics and plots are correct, and a stopped grid resumes."""
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -17,23 +16,14 @@ from torch.nn import functional as F
 from nmtcli.config import ARCHITECTURES, ModelConfig
 from nmtcli.data.batches import Batch
 from nmtcli.model.seq2seq import Seq2Seq
+from tests.recipes.scripts import RECIPES, load
 
-FOLDER = Path(__file__).parents[2] / "recipes" / "lstm-vs-rnn"
+FOLDER = RECIPES / "lstm-vs-rnn"
 RUN = (FOLDER / "run.sh").read_text(encoding="utf-8")
 RECIPE = tomllib.loads((FOLDER / "recipe.toml").read_text(encoding="utf-8"))
 
 
-def load_report() -> Any:
-    spec = importlib.util.spec_from_file_location("lstm_vs_rnn_report", FOLDER / "report.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up their module there
-    spec.loader.exec_module(module)
-    return module
-
-
-report: Any = load_report()
+report: Any = load("lstm-vs-rnn/report.py")
 CELLS = tuple(report.CELLS)
 
 

@@ -1,6 +1,5 @@
 """The demo's corpus: the grammar is large enough, and the splits have the properties that the script documents."""
 
-import importlib.util
 import os
 import random
 import re
@@ -9,27 +8,18 @@ import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "recipes" / "demo" / "make_corpus.py"
+from tests.recipes.scripts import RECIPES, load
+
+SCRIPT = RECIPES / "demo" / "make_corpus.py"
 SIZES = {"train": 40_000, "valid": 500, "test": 500}
 FILES = [f"{split}.{language}" for split in SIZES for language in ("en", "zh")]
 
 
-def load() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("demo_make_corpus", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look up their module there
-    spec.loader.exec_module(module)
-    return module
-
-
-demo: Any = load()
+demo: Any = load("demo/make_corpus.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """The recipes: their options exist, their scripts are sound, and splits are disjoint."""
 
 import gzip
-import importlib.util
 import os
 import random
 import subprocess
@@ -17,8 +16,8 @@ import pytest
 import nmtcli.commands
 from nmtcli import cli
 from nmtcli.options import EXPECT, TABLES
+from tests.recipes.scripts import RECIPES, load, stub_nmt
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 FOLDERS = sorted(path.parent for path in RECIPES.glob("*/run.sh"))
 TOMLS = sorted(RECIPES.glob("*/*.toml"))
 SCRIPTS = [folder / "run.sh" for folder in FOLDERS]
@@ -34,15 +33,6 @@ def name(path: Path) -> str:
     return path.relative_to(RECIPES).as_posix()
 
 
-def load(script: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(script).stem, RECIPES / script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 tatoeba: Any = load("tatoeba-zh-en/split_tatoeba.py")
 
 
@@ -52,7 +42,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     for verb in REQUIRED:
         module = ModuleType(f"nmtcli.commands.{verb}")
-        module.run = lambda *_, verb=verb: calls.append(verb)  # type: ignore[attr-defined]
+        vars(module)["run"] = lambda *_, verb=verb: calls.append(verb)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.setattr(nmtcli.commands, verb, module, raising=False)
     return calls
@@ -113,18 +103,6 @@ def test_a_script_runs_the_four_commands_with_its_recipe(script: Path) -> None:
     assert [words[1] for words in commands] == ["preprocess", "train", "translate", "score"]
     for words in commands:
         assert words[words.index("--config") + 1] in ('"$here/recipe.toml"', '"$here/${RECIPE:-recipe}.toml"')
-
-
-def stub_nmt(folder: Path) -> Path:
-    """Make a folder with an `nmt` that only records its arguments and working directory."""
-    binaries = folder / "bin"
-    binaries.mkdir()
-    nmt = binaries / "nmt"
-    nmt.write_text(
-        '#!/usr/bin/env bash\necho "$PWD $*" >> "$CALLS"\nif [[ $1 == translate ]]; then cat; fi\n', encoding="utf-8"
-    )
-    nmt.chmod(0o755)
-    return binaries
 
 
 def corpus(folder: Path, endings: tuple[str, str], test: str) -> Path:
@@ -207,7 +185,7 @@ def test_the_demo_shows_every_100th_test_sentence_and_counts_the_right_translati
 
 def test_the_benchmark_of_preprocess_gives_a_row_for_each_run() -> None:
     script = RECIPES / "benchmarks/preprocess.py"
-    command = [sys.executable, script, "--pairs", "3000", "--workers", "1", "2", "--kills", "1"]
+    command = [sys.executable, str(script), "--pairs", "3000", "--workers", "1", "2", "--kills", "1"]
     done = subprocess.run(
         [*command, "--", "--dedup", "--vocab-size", "1200"], capture_output=True, text=True, check=True
     )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nmtcli.scoring.metrics import bleu, compare
-from tests.recipes.test_recipes import load
+from tests.recipes.scripts import load
 
 seeds: Any = load("seeds.py")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from nmtcli.config import LOSSES
-from tests.recipes.test_recipes import RECIPES, load
+from tests.recipes.scripts import RECIPES, load
 
 FOLDER = RECIPES / "sequence-losses"
 RUN = (FOLDER / "run.sh").read_text(encoding="utf-8")

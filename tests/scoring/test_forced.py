@@ -25,7 +25,7 @@ def test_score_by_model_gives_a_log_probability_a_line_and_the_perplexity_over_a
     assert [float(line) for line in alone.lines] == pytest.approx(scores, abs=2e-4)
 
 
-def test_it_prefers_the_reference_to_another_sentences_reference(
+def test_a_model_prefers_the_reference_to_another_sentences_reference(
     nmt: Nmt, trained: Path, corpus: Path, tmp_path: Path
 ) -> None:
     references = (corpus / "test.en").read_text().splitlines()

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,12 +23,31 @@ from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.assembly import assembled, begun
 from nmtcli.training.distributed import joined
 from nmtcli.training.loop import Trainer
-from nmtcli.training.progress import Events
+from nmtcli.training.progress import Progress
+from nmtcli.training.validation import Validation
 from tests.training.on_cpu import ON_CPU
 
 
-class Silent(Events):
+class Silent:
     """Nobody is told."""
+
+    def updated(self, progress: Progress, batches_per_epoch: int) -> None:
+        return
+
+    def logged(self, record: dict[str, Any]) -> None:
+        return
+
+    def validated(self, record: dict[str, Any], validation: Validation) -> None:
+        return
+
+    def skipped(self, update: int, norm: float) -> None:
+        return
+
+    def split(self, update: int, batch: Batch) -> None:
+        return
+
+    def save_failed(self, update: int, error: OSError) -> None:
+        return
 
 
 class Watched:

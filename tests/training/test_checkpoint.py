@@ -9,6 +9,7 @@ import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +29,8 @@ from nmtcli.training.progress import Progress
 from tests.conftest import TINY, Nmt, edited_json
 
 
-def new_directory(path: Path, data: Path, **shape: object) -> tuple[StoredModel, DiskWriter]:
-    config = ModelConfig(hidden_size=6, embedding_size=4, **shape)  # type: ignore[arg-type]
+def new_directory(path: Path, data: Path, **shape: Any) -> tuple[StoredModel, DiskWriter]:
+    config = ModelConfig(hidden_size=6, embedding_size=4, **shape)
     stored = begun(config, TrainConfig(model=str(path)), DataDirectory.open(data), "fp32").stored
     writer = DiskWriter(stored)
     writer.create(data / "source.model", data / "target.model", None)
@@ -84,7 +85,8 @@ def test_a_training_state_brings_back_weights_optimiser_and_random_numbers(tmp_p
 
     def step(state: RunState) -> None:
         state.optimizer.zero_grad()
-        sum((parameter * torch.randn_like(parameter)).sum() for parameter in state.model.parameters()).backward()
+        products = [(parameter * torch.randn_like(parameter)).sum() for parameter in state.model.parameters()]
+        torch.stack(products).sum().backward()
         state.optimizer.step()
 
     state = made(1)
@@ -338,7 +340,7 @@ def test_nothing_in_the_package_can_unpickle_or_evaluate() -> None:
                 if called in ("np.load", "numpy.load"):
                     forbidden |= "allow_pickle" not in {keyword.arg for keyword in node.keywords}
             if forbidden:
-                found.append(f"{file}:{node.lineno}: {ast.unparse(node)}")
+                found.append(f"{file}: {ast.unparse(node)}")
     assert found == []
 
 

@@ -30,7 +30,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_not_in_the_way(tmp_
     ):
         pass
     assert process.is_alive()
-    os.kill(process.pid, signal.SIGKILL)  # type: ignore[arg-type]
+    process.kill()
     process.join()
     assert (tmp_path / LOCK).exists()
     with locked(tmp_path):

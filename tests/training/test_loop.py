@@ -63,7 +63,7 @@ class Events:
         self.splits.append((update, len(batch.source_BS)))
 
     def save_failed(self, update: int, error: OSError) -> None:
-        self.failures.append((update, error.strerror))
+        self.failures.append((update, error.strerror or ""))
 
 
 def scripted(values: list[float]) -> Callable[[Seq2Seq], Validation]:
@@ -126,14 +126,14 @@ class Run:
 # when it stops
 
 
-def test_it_stops_after_max_updates(tmp_path: Path, data: Path) -> None:
+def test_training_stops_after_max_updates(tmp_path: Path, data: Path) -> None:
     run = Run(tmp_path / "model", data, [1.0], max_updates=3, validate_every=0)
     assert run.to_the_end() == "3 updates"
     assert run.events.updates == 3
     assert [record["update"] for record in run.events.validations] == [3]  # once more, because nothing was validated
 
 
-def test_it_stops_after_max_epochs_and_validates_after_each(tmp_path: Path, data: Path) -> None:
+def test_training_stops_after_max_epochs_and_validates_after_each(tmp_path: Path, data: Path) -> None:
     run = Run(tmp_path / "model", data, [1.0, 2.0], max_epochs=2, validate_every=0, batch_tokens=600)
     assert run.to_the_end() == "2 epochs"
     ends = [len(run.batches.plan(0)), len(run.batches.plan(0)) + len(run.batches.plan(1))]
@@ -333,10 +333,10 @@ def test_the_mean_of_the_weights_is_validated_and_kept(tmp_path: Path, data: Pat
 def gradients(model: Seq2Seq, batches: list[Batch]) -> dict[str, torch.Tensor]:
     """Of the mean loss over all target tokens of these batches."""
     loss = CrossEntropy(0.0)
-    model.zero_grad()
-    total = sum(loss(model, batch).loss for batch in batches)
-    (total / sum(batch.target_tokens for batch in batches)).backward()  # type: ignore[union-attr]
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}  # type: ignore[union-attr]
+    total = torch.stack([loss(model, batch).loss for batch in batches]).sum()
+    mean = total / sum(batch.target_tokens for batch in batches)
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    return dict(zip(names, torch.autograd.grad(mean, parameters), strict=True))
 
 
 def first_batches(run: Run, count: int) -> list[Batch]:
@@ -407,7 +407,7 @@ class Narrow(CrossEntropy):
     def __call__(self, model: Seq2Seq, batch: Batch, update: int = 0) -> LossSums:
         sums = super().__call__(model, batch)
         if len(batch.source_BS) > self.sentences:
-            (sums.loss * 7).backward()  # type: ignore[no-untyped-call]  # what is made of the gradient before it fails
+            (sums.loss * 7).backward()  # what is made of the gradient before it fails
             raise torch.OutOfMemoryError("CUDA out of memory")
         if batch.target_output_BT.shape[1] > self.tokens:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
@@ -496,7 +496,8 @@ def test_the_log_means_what_it_says(tmp_path: Path, data: Path) -> None:
         def __call__(self, model: Seq2Seq, batch: Batch, update: int = 0) -> LossSums:
             assert update == len(given) // 2
             sums = super().__call__(model, batch)
-            given.append((float(sums.loss.detach()), float(sums.nll), batch.target_tokens))  # type: ignore[arg-type]
+            assert sums.nll is not None
+            given.append((float(sums.loss.detach()), float(sums.nll), batch.target_tokens))
             return sums
 
     run = Run(

@@ -1,5 +1,7 @@
 """Each optimiser takes the step of its equations."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,12 +15,12 @@ def model() -> Seq2Seq:
     return Seq2Seq(ModelConfig(hidden_size=4, embedding_size=4), source_size=9, target_size=9, joint=True).double()
 
 
-def after(gradients: list[float], **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+def after(gradients: list[float], **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
     """A matrix before and after updates with these gradients at every entry."""
     one = model()
     weight = one.decoder.readout.weight
     before = weight.detach().clone()
-    optimizer = optimizer_for(one, TrainConfig(learning_rate=0.1, **options))  # type: ignore[arg-type]
+    optimizer = optimizer_for(one, TrainConfig(learning_rate=0.1, **options))
     for gradient in gradients:
         for parameter in one.parameters():
             parameter.grad = torch.full_like(parameter, gradient)
@@ -52,7 +54,7 @@ def test_a_mean_follows_every_parameter() -> None:
     mean, now = model(), model()
     with torch.no_grad():
         for parameter in now.parameters():
-            parameter += 1.0
+            parameter.add_(1.0)
     update_ema(mean, now, decay=0.9, update=1000)
     for followed, parameter in zip(mean.parameters(), now.parameters(), strict=True):
         torch.testing.assert_close(followed, parameter - 0.9)

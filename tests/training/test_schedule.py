@@ -14,7 +14,7 @@ updates = st.integers(1, 100_000)
 
 @pytest.mark.parametrize("decay", ["none", "inverse-sqrt", "linear", "plateau"])
 @given(peak=peaks, warmup=st.integers(2, 10_000), data=st.data())
-def test_it_rises_linearly_to_the_peak(decay: str, peak: float, warmup: int, data: st.DataObject) -> None:
+def test_the_rate_rises_linearly_to_the_peak(decay: str, peak: float, warmup: int, data: st.DataObject) -> None:
     update = data.draw(st.integers(1, warmup))
     rate = Schedule(peak=peak, warmup=warmup, decay=decay, max_updates=20_000, factor=0.5).rate(update)
     assert rate == pytest.approx(peak * update / warmup)

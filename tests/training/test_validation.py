@@ -73,7 +73,7 @@ def test_pairs_without_one_that_is_whole_are_refused_before_training(data: Path)
         validator(data, [("", "one"), ("2", "\u2028")])
 
 
-def test_it_leaves_random_numbers_and_mode_as_they_were(trained: Path, data: Path) -> None:
+def test_validation_leaves_random_numbers_and_mode_as_they_were(trained: Path, data: Path) -> None:
     model = StoredModel.open(trained).read_model()
     validate = validator(data, PAIRS)
     for training in (True, False):
@@ -86,7 +86,7 @@ def test_it_leaves_random_numbers_and_mode_as_they_were(trained: Path, data: Pat
         assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_it_gives_the_same_each_time_and_shows_the_same_sentences(trained: Path, data: Path) -> None:
+def test_validation_gives_the_same_each_time_and_shows_the_same_sentences(trained: Path, data: Path) -> None:
     model = StoredModel.open(trained).read_model().train()
     validate = validator(data, PAIRS, samples=4)
     first = validate(model)
@@ -97,7 +97,7 @@ def test_it_gives_the_same_each_time_and_shows_the_same_sentences(trained: Path,
 
 
 @pytest.mark.parametrize("name", ["", "update-00000050"])
-def test_its_bleu_and_chrf_are_those_of_translate_and_score(
+def test_bleu_and_chrf_of_a_validation_are_those_of_translate_and_score(
     name: str, trained: Path, corpus: Path, tmp_path: Path, nmt: Nmt
 ) -> None:
     validations = log_of(trained, "validation")
