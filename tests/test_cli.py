@@ -101,20 +101,20 @@ def spellings(command: click.Command) -> Iterator[str]:
 
 @pytest.fixture
 def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What the verbs were called with; nothing runs."""
+    """Arguments that the commands were called with; nothing runs."""
     calls: list[Any] = []
     for name in REQUIRED:
-        verb = types.ModuleType(f"nmtcli.commands.{name}")
-        verb.run = lambda *arguments: calls.extend(arguments)  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, verb.__name__, verb)
-        monkeypatch.setattr(nmtcli.commands, name, verb, raising=False)
+        module = types.ModuleType(f"nmtcli.commands.{name}")
+        module.run = lambda *arguments: calls.extend(arguments)  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(nmtcli.commands, name, module, raising=False)
     for variable in ("NMT_DATA", "NMT_MODEL"):
         monkeypatch.delenv(variable, raising=False)
     return calls
 
 
 def value_of(calls: list[Any], name: str) -> Any:
-    """The value of a field of the configs that a verb was called with."""
+    """The value of a field of the configs that a command was called with."""
     (value,) = [
         getattr(argument, name) for argument in calls if isinstance(argument, Config) and hasattr(argument, name)
     ]
