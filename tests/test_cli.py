@@ -104,10 +104,10 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The arguments with which the commands were called; nothing runs."""
     calls: list[Any] = []
     for name in REQUIRED:
-        verb = types.ModuleType(f"nmtcli.commands.{name}")
-        vars(verb)["run"] = lambda *arguments: calls.extend(arguments)
-        monkeypatch.setitem(sys.modules, verb.__name__, verb)
-        monkeypatch.setattr(nmtcli.commands, name, verb, raising=False)
+        module = types.ModuleType(f"nmtcli.commands.{name}")
+        vars(module)["run"] = lambda *arguments: calls.extend(arguments)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(nmtcli.commands, name, module, raising=False)
     for variable in ("NMT_DATA", "NMT_MODEL"):
         monkeypatch.delenv(variable, raising=False)
     return calls

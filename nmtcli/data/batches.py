@@ -7,8 +7,8 @@ therefore sees the batches that an uninterrupted run sees.
 For a corpus of more than a million pairs, the whole plan of an epoch is never in memory: an epoch is a sequence of
 blocks, each planned when it begins. A block consists of up to 64 runs of 16,384 neighbouring pairs, which are taken
 from all over the corpus and drawn anew in each epoch. This guarantees that each pair is seen exactly once per epoch,
-unless several corpora are mixed (mixture.py), and that a block is fully shuffled. Pairs close to each other in the
-corpus are in the same block, among pairs from 64 places.
+unless several corpora are mixed (mixture.py), and that a block is fully shuffled. Pairs that are neighbours in the
+corpus are usually in the same block, among pairs from 64 places.
 """
 
 import dataclasses
@@ -288,7 +288,7 @@ class TrainingBatches:
         return self._plans[epoch, block]
 
     def shapes(self, epoch: int) -> list[tuple[int, int, int]]:
-        """Return (sentences, source positions, target positions) of each batch in an epoch's first block, unsampled."""
+        """Return sentences, source and target positions of each batch of an epoch's first block, ids as on disk."""
         shapes = []
         for places in self.plan(epoch):
             source, target = self._corpus.lengths(self._mixture.pairs(places, epoch))
@@ -296,7 +296,7 @@ class TrainingBatches:
         return shapes
 
     def tokens(self, epoch: int) -> int:
-        """Count the source and target tokens in an epoch's first block, unsampled."""
+        """Count the source and target tokens of an epoch's first block, ids as on disk."""
         numbers = (self._mixture.pairs(places, epoch) for places in self.plan(epoch))
         return sum(int(side.sum()) for pairs in numbers for side in self._corpus.lengths(pairs))
 
@@ -332,7 +332,7 @@ class TrainingBatches:
 
 @contextmanager
 def loader_deaths() -> Iterator[None]:
-    """Report the death of a worker of a stream in one line.
+    """Turn the death of a process that prepares batches into a one-line error.
 
     Torch raises the error wherever the main process happens to be, also while other contexts exit: this context must
     enclose them all.
@@ -364,7 +364,7 @@ class _Batches(Dataset[Batch | DirectoryError]):
         self._alpha = alpha
 
     def __getitem__(self, key: tuple[int, npt.NDArray[np.int64]]) -> Batch | DirectoryError:
-        """Make a batch. Return an error instead of raising it: the loader turns a worker's exception into a page."""
+        """Make a batch. Return an error instead of raising it: the loader adds a long traceback to exceptions."""
         epoch, places = key
         pairs = self._mixture.pairs(places, epoch)
         try:

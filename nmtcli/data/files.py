@@ -1,10 +1,10 @@
 """The files of run and data directories: opened, written, renamed, synced, locked and removed here and nowhere else.
 
-Faults are injected, and crash safety is decided, in this one place. Standard library only. Text files that a user names
-are read by text.py; the files of a directory are specified in corpus.py and in the store package.
+This is the one place to inject faults and to reason about crash safety. Standard library only. Text files that a user
+names are read by text.py; the files of a directory are specified in corpus.py and in the store package.
 
 A directory may come from anybody, so its files are checked before they are opened: a device or a pipe in place of a
-file could be read for ever, and gigabytes in place of kilobytes would exhaust memory.
+file could be read forever, and gigabytes in place of kilobytes would exhaust memory.
 """
 
 import fcntl

@@ -71,7 +71,7 @@ def shortlist(
     scores = times.astype(np.float64) ** 2 / (counts_S[together // target_size] * counts_T[together % target_size])
     kept = np.sort(_best(together, scores, target_size, CANDIDATES))
     together, shares = together[kept], _probabilities(known, together[kept], scores[kept], target_size)
-    best = _best(together, shares.astype(np.float32), target_size, translations)  # hides the order of summation
+    best = _best(together, shares.astype(np.float32), target_size, translations)  # float32 hides the order of summation
     sources = together[best] // target_size
     best, sources = best[sources != empty], sources[sources != empty]
     of_piece_SC = np.full((source_size, translations), PAD, np.int64)

@@ -70,7 +70,7 @@ class Subword:
             self._processor: Any = sentencepiece.SentencePieceProcessor(model_proto=model)
             self.kind = _kind_of(model)
         except (RuntimeError, ValueError, IndexError, KeyError) as error:
-            raise DirectoryError(f"{name} is not a whole SentencePiece model", "Copy it again") from error
+            raise DirectoryError(f"{name} is not a complete SentencePiece model", "Copy it again") from error
         processor = self._processor
         self.size = int(processor.get_piece_size())
         specials = (processor.pad_id(), processor.unk_id(), processor.bos_id(), processor.eos_id())

@@ -237,7 +237,7 @@ def test_another_folder_is_never_replaced(place: Place, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (["--train", "-"], 2, "the text cannot come from stdin: it is read twice. Name files."),
+        (["--train", "-"], 2, "the text cannot come from stdin, because it is read twice. Name files."),
         (["--train", "nothing"], 3, "nothing.de does not exist (nor with .gz .bz2 .xz .zst)."),
         (["--valid", "nothing"], 3, "nothing.de does not exist"),
         (["--test", "nothing"], 3, "nothing.de does not exist"),
@@ -246,7 +246,7 @@ def test_another_folder_is_never_replaced(place: Place, capsys: pytest.CaptureFi
         (["--max-ratio", "0.5"], 2, "--max-ratio must be 0 (off) or at least 1, but is 0.5."),
         (["--max-length", "-1"], 2, "--max-length must be at least 0, but is -1."),
         (["--subword", "words"], 2, "Invalid value for '--subword'"),
-        (["--vocab-size", "0"], 2, "--vocab-size 0 needs --subword word or none, but it is unigram."),
+        (["--vocab-size", "0"], 2, "--vocab-size 0 needs --subword word or none, but --subword is unigram."),
         (["--drop-empty"], 2, "No such option '--drop-empty'"),
         (["--valid", ""], 2, "Missing option '--valid'. Only --append works without it."),
     ],
@@ -313,7 +313,7 @@ def test_an_empty_validation_text_is_refused(place: Place, capsys: pytest.Captur
 
 def test_what_is_wrong_while_learning_is_said_as_anywhere(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.run("--vocab-size", "262", learn=True) == 2
-    assert "--vocab-size 262 is too small: characters, bytes and special pieces are" in capsys.readouterr().err
+    assert "--vocab-size 262 is too small: characters, bytes and special pieces alone are" in capsys.readouterr().err
     assert not list(place.folder.glob("data-bin*"))
 
 
@@ -567,7 +567,7 @@ def test_a_cluster_that_cannot_be_is_said(
     assert place.run("--engine", "ray") == 2
     assert "--engine ray needs Ray, which is not installed. pip install nmtcli[ray]." in capsys.readouterr().err
     assert place.run("--ray-address", "head:6379") == 2
-    assert "--ray-address needs --engine ray. Leave it out, or give both." in capsys.readouterr().err
+    assert "--ray-address needs --engine ray. Give both, or leave it out." in capsys.readouterr().err
     assert not list(place.folder.glob("data-bin*"))
 
 

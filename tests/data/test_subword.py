@@ -298,7 +298,7 @@ def test_a_model_that_is_missing_or_damaged_is_refused(models: dict[str, Subword
     whole = (tmp_path / "m").read_bytes()
     for damaged in (b"", b"text\n", whole[:100], whole[:-1], whole[: len(whole) // 2]):
         (tmp_path / "m").write_bytes(damaged)
-        with pytest.raises(DirectoryError, match="is not a whole SentencePiece model"):
+        with pytest.raises(DirectoryError, match="is not a complete SentencePiece model"):
             Subword.load(tmp_path / "m")
 
 

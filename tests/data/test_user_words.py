@@ -34,7 +34,7 @@ def test_what_cannot_be_a_piece_of_its_own_is_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "no word"), ("的\n".encode(), "no word"), (b"ab\n\xff", "line 2"), (None, "not there")],
+    [(b"", "no word"), ("的\n".encode(), "no word"), (b"ab\n\xff", "line 2"), (None, "does not exist")],
 )
 def test_a_list_that_is_none_is_refused(content: bytes | None, said: str, tmp_path: Path) -> None:
     if content is not None:
