@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
 _BOM = b"\xef\xbb\xbf"
-_BLOCK = 1 << 17
+_CHUNK = 1 << 17
 _PAIRS = 1000  # pairs that `read_pairs` reads at a time
 
 
@@ -254,7 +254,7 @@ _OPENERS: dict[str, Callable[[BinaryIO], Any]] = {
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
-    ".zst": lambda file: io.BufferedReader(_ZstandardFile(file), _BLOCK),
+    ".zst": lambda file: io.BufferedReader(_ZstandardFile(file), _CHUNK),
 }
 
 
@@ -263,7 +263,7 @@ def _zstandard_blocks(file: BinaryIO) -> Iterator[bytes]:
 
     frame = None
     try:
-        while compressed := file.read(_BLOCK):
+        while compressed := file.read(_CHUNK):
             while compressed:
                 frame = frame or zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
                 yield frame.decompress(compressed)
