@@ -1,1 +1,1 @@
-"""Training losses: sums and counts, never means; the training loop divides."""
+"""Training losses, as sums and counts rather than means; the training loop divides."""

@@ -6,15 +6,15 @@ by at least 1, the loss grows by
 
     cost * (1 - f(reference's token) + f(rival's token))
 
-and the search of this sentence restarts from the reference's prefix alone. The rival is the K-th best of all candidate
-prefixes, or the next one if the K-th is the reference's own; at the end of the reference, which should then come first,
-the rival is the best of the other prefixes.
+and the search for this sentence restarts from the reference's prefix alone. The rival is the K-th best of all candidate
+prefixes, or the next one if the K-th is the reference's own. At the last token of the reference, the reference should
+come first, so the rival is the best of the other prefixes.
 
-The loss takes two passes. The first one searches, without gradient, over all sentences and prefixes in one batch, and
-records the rivals' tokens. There is one rival between two restarts, so a single chain of tokens holds all rivals of a
-sentence. The second pass, with gradient, steps over the reference and this chain side by side; at each restart the
-chain continues from the reference's state. The reference, the chain and the whole beam share one dropout mask, in both
-passes.
+The loss takes two passes. The first pass searches, without gradient, over all sentences and prefixes in one batch, and
+records the tokens of the rivals. There is one rival between two restarts, so a single chain of tokens holds all rivals
+for a sentence. The second pass, with gradient, steps over the reference and this chain side by side; at each restart,
+the chain continues from the reference's state. In both passes, the reference, the chain and the whole beam share one
+dropout mask.
 
 Source:
     Wiseman and Rush 2016, section 4; the chain is from section 4.2.2, "recurrent search path".
@@ -36,11 +36,11 @@ from nmtcli.model.seq2seq import Seq2Seq, forget_casts
 from nmtcli.scoring.sentence import sentence_bleu
 
 MARGIN = 1.0
-Drops = Callable[[int], Drop]  # maps the number of a step to its dropout function
+Drops = Callable[[int], Drop]  # maps the index of a step to its dropout function
 
 
 class Path(NamedTuple):
-    """Rivals and restarts that a search has found, for each target position.
+    """Rivals and restarts found by a search, for each target position.
 
     Attributes:
         rival_BT: tokens of each rival's prefix since the last restart; the reference's tokens where there is no rival.
@@ -58,9 +58,9 @@ class BeamSearchLoss:
 
     Args:
         beam: K, the number of prefixes that a search keeps.
-        growth: updates after which K grows by 1, from 2 up to `beam`; 0: K is `beam` from the start [updates].
-        cost: `one`, or `bleu`: 1 - sentence BLEU of the rival's tokens since the last restart.
-        forbidden: ids that a search may not choose, except where the reference has them.
+        growth: K starts at 2 and grows by 1 every `growth` updates, up to `beam`; 0: K is always `beam`.
+        cost: cost of a violation; `one`: 1; `bleu`: 1 - sentence BLEU of the rival's tokens since the last restart.
+        forbidden: ids that are disallowed in the search, except where the reference has them.
     """
 
     def __init__(self, *, beam: int, growth: int, cost: str, forbidden: tuple[int, ...]) -> None:
@@ -74,7 +74,7 @@ class BeamSearchLoss:
         return batch.target_tokens
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """Return the sum of the margin losses; there is no nll [logits]."""
+        """Return the sum of the margin losses [logits]; nll is None."""
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         drops = shared_masks(model.dropout, model.training)
         with torch.no_grad():
@@ -89,7 +89,7 @@ class BeamSearchLoss:
 
 
 def shared_masks(dropout_of_model: Dropout, training: bool) -> Drops:
-    """Make dropout with one mask per sentence, shared by all its prefixes and reused whenever a step is repeated."""
+    """Return dropout functions whose masks are the same for all prefixes of a sentence, and in both passes."""
     masks: dict[tuple[str, int], Tensor] = {}
 
     def at(step: int) -> Drop:
@@ -109,17 +109,17 @@ def shared_masks(dropout_of_model: Dropout, training: bool) -> Drops:
 def search(
     model: Seq2Seq, memory: Memory, state: State, batch: Batch, beam: int, forbidden: tuple[int, ...], drops: Drops
 ) -> Path:
-    """Search each sentence along its reference, and record rivals and restarts.
+    """Run a beam search for each sentence, restarting it at each violation, and record rivals and restarts.
 
-    The reference's prefix is in the beam at every step: it led the K-th of the others, or the beam has just restarted.
+    The reference's prefix is in the beam at every step: either it led its rival, or the search has just restarted.
 
     Args:
         model: in training mode.
         memory, state: from `model.encode`.
-        batch: the sentences.
-        beam: K.
+        batch: the sentence pairs.
+        beam: K, the number of prefixes kept.
         forbidden: ids that are disallowed, except where the reference has them.
-        drops: dropout of each step.
+        drops: dropout function of each step.
     """
     target_BT, mask_BT = batch.target_output_BT, batch.target_mask_BT
     (B, T), K, device = target_BT.shape, beam, target_BT.device
@@ -129,7 +129,7 @@ def search(
     state = state.select(row_B.repeat_interleave(K))
     tokens_BK = batch.target_input_BT[:, :1].expand(B, K)
     live_BK = (slot_K == 0).expand(B, K)
-    reference_B = torch.zeros_like(last_B)  # slot of the reference's prefix in the beam
+    reference_B = torch.zeros_like(last_B)  # index of the reference's prefix in the beam
     start_B = torch.zeros_like(last_B)
     prefix_BKT = target_BT.unsqueeze(1).expand(B, K, T)
     rival_BT, starts_BT, violated_BT = target_BT, (position_T == 0).expand(B, T), torch.zeros_like(mask_BT)
@@ -185,7 +185,7 @@ def bleu_costs(path: Path, batch: Batch) -> Tensor:
 def margin_loss(
     model: Seq2Seq, memory: Memory, state: State, batch: Batch, path: Path, cost_BT: Tensor, drops: Drops
 ) -> Tensor:
-    """Sum cost * (1 - f(reference) + f(rival)) over the violations of a search, with gradient.
+    """Sum cost * (1 - f(reference) + f(rival)) over the margin violations found by a search, with gradient.
 
     Args:
         model, memory, state, batch, drops: as in `search`.
@@ -205,12 +205,12 @@ def margin_loss(
         readouts.append(readout_B2E)
     outputs_B2T = torch.stack([batch.target_output_BT, path.rival_BT], dim=1)
     reference_BT, rival_BT = token_logits(model, torch.stack(readouts, dim=2), outputs_B2T).unbind(dim=1)
-    missing_BT = (MARGIN - reference_BT + rival_BT).clamp(min=0.0)  # in bf16 the search may have rounded differently
+    missing_BT = (MARGIN - reference_BT + rival_BT).clamp(min=0.0)  # in bf16, the search may have rounded differently
     return (cost_BT.to(missing_BT.dtype) * missing_BT).masked_fill(~path.violated_BT, 0.0).sum()
 
 
 def token_logits(model: Seq2Seq, readout_BKTE: Tensor, tokens_BKT: Tensor) -> Tensor:
-    """Return logits_BKT of these tokens, in fp32 or better."""
+    """Return logits_BKT of the given tokens, in fp32 or better."""
     full = torch.promote_types(readout_BKTE.dtype, torch.float32)
     logits_BKT = (readout_BKTE.to(full) * model.projection_VE[tokens_BKT].to(full)).sum(dim=-1)
     return logits_BKT + model.projection_bias_V[tokens_BKT].to(full)

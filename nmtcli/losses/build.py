@@ -24,7 +24,7 @@ class Setting(NamedTuple):
     Attributes:
         config, model_config: training and model options of the run.
         target: subword model of the target side.
-        target_lang: target language; it decides how a reward tokenises text.
+        target_lang: target language, which determines how a reward tokenises text.
     """
 
     config: TrainConfig
@@ -37,9 +37,9 @@ def build_loss(config: TrainConfig, model_config: ModelConfig, *, target: Subwor
     """Build the loss that a run trains on.
 
     Args:
-        config, model_config, target, target_lang: see `Setting`.
+        config, model_config, target, target_lang: as in `Setting`.
     Raises:
-        ConfigError: the options cannot be combined.
+        ConfigError: the loss cannot be combined with another option.
     """
     setting = Setting(config, model_config, target, target_lang)
     loss = LOSSES[config.loss](setting)
@@ -100,7 +100,7 @@ def _candidate_search(setting: Setting) -> CandidateSearch:
     )
 
 
-LOSSES: dict[str, Callable[[Setting], Loss]] = {  # the names are those of config.LOSSES
+LOSSES: dict[str, Callable[[Setting], Loss]] = {  # same names as in config.LOSSES
     "cross-entropy": _cross_entropy,
     "greedy": _greedy,
     "beam": _beam,

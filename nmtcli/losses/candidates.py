@@ -19,15 +19,15 @@ from nmtcli.search.host import SearchRules
 from nmtcli.search.model_searcher import ModelSearcher
 from nmtcli.search.translator import search_sentences
 
-UNKNOWN = "⁇"  # text of an unknown word: a candidate must not gain by omitting what the reference has there
+UNKNOWN = "⁇"  # text of an unknown word: visible, so that a candidate gains nothing by leaving it out
 LONGEST = 1.5  # maximum length of a candidate relative to its source, plus search.host.EXTRA_LENGTH [tokens]
 
 
 class Candidates(NamedTuple):
-    """Scores and rewards of the candidates of B sentences, at most C candidates each.
+    """Scores and rewards of the candidates for B sentences, at most C candidates each.
 
     Attributes:
-        scores_BC: mean log-probability of a token; minus infinity where there is no candidate [nats/token].
+        scores_BC: mean log-probability per token; minus infinity where there is no candidate [nats/token].
         rewards_BC: in [0, 1]; 0 where there is no candidate.
         mask_BC: True where there is a candidate.
     """
@@ -37,24 +37,24 @@ class Candidates(NamedTuple):
     mask_BC: Tensor
 
     def best(self) -> Tensor:
-        """Return number_B1, the index of the candidate with the highest reward; the first one on ties."""
+        """Return index_B1 of the candidate with the highest reward; on ties, the first one."""
         return self.rewards_BC.masked_fill(~self.mask_BC, -1.0).argmax(dim=1, keepdim=True)
 
     def differ(self) -> Tensor:
-        """Return differ_B: True where the candidates of a sentence differ in reward."""
+        """Return differ_B: True where the candidates of a sentence do not all have the same reward."""
         lowest_B = self.rewards_BC.masked_fill(~self.mask_BC, 2.0).amin(dim=1)
         return self.rewards_BC.masked_fill(~self.mask_BC, -1.0).amax(dim=1) > lowest_B
 
 
 class CandidateSearch:
-    """Finds candidates, scores them with the model and rewards them.
+    """Find candidates, score them with the model and compute their rewards.
 
     Args:
-        count: number of hypotheses of beam search, or of samples, per sentence.
+        count: beam size, or number of samples per sentence.
         by: `beam` or `samples`.
-        with_reference: add the reference as a candidate, unless it has an unknown piece.
+        with_reference: add the reference as a candidate, unless it contains an unknown piece.
         target: subword model of the target side.
-        reward: rewards candidates by their references.
+        reward: computes the reward of each candidate, given the reference.
     """
 
     def __init__(self, *, count: int, by: str, with_reference: bool, target: Subword, reward: Reward) -> None:
@@ -66,9 +66,9 @@ class CandidateSearch:
         self._reward = reward
 
     def __call__(self, model: Seq2Seq, batch: Batch) -> Candidates:
-        """Return the candidates of a batch; their scores have a gradient."""
+        """Return the candidates for a batch; their scores carry gradients."""
         found = self.find(model, batch)
-        scores_N = mean_log_probabilities(model, batch, found)  # a GPU computes this while the host rewards
+        scores_N = mean_log_probabilities(model, batch, found)  # runs on the GPU while the host computes rewards
         rewards = [
             self._reward(self.texts(candidates), *self.texts([reference]))
             for candidates, reference in zip(found, _ids(batch.target_output_BT, batch.target_mask_BT), strict=True)
@@ -79,11 +79,11 @@ class CandidateSearch:
         return Candidates(scores_BC, _padded(rewards, 0.0, mask_BC.device), mask_BC)
 
     def texts(self, sentences: list[list[int]]) -> list[str]:
-        """Detokenise sentences; unknown words stay visible."""
+        """Convert ids to detokenised text, with `UNKNOWN` for each unknown word."""
         return [self._target.decode(ids, UNKNOWN) for ids in sentences]
 
     def find(self, model: Seq2Seq, batch: Batch) -> list[list[list[int]]]:
-        """Return the ids of each sentence's candidates without duplicates, in the order of the search."""
+        """Return the ids of each sentence's candidates, without duplicates, in the order of the search results."""
         sources = _ids(batch.source_BS, batch.source_mask_BS)
         with model.searching():
             rules = SearchRules.from_config(self._config, wanted=self._count)
@@ -98,12 +98,12 @@ class CandidateSearch:
 
 
 def mean_log_probabilities(model: Seq2Seq, batch: Batch, candidates: list[list[list[int]]]) -> Tensor:
-    """Score all candidates in one pass: scores_N, the mean log-probability of a token, sentence by sentence.
+    """Return scores_N: the mean log-probability per token of each candidate, computed in one pass [nats/token].
 
     Args:
         model: in training mode, that is, with dropout.
-        batch: the sentences.
-        candidates: ids of each sentence's candidates, EOS at the end.
+        batch: the sentence pairs.
+        candidates: for each sentence, the ids of its candidates, each ending in EOS.
     """
     device = batch.source_BS.device
     flat = [ids for some in candidates for ids in some]
@@ -126,6 +126,6 @@ def _ids(ids_BT: Tensor, mask_BT: Tensor) -> list[list[int]]:
 
 
 def _padded(rows: list[list[Any]], filling: Any, device: torch.device) -> Tensor:
-    """Make a tensor from rows of unequal length."""
+    """Make a tensor from rows of unequal length, padding them with `filling`."""
     width = max(map(len, rows))
     return torch.tensor([row + [filling] * (width - len(row)) for row in rows], device=device)

@@ -1,4 +1,4 @@
-"""Cross-entropy with label smoothing, in chunks: the logits of a whole batch are never in memory at once."""
+"""Cross-entropy with label smoothing, in chunks, so that the logits of a batch are never all in memory at once."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +10,9 @@ from nmtcli.data.batches import Batch
 from nmtcli.losses.protocol import LossSums
 from nmtcli.model.seq2seq import Seq2Seq
 
-CHUNK_ELEMENTS = 1 << 22  # logits in memory at a time: 16 MiB in fp32, about a CPU's last-level cache
-GPU_CHUNK_ELEMENTS = 1 << 24  # smallest chunk on a GPU: enough to keep it busy
-GPU_CHUNKS = 32  # at most, since each chunk adds to the gradient of the whole matrix
+CHUNK_ELEMENTS = 1 << 22  # maximum number of logits in memory: 16 MiB in fp32, about a CPU's last-level cache
+GPU_CHUNK_ELEMENTS = 1 << 24  # minimum number of logits in a chunk on a GPU, to keep it busy
+GPU_CHUNKS = 32  # maximum number of chunks in a large batch: each updates the gradient of the whole matrix
 
 
 class CrossEntropy:
@@ -39,12 +39,12 @@ class CrossEntropy:
 
 
 def cross_entropy_of(model: Seq2Seq, readout_BTE: Tensor, batch: Batch, label_smoothing: float) -> LossSums:
-    """Compute the cross-entropy of a batch's references from the decoder's readouts, without padding.
+    """Compute the cross-entropy of a batch's references from the decoder's readouts, ignoring padding.
 
     Args:
-        model: for its output projection.
+        model: provides the output projection.
         readout_BTE: one readout for each position of the references.
-        batch: for its references.
+        batch: provides the references.
         label_smoothing: share of the target distribution that is uniform over the vocabulary.
     Returns:
         the sums of loss and nll [nats].
@@ -72,18 +72,18 @@ def chunked_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Sum the cross-entropies of `readout @ projection.T + bias`, a few rows of logits at a time.
 
-    The gradient is computed in the same pass, so this takes no more operations than with all logits at once.
+    The gradient is computed in the same pass, so chunking takes no more operations than computing all logits at once.
 
     Args:
         readout_NE: one row per token.
         projection_VE, bias_V: the output projection.
         targets_N: ids.
         mask_N: True on rows that count.
-        label_smoothing: share of the uniform distribution.
-        chunk_elements: most logits in memory at a time, but at least one row; 0: chosen for the device.
+        label_smoothing: share of the target distribution that is uniform over the vocabulary.
+        chunk_elements: maximum number of logits in memory, but at least one row; 0: chosen for the device.
     Returns:
-        the smoothed loss, with gradient, and the nll, without; equal to F.cross_entropy(reduction="sum") up to
-        rounding [nats].
+        the smoothed loss, with gradient, and the nll, without gradient; both equal F.cross_entropy(reduction="sum") up
+        to rounding [nats].
     """
     device = readout_NE.device.type
     if not chunk_elements:
@@ -96,7 +96,7 @@ def chunked_cross_entropy(
 
 
 def nll_by(probs_NV: Tensor, targets_N1: Tensor, full: torch.dtype) -> Tensor:
-    """Return nll_N1 of the targets, their probabilities clamped to the smallest number of type `full` [nats]."""
+    """Return nll_N1 of the targets [nats]; probabilities are clamped to the smallest normal number of type `full`."""
     return -probs_NV.gather(1, targets_N1).to(full).clamp_(min=torch.finfo(full).tiny).log_()
 
 

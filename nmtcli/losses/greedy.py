@@ -1,12 +1,12 @@
-"""Greedy-search loss: the decoder reads its own most probable tokens, and learns to predict the reference's.
+"""Greedy-search loss: the decoder reads its own most probable tokens, and learns to predict the reference.
 
-Position t of the reference is the target whatever was read before it, over the whole length of the reference. No
-gradient flows through the choice of a token. With probability R a position reads the reference's token instead; R = 1
+At each position of the reference, the target is the reference's token, whatever the decoder has read before. No
+gradient flows through the choice of a token. With probability R, a position reads the reference's token instead; R = 1
 is cross-entropy with teacher forcing.
 
-    exact       one step at a time: position t reads the argmax of the step before
+    exact       one step at a time: position t reads the argmax of the previous step
     in passes   all positions at once, one fused call per pass: position t reads the argmax at t - 1 in the previous
-                pass, and the first pass reads the reference; with one pass per position this equals the exact form
+                pass, and the first pass reads the reference; with one pass per position, the result is exact
 """
 
 import math
@@ -28,8 +28,9 @@ class GreedySearchLoss:
     Args:
         label_smoothing: share of the target distribution that is uniform over the vocabulary.
         passes: number of passes, at least 2; 0: the exact form.
-        teacher_forcing, decay, half: see `teacher_forcing_at`.
-        forbidden: ids that a search disallows; the decoder reads them from the reference only.
+        teacher_forcing: R without a schedule, or the lower bound of the schedule.
+        decay, half: as in `teacher_forcing_at`.
+        forbidden: ids that the decoder never predicts; it reads them only from the reference.
     Source:
         scheduled sampling: Bengio et al. 2015; in two passes: Mihaylova and Martins 2019; in more passes: Duckworth et
         al. 2019.
@@ -61,7 +62,7 @@ class GreedySearchLoss:
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         ratio = teacher_forcing_at(update, lowest=self.teacher_forcing, decay=self.decay, half=self.half)
         shape, device = batch.target_input_BT.shape, batch.target_input_BT.device
-        # with R = 0 or 1 nothing is drawn, so that dropout gets the same random numbers as with cross-entropy
+        # with R = 0 or 1, nothing is drawn, so that dropout gets the same random numbers as with cross-entropy
         forced_BT = torch.rand(shape, device=device) < ratio if 0 < ratio < 1 else torch.full(shape, ratio >= 1)
         forced_BT = forced_BT.to(device)
         if self.passes:
@@ -80,10 +81,10 @@ def teacher_forcing_at(update: int, *, lowest: float, decay: str, half: int) -> 
     """Return R, the probability that a position reads the reference's token.
 
     Args:
-        update: i, the number of updates done.
-        lowest: R without a schedule; the lower bound of a schedule.
-        decay: `none`; `linear`, 1 - c i; `exponential`, k ** i; `inverse-sigmoid`, k / (k + exp(i / k)).
-        half: number of updates after which the schedule's formula is 1/2; this determines c or k.
+        update: i, the number of completed updates.
+        lowest: R without a schedule, or the lower bound of the schedule.
+        decay: schedule of R; `none`; `linear`: 1 - c i; `exponential`: k ** i; `inverse-sigmoid`: k / (k + exp(i / k)).
+        half: number of updates after which the schedule's formula gives 1/2, which determines c or k.
     Source:
         Bengio et al. 2015, section 2.4.
 
@@ -103,7 +104,7 @@ def teacher_forcing_at(update: int, *, lowest: float, decay: str, half: int) -> 
 
 
 def _inverse_sigmoid_k(half: int) -> float:
-    """Solve k * log(k) = half, where the formula is 1/2, for k by Newton's method."""
+    """Solve k * log(k) = half for k by Newton's method: then k / (k + exp(half / k)) = 1/2."""
     k = half / math.log(half + 2) + 1.0
     for _ in range(50):
         k -= (k * math.log(k) - half) / (math.log(k) + 1)
@@ -119,14 +120,14 @@ def decode_own_tokens(
     *,
     forbidden: tuple[int, ...] = (),
 ) -> Tensor:
-    """Decode in the exact form, one step at a time.
+    """Decode in the exact form: one step at a time, each reading the token predicted by the previous one.
 
     Args:
         model: in training mode.
         memory, state: from `model.encode`.
         target_BT: the reference, starting with BOS.
-        forced_BT: True where the reference's token is read; BOS always is.
-        forbidden: ids that are read from the reference only.
+        forced_BT: True where the reference's token is read; at the first position, BOS is read in any case.
+        forbidden: ids that are never predicted; they are read only from the reference.
     Returns:
         readout_BTE.
     """
@@ -154,10 +155,10 @@ def decode_in_passes(
     *,
     forbidden: tuple[int, ...] = (),
 ) -> Tensor:
-    """Decode in passes, fused over time; other arguments and the result are as in `decode_own_tokens`.
+    """Decode in passes, each fused over time; other arguments and the result are as in `decode_own_tokens`.
 
     Args:
-        passes: calls of the decoder; only the last one has gradients and dropout.
+        passes: number of passes of the decoder; only the last one has gradients and dropout.
     """
     read_BT = target_BT
     for _ in range(passes - 1):
@@ -170,7 +171,7 @@ def decode_in_passes(
 
 @torch.no_grad()
 def most_probable(model: Seq2Seq, readout_BTE: Tensor, forbidden: tuple[int, ...]) -> Tensor:
-    """Return tokens_BT, the argmax over the allowed tokens, computing a few rows of logits at a time."""
+    """Return tokens_BT: the argmax over the allowed tokens, computed from a few rows of logits at a time."""
     bar_V = model.projection_bias_V.new_zeros(model.projection_bias_V.shape)
     bar_V[list(forbidden)] = -torch.inf
     rows_NE = readout_BTE.flatten(0, 1)

@@ -7,9 +7,9 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class Interpolation:
-    """A * cross-entropy per target token + (1 - A) * `other` per token or per sentence, whichever it counts.
+    """Interpolated loss: A * cross-entropy per target token + (1 - A) * `other` per token or sentence.
 
-    Over accumulated batches both terms are weighted by `other.count`.
+    `other.count` determines the unit of `other`, and the weight of each batch if batches are accumulated.
 
     Args:
         cross_entropy: loss with weight A.
@@ -25,11 +25,11 @@ class Interpolation:
         self.share = share
 
     def count(self, batch: Batch) -> int:
-        """Return the count of the other loss."""
+        """Return the number of tokens or sentences that `other` counts."""
         return self.other.count(batch)
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """Return the interpolated sum, and the nll of cross-entropy [nats]."""
+        """Return the interpolated sum, and the nll from cross-entropy [nats]."""
         tokens = self.cross_entropy(model, batch, update)
         other = self.other(model, batch, update)
         weight = self.share * self.count(batch) / self.cross_entropy.count(batch)

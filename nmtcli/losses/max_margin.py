@@ -10,15 +10,14 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class MaxMargin:
-    """The candidate with the highest reward, u*, must outscore the model's favourite among the others, v, by the
-    difference of their rewards:
+    """Margin loss between u*, the candidate with the highest reward, and v, the best-scoring of the other candidates.
 
         max(0, reward(u*) - reward(v) - s(u*) + s(v))
 
-    s is the mean log-probability of a token. The loss is 0 where all candidates have the same reward.
+    The score s is the mean log-probability per token. The loss is 0 where all candidates have the same reward.
 
     Args:
-        search: finds candidates.
+        search: finds and scores the candidates.
     Source:
         Edunov et al. 2018, section 3.2.
     """
@@ -31,12 +30,12 @@ class MaxMargin:
         return len(batch.source_BS)
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """Return the sum of the margins; there is no nll [nats/token]."""
+        """Return the sum of the margin losses [nats/token]; nll is None."""
         return LossSums(margin(self.search(model, batch)).sum(), None)
 
 
 def margin(candidates: Candidates) -> Tensor:
-    """Return margin_B of each sentence; on ties the first candidate is the best."""
+    """Return the margin loss of each sentence; if several candidates have the highest reward, u* is the first one."""
     scores_BC, rewards_BC, mask_BC = candidates
     best_B1 = candidates.best()
     is_best_BC = torch.zeros_like(mask_BC).scatter(1, best_B1, True)

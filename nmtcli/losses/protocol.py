@@ -13,7 +13,7 @@ class LossSums(NamedTuple):
 
     Attributes:
         loss: the training objective, with gradient; a sum over the tokens or sentences that `Loss.count` counts.
-        nll: negative log-likelihood of the reference's tokens given the decoder's inputs, without smoothing and without
+        nll: negative log-likelihood of the reference, given the decoder's inputs, without label smoothing and without
             gradient [nats]; None if the loss does not compute it.
     """
 
@@ -25,7 +25,7 @@ class Loss(Protocol):
     """A training loss, computed from a model and a batch."""
 
     def count(self, batch: Batch) -> int:
-        """Return the divisor of a mean of this loss: the number of the batch's target tokens, or of its sentences."""
+        """Return the divisor for the mean of this loss: the number of target tokens, or of sentences, in the batch."""
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
         """Return the sums over a batch.
@@ -33,5 +33,5 @@ class Loss(Protocol):
         Args:
             model: in training mode, on the batch's device.
             batch: sentence pairs.
-            update: number of updates done before, on which schedules depend.
+            update: number of completed updates, on which schedules depend.
         """

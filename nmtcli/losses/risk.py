@@ -10,17 +10,17 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class Risk:
-    """Mean of 1 - reward under the model's own distribution over the candidates of a sentence.
+    """Expected value of 1 - reward, under the model's own distribution over the candidates for a sentence.
 
         Q(u) = softmax over the candidates of alpha * s(u),     risk = sum over u of Q(u) * (1 - reward(u))
 
-    s is the mean log-probability of a token.
+    The score s is the mean log-probability per token.
 
     Args:
-        search: finds candidates.
+        search: finds and scores the candidates.
         alpha: sharpness of Q.
     Source:
-        Shen et al. 2016, eq. 13 (there s is the sum); with the mean: Edunov et al. 2018, section 3.2.
+        Shen et al. 2016, eq. 13, where s is the sum over tokens; with the mean: Edunov et al. 2018, section 3.2.
     """
 
     def __init__(self, search: CandidateSearch, alpha: float) -> None:
@@ -32,12 +32,12 @@ class Risk:
         return len(batch.source_BS)
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """Return the sum of the risks; there is no nll [1 - reward]."""
+        """Return the sum of the risks, each in [0, 1]; nll is None."""
         return LossSums(expected_risk(self.search(model, batch), self.alpha).sum(), None)
 
 
 def expected_risk(candidates: Candidates, alpha: float) -> Tensor:
-    """Return risk_B of each sentence."""
+    """Return risk_B: the expected risk of each sentence."""
     scores_BC, rewards_BC, mask_BC = candidates
     sharpened_BC = (alpha * scores_BC.masked_fill(~mask_BC, 0.0)).masked_fill(~mask_BC, -torch.inf)
     return (sharpened_BC.softmax(dim=1) * (1 - rewards_BC)).sum(dim=1)

@@ -13,10 +13,10 @@ class SequenceNLL:
 
         p(u) = softmax over the candidates of s(u)
 
-    s is the mean log-probability of a token.
+    The score s is the mean log-probability per token.
 
     Args:
-        search: finds candidates.
+        search: finds and scores the candidates.
     Source:
         Edunov et al. 2018, section 3.2.
     """
@@ -29,12 +29,12 @@ class SequenceNLL:
         return len(batch.source_BS)
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """Return the sum of -log p(u*); there is no nll of the reference [nats]."""
+        """Return the sum of -log p(u*) [nats]; the nll of the reference is None."""
         return LossSums(nll_of_best(self.search(model, batch)).sum(), None)
 
 
 def nll_of_best(candidates: Candidates) -> Tensor:
-    """Return nll_B of the candidate with the highest reward; the first one on ties."""
+    """Return nll_B of the candidate with the highest reward; on ties, of the first one."""
     scores_BC, best_B1 = candidates.scores_BC, candidates.best()
     nll_B = scores_BC.logsumexp(dim=1) - scores_BC.gather(1, best_B1).squeeze(1)
     return nll_B.masked_fill(~candidates.differ(), 0.0)

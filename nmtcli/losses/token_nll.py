@@ -1,9 +1,10 @@
 """Negative log-probability of each target token, with gradient, a few rows of logits at a time.
 
-Cross-entropy knows the weight of each token before its logits are computed (cross_entropy.py). Here the weights come
-from a comparison of whole candidates, after all tokens have been scored. But a weight is only a factor of its token's
-gradient: the gradient of the readout is computed in the forward pass and scaled later; for the gradient of the matrix,
-the backward pass scales the readout rather than the probabilities, which have far more elements.
+In cross_entropy.py, the weight of each token is known before its logits are computed. Here the weights come from a
+comparison of whole candidates, after all tokens have been scored. But a weight is only a factor in the gradient of its
+token. The gradient of the readout is therefore computed in the forward pass and scaled in the backward pass. For the
+gradient of the matrix, the backward pass scales the readout rather than the probabilities, which have far more
+elements.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from nmtcli.losses.cross_entropy import CHUNK_ELEMENTS, nll_by
 
-KEPT_ELEMENTS = 1 << 26  # most probabilities kept for the backward pass: 256 MiB in fp32
+KEPT_ELEMENTS = 1 << 26  # maximum number of probabilities kept for the backward pass: 256 MiB in fp32
 
 
 def token_nll(
@@ -29,15 +30,16 @@ def token_nll(
 ) -> Tensor:
     """Return nll_N = F.cross_entropy(readout @ projection.T + bias, targets, reduction="none").
 
-    It is accurate to the rounding of a probability (0.004 nats in bf16), and at most 87 nats: fp32 holds no smaller
-    probability.
+    The values are as accurate as the rounding of a probability (0.004 nats in bf16), and at most 87 nats, where the
+    probability reaches the smallest normal number in fp32.
 
     Args:
         readout_NE: one row per token.
         projection_VE, bias_V: the output projection.
         targets_N: ids.
-        chunk_elements: most logits in memory at a time, but at least one row.
-        kept_elements: most probabilities kept for the backward pass, which recomputes those of a larger batch.
+        chunk_elements: maximum number of logits in memory at a time, but at least one row.
+        kept_elements: maximum number of probabilities kept for the backward pass; for a larger batch, none are kept,
+            and the backward pass recomputes them.
     Returns:
         nll_N in fp32 or better [nats].
     """
@@ -59,7 +61,7 @@ class _TokenNLL(torch.autograd.Function):
         matrix_VE, low_bias_V = projection_VE.to(dtype), bias_V.to(dtype)
         full = torch.promote_types(dtype, torch.float32)
         nll_N1 = torch.empty(len(readout_NE), 1, dtype=full, device=readout_NE.device)
-        expected_NE = torch.empty_like(readout_NE)  # mean row of the matrix under the probabilities
+        expected_NE = torch.empty_like(readout_NE)  # expected row of the matrix under the model's probabilities
         targets_N1 = targets_N.unsqueeze(1)
         kept = []
         for start in range(0, len(readout_NE), rows):

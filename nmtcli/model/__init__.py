@@ -9,12 +9,12 @@ Throughout the package, the name of a tensor ends with its axes, one letter each
     F  a few tokens of the vocabulary, such as the forbidden or the frequent ones
     G  gates times hidden: the rows of a recurrent layer's matrices
     H  hidden width
-    J  input width plus hidden width, for the two side by side
+    J  input width plus hidden width, for the two concatenated
     K  beam: hypotheses per sentence
     L  layers; in `search.ensemble.top`, values of a block
     M  models of an ensemble
     N  rows: B * K, or any flattened batch
-    R  rows selected from N, or N rows padded
+    R  rows selected from N, or N plus padding rows
     S  source positions; in `data.shortlist`, source pieces
     T  target positions; in `data.shortlist`, target pieces
     U  a subset of the vocabulary, such as a shortlist

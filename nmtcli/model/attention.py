@@ -13,9 +13,9 @@ class Memory(NamedTuple):
 
     Attributes:
         values_BSH: outputs of the encoder.
-        keys_BSD: compared with the queries; `values_BSH`, projected and scaled once.
+        keys_BSD: keys for the queries: `values_BSH`, projected and scaled.
         mask_BS: True on real tokens.
-        summary_BH: the whole sentence as one vector.
+        summary_BH: one vector for the whole sentence.
     """
 
     values_BSH: Tensor
@@ -24,11 +24,11 @@ class Memory(NamedTuple):
     summary_BH: Tensor
 
     def select(self, sentences_B: Tensor) -> Self:
-        """Return the memory of these sentences, in this order."""
+        """Return the memory of the given sentences, in the given order."""
         return self.__class__(*(values[sentences_B] for values in self))
 
     def keep(self, sentences_B: Tensor) -> Self:
-        """Select without copying the sentences that stay in place; this memory must not be used afterwards."""
+        """Do the same as `select`, but on a CPU in place; this memory must not be used afterwards."""
         mask_BS, summary_BH = self.mask_BS[sentences_B], self.summary_BH[sentences_B]
         values_BSH = kept_in_place(self.values_BSH, sentences_B)
         keys_BSD = values_BSH if self.keys_BSD is self.values_BSH else kept_in_place(self.keys_BSD, sentences_B)
@@ -36,7 +36,7 @@ class Memory(NamedTuple):
 
 
 def kept_in_place(values_N: Tensor, rows_R: Tensor) -> Tensor:
-    """Return `values_N[rows_R]`; on a CPU in the first rows of `values_N` itself, where only moved rows are written.
+    """Return `values_N[rows_R]`; on a CPU as a view of the first rows of `values_N`, overwriting those that change.
 
     >>> kept_in_place(torch.arange(5), torch.tensor([0, 4, 2])).tolist()
     [0, 4, 2]
@@ -49,14 +49,14 @@ def kept_in_place(values_N: Tensor, rows_R: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Weights over the source for each query, and the weighted sum of the values; subclasses define the scores.
+    """Compute attention weights over the source and the weighted sum of the values; subclasses define the scores.
 
     Args:
-        query_size: width of the decoder's layer.
+        query_size: width of the queries, the hidden size of the decoder.
         value_size: width of the memory.
         scaled: divide dot and general scores by the square root of `query_size`. Without this, the large outputs of a
-            GRU or a plain RNN make the softmax attend to a single position from the first update on, and learning is
-            slow.
+            GRU or a plain RNN saturate the softmax: from the first update on it attends to a single position, and
+            learning is slow.
     Source:
         scaled: Vaswani et al. 2017, section 3.2.1.
     """
@@ -66,24 +66,24 @@ class Attention(nn.Module):
         self.scale = query_size**-0.5 if scaled else 1.0
 
     def keys(self, values_BSH: Tensor) -> Tensor:
-        """Return keys_BSD of the values, projected and scaled."""
+        """Return keys_BSD: the values, projected and scaled."""
         raise NotImplementedError
 
     def scores(self, query_BTD: Tensor, keys_BSD: Tensor) -> Tensor:
-        """Return scores_BTS of each query with each key; for dot and general attention their products."""
+        """Return scores_BTS of each query with each key: for dot and general attention, their dot product."""
         return query_BTD @ keys_BSD.transpose(1, 2)
 
     def forward(self, query_BTD: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
         """Attend from all query positions at once.
 
         Args:
-            query_BTD: T target positions, or T hypotheses of each sentence.
-            memory: the same B sentences.
+            query_BTD: one query for each target position, or for each hypothesis of a sentence.
+            memory: encoded source of the same B sentences.
         Returns:
             context_BTH and weights_BTS; the weights sum to 1 and are exactly 0 on padding.
         """
         scores_BTS = self.scores(query_BTD, memory.keys_BSD)
-        searches_on_gpu = scores_BTS.is_cuda and not torch.is_grad_enabled()  # the kernel sums in fp32 in any case
+        searches_on_gpu = scores_BTS.is_cuda and not torch.is_grad_enabled()  # the GPU kernel sums in fp32 anyway
         full = scores_BTS.dtype if searches_on_gpu else torch.promote_types(scores_BTS.dtype, torch.float32)
         weights_BTS = torch.where(memory.mask_BS.unsqueeze(1), scores_BTS, -torch.inf).softmax(dim=-1, dtype=full)
         return weights_BTS.to(memory.values_BSH.dtype) @ memory.values_BSH, weights_BTS
@@ -93,7 +93,7 @@ class Attention(nn.Module):
 
 
 class DotAttention(Attention):
-    """Scores q . m of query q and memory m, which must have equal widths.
+    """Attention with scores q . m, for a query q and a memory vector m of equal width.
 
     Source:
         Luong et al. 2015, eq. 8.
@@ -109,7 +109,7 @@ class DotAttention(Attention):
 
 
 class GeneralAttention(Attention):
-    """Scores q . W m of query q and memory m.
+    """Attention with scores q . W m, for a query q and a memory vector m.
 
     Source:
         Luong et al. 2015, eq. 8.
@@ -125,7 +125,7 @@ class GeneralAttention(Attention):
 
 
 class AdditiveAttention(Attention):
-    """Scores v . tanh(U q + W m) of query q and memory m, never scaled.
+    """Attention with scores v . tanh(U q + W m), never scaled, for a query q and a memory vector m.
 
     Source:
         Bahdanau et al. 2015, appendix A.1.2.
@@ -138,7 +138,7 @@ class AdditiveAttention(Attention):
         self.combine = nn.Linear(query_size, 1, bias=False)
 
     def keys(self, values_BSH: Tensor) -> Tensor:
-        """Return W m."""
+        """Return W m, not scaled."""
         keys_BSD = self.project_keys(values_BSH)
         assert isinstance(keys_BSD, Tensor)
         return keys_BSD

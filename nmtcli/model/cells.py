@@ -1,7 +1,7 @@
-"""Recurrent cells, written out gate by gate as in a textbook, and as one fused call over a known sequence.
+"""Recurrent cells, as single steps written out gate by gate and as one fused call over a whole sequence.
 
-The written cells take one step. Decoding uses them, and tests compare the fused kernels with them. `RecurrentLayer`
-runs torch's sequence kernels (oneDNN on a CPU, cuDNN on a GPU) over the same parameters.
+Decoding takes the written-out steps, and tests compare the fused kernels with them. `RecurrentLayer` runs torch's
+sequence kernels (oneDNN on a CPU, cuDNN on a GPU) over the same parameters.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ class CellState(NamedTuple):
 
     Attributes:
         hidden_NH: the output of the last step.
-        cell_NH: the LSTM's cell state, which may be fp32 where the weights are bf16; of width 0 for GRU and RNN.
+        cell_NH: the LSTM's cell state, which may be fp32 even if the weights are bf16; width 0 for GRU and RNN.
     """
 
     hidden_NH: Tensor
@@ -35,21 +35,21 @@ class Weights(NamedTuple):
     recurrent_bias_G: Tensor
 
 
-Step = Callable[[Tensor, CellState, Weights], CellState]  # from input_NE, the previous state and the parameters
+Step = Callable[[Tensor, CellState, Weights], CellState]  # (input_NE, state, weights) -> the next state
 
 
 class Int8Weights(Protocol):
-    """Parameters of one cell in int8, with the step that uses them."""
+    """Int8 parameters of one cell, with the step that uses them."""
 
     def step(self, input_NE: Tensor, state: CellState) -> CellState:
         """Take one step of the cell, without gradient."""
 
 
 class JointInt8Weights(NamedTuple):
-    """Parameters of an LSTM that multiplies input and state, side by side, in one product.
+    """Int8 parameters of an LSTM that multiplies its concatenated input and hidden state in one product.
 
     Attributes:
-        joint_GJ: W and U side by side; J = E + H.
+        joint_GJ: W and U, concatenated along the input axis; J = E + H.
         bias_G: the sum of both biases.
     """
 
@@ -57,24 +57,24 @@ class JointInt8Weights(NamedTuple):
     bias_G: Tensor
 
     def step(self, input_NE: Tensor, state: CellState) -> CellState:
-        """Take one step of `lstm_cell`, with one product."""
+        """Take one step of `lstm_cell` with a single matrix product."""
         joint_NJ = torch.cat([input_NE, state.hidden_NH], dim=1)
         return _lstm_from_sums(linear(joint_NJ, self.joint_GJ, self.bias_G), state)[0]
 
 
 class SeparateInt8Weights(NamedTuple):
-    """Parameters of a cell that multiplies input and state separately.
+    """Int8 parameters of a cell that multiplies its input and hidden state separately.
 
     Attributes:
-        cell_step: the written step.
-        weights: the parameters, with both matrices in int8.
+        cell_step: the written-out step.
+        weights: the parameters; both matrices are int8, the biases are not.
     """
 
     cell_step: Step
     weights: Weights
 
     def step(self, input_NE: Tensor, state: CellState) -> CellState:
-        """Take the written step with int8 matrices."""
+        """Take the written-out step with the int8 matrices."""
         return self.cell_step(input_NE, state, self.weights)
 
 
@@ -100,7 +100,7 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
 
         i = sigmoid(W_i x + U_i h + b_i)        input gate: how much of the candidate is written
         f = sigmoid(W_f x + U_f h + b_f)        forget gate: how much of the cell is kept
-        o = sigmoid(W_o x + U_o h + b_o)        output gate: how much of the cell is shown
+        o = sigmoid(W_o x + U_o h + b_o)        output gate: how much of the cell is output
         g = tanh(W_g x + U_g h + b_g)           candidate
         c' = f * c + i * g
         h' = o * tanh(c')
@@ -110,7 +110,7 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
         state: h and c.
         weights: W, U and their two biases, G = 4 H.
     Returns:
-        the next state, h' and c', and the gates; equal to torch's kernels up to rounding, in value and gradient.
+        the next state (h' and c') and the gates; values and gradients match torch's kernels up to rounding.
     Source:
         Hochreiter and Schmidhuber 1997; forget gate: Gers et al. 2000.
     """
@@ -118,7 +118,7 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
 
 
 def _lstm_from_sums(sums_NG: Tensor, state: CellState) -> tuple[CellState, LSTMGates]:
-    """Finish an LSTM step after its products: `sums_NG` are the arguments of sigmoid and tanh."""
+    """Finish an LSTM step after its matrix products; `sums_NG` are the arguments of sigmoid and tanh."""
     sums_NG = sums_NG.to(state.cell_NH.dtype)
     i_NH, f_NH, g_NH, o_NH = sums_NG.chunk(4, dim=-1)
     gates = LSTMGates(i_NH.sigmoid(), f_NH.sigmoid(), g_NH.tanh(), o_NH.sigmoid())
@@ -130,11 +130,13 @@ def _lstm_from_sums(sums_NG: Tensor, state: CellState) -> tuple[CellState, LSTMG
 def fused_lstm_cell(
     input_NE: Tensor, state: CellState, weights: Weights, from_hidden_NG: Tensor | None = None
 ) -> CellState:
-    """Take one step of `lstm_cell` on a GPU, with one kernel after the products; without gates and without gradient.
+    """Take one step of `lstm_cell` on a GPU, with a single kernel after the matrix products.
+
+    The gates are not returned, and there is no gradient.
 
     Args:
         input_NE, state, weights: as in `lstm_cell`.
-        from_hidden_NG: U h, if already computed.
+        from_hidden_NG: U h, if already computed; None: compute it here.
     """
     if from_hidden_NG is None:
         from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH)
@@ -155,8 +157,8 @@ def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cell
         n = tanh(W_n x + b_n + r * (U_n h + c_n))
         h' = (1 - z) * n + z * h
 
-    c_n is the recurrent bias of n. Arguments and result are as in `lstm_cell`; G = 3 H, and the cell state has
-    width 0.
+    n is the candidate, and c_n its recurrent bias. Arguments and result are as in `lstm_cell`, except that G = 3 H and
+    the cell state has width 0.
 
     Source:
         Cho et al. 2014.
@@ -205,7 +207,7 @@ def _start_forget_gate(input_bias_G: Tensor, forget_bias: float) -> None:
 
 
 def _quantise_jointly(weights: Weights) -> JointInt8Weights:
-    """Quantise W and U side by side: the state, although smaller than the input, loses little by sharing its scale."""
+    """Quantise W and U as one matrix: the hidden state, although smaller, loses little by sharing the input's scale."""
     assert isinstance(weights.input_GE, Tensor)
     assert isinstance(weights.recurrent_GH, Tensor)
     joint_GJ = quantised(torch.cat([weights.input_GE.detach(), weights.recurrent_GH.detach()], dim=1))
@@ -213,12 +215,12 @@ def _quantise_jointly(weights: Weights) -> JointInt8Weights:
 
 
 class FusedStep(Protocol):
-    """Step of a cell on a GPU, without gradient; see `fused_lstm_cell`."""
+    """Function that takes one step of a cell on a GPU, without gradient, such as `fused_lstm_cell`."""
 
     def __call__(
         self, input_NE: Tensor, state: CellState, weights: Weights, from_hidden_NG: Tensor | None = None
     ) -> CellState:
-        """Take one step; `from_hidden_NG` is U h, if already computed."""
+        """Take one step; `from_hidden_NG` is U h, or None if not yet computed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,14 +229,14 @@ class Cell:
 
     Attributes:
         gates: number of gates, each a block of H rows in the weight matrices.
-        carries_cell: True if there is a cell state beside the hidden state.
+        carries_cell: True if the state includes a cell state besides the hidden state.
         kernel: torch's module for whole sequences.
-        step: the written step.
-        fused_step: the step on a GPU without gradient; None: `step` is used there too.
-        start: overrides the initial values of init.py, given the input biases and the option `forget_bias`; None: they
-            are kept.
-        quantise: converts the weights to int8; None: both matrices, separately.
-        int8_encodes_faster: True if an encoder runs faster in int8, even though it then has no fused call over time.
+        step: the written-out step.
+        fused_step: step used on a GPU when no gradient is needed; None: `step` is used there too.
+        start: overwrites the input biases set by init.py, given these biases and the option `forget_bias`; None: the
+            biases are kept.
+        quantise: converts the weights to int8; None: each matrix is converted separately.
+        int8_encodes_faster: True if an encoder runs faster in int8, although there is no fused int8 call over time.
     """
 
     gates: int
@@ -263,12 +265,12 @@ CELLS: dict[str, Cell] = {
 
 
 class RecurrentLayer(nn.Module):
-    """One recurrent layer in one direction, with a fused call over time and a written step.
+    """One recurrent layer in one direction; `forward` runs over a whole sequence, `step` takes a single step.
 
     Args:
         cell: a name in `CELLS`.
-        input_size: E.
-        hidden_size: H.
+        input_size: E, width of the input.
+        hidden_size: H, width of the output.
     """
 
     def __init__(self, cell: str, input_size: int, hidden_size: int) -> None:
@@ -281,7 +283,7 @@ class RecurrentLayer(nn.Module):
         """Run over all positions at once.
 
         Args:
-            input_BTE: the sequence; padding on the right does not affect the positions before it.
+            input_BTE: the sequences; padding on the right does not affect the positions before it.
             state: the initial state; None: zeros.
         Returns:
             hidden_BTH, equal to T calls of `step` up to rounding.
@@ -309,10 +311,10 @@ class RecurrentLayer(nn.Module):
         return (hidden_1BH, cell_1BH) if self.cell.carries_cell else hidden_1BH
 
     def _forward_flat(self, input_BTE: Tensor, state: CellState | None, dtype: torch.dtype) -> Tensor:
-        """Run `forward` in a precision that torch's module does not pass on to cuDNN properly.
+        """Run `forward` under autocast or in bf16, working around limitations of torch's module.
 
-        Under autocast, torch runs cuDNN in fp16, whatever type was asked for. And in bf16, torch does not keep the
-        weights as parts of one flat tensor in cuDNN's order, as is done here.
+        Under autocast, torch runs cuDNN in fp16, whatever type was requested. In bf16, torch does not store the weights
+        in one flat tensor in cuDNN's order, as this method does.
         """
         with torch.autocast("cuda", enabled=False):
             named = dict(self.kernel.named_parameters())
@@ -326,7 +328,7 @@ class RecurrentLayer(nn.Module):
         return output_BTH
 
     def step(self, input_NE: Tensor, state: CellState, from_hidden_NG: Tensor | None = None) -> CellState:
-        """Take one step, gate by gate; `from_hidden_NG` is U h, if already computed."""
+        """Take one step; `from_hidden_NG` is U h, or None if not yet computed."""
         if self.int8_weights is not None:
             return self.int8_weights.step(input_NE, state)
         fused_step = self.cell.fused_step
@@ -345,7 +347,7 @@ class RecurrentLayer(nn.Module):
             self.int8_weights = SeparateInt8Weights(self.cell.step, weights)
 
     def weights(self) -> Weights:
-        """Return the parameters as the written cells take them."""
+        """Return the parameters in the form that the written-out steps take."""
         (parameters,) = self.kernel.all_weights
         return Weights(*parameters)
 
@@ -371,6 +373,6 @@ class RecurrentLayers(nn.ModuleList):
 
 
 def zero_state(like_NH: Tensor, cell: Cell) -> CellState:
-    """Return a state of zeros with the shape, type and device of a hidden state."""
+    """Return a state of zeros with the shape, type and device of the hidden state `like_NH`."""
     width = like_NH.shape[-1] if cell.carries_cell else 0
     return CellState(torch.zeros_like(like_NH), like_NH.new_zeros(*like_NH.shape[:-1], width))

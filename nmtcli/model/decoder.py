@@ -3,18 +3,18 @@
     gnmt        target embeddings -> first layer -> queries -> attention -> context
                 [layer below; context] -> upper layers -> [top; context] -> readout
     luong       target embeddings -> all layers -> queries -> attention -> context; [top; context] -> readout;
-                with input feeding the first layer reads [embedding; last readout]
+                with input feeding, the first layer reads [embedding; last readout]
     bahdanau    previous state -> query -> attention -> context; [embedding; context] -> all layers;
                 [top; context; embedding] -> readout
-    sutskever   target embeddings -> all layers -> readout; only the first state knows the source
+    sutskever   target embeddings -> all layers -> readout; the source is seen only through the first state
     cho         [embedding; summary of the source] -> all layers; [top; summary; embedding] -> readout
 
-[a; b] is a and b concatenated, and top is the output of the top layer. The readout is as wide as the embeddings; the
-output projection turns it into logits.
+[a; b] is the concatenation of a and b, and top is the output of the top layer. The readout is as wide as the
+embeddings; the output projection turns it into logits.
 
-Training has no loop over time if no layer reads the attention or the readout of the previous step: each layer then
-runs over the whole target in one fused call. This holds for all wirings except `bahdanau`, and `luong` with input
-feeding. Decoding takes one step at a time in all of them, with the same weights.
+If no layer reads the attention or the readout of the previous step, training needs no loop over time: each layer runs
+over the whole target in one fused call. This holds for all wirings except `bahdanau`, and `luong` with input
+feeding. Decoding takes one step at a time in all wirings, with the same weights.
 """
 
 from typing import NamedTuple, Protocol, Self
@@ -30,16 +30,16 @@ from nmtcli.model.linear import Linear
 
 
 class Run(Protocol):
-    """Function that runs one layer of a decoder. A wiring must run each layer once, in any order."""
+    """Function that runs one layer of a decoder; `Decoder.wire` must call it once for each layer, in any order."""
 
     def __call__(self, number: int, input_BTE: Tensor, state: CellState | None = None, /) -> Tensor:
         """Run a layer over its input.
 
         Args:
-            number: index of the layer, from 0; its state after the step is kept under this number.
-            input_BTE: T target positions, or the last tokens of T hypotheses of each sentence.
-            state: of the layer before the first position, with one row per sentence or per hypothesis; None: the state
-                that the decoder was given.
+            number: index of the layer, from 0; in a step, the layer's new state is stored under this index.
+            input_BTE: input at T target positions, or for the last tokens of T hypotheses of each sentence.
+            state: state of the layer before the first position, with one row per sentence or hypothesis; None: taken
+                from the state passed to the decoder.
         Returns:
             output_BTH.
         """
@@ -49,9 +49,9 @@ class State(NamedTuple):
     """State that the decoder carries from step to step, for N = B * K hypotheses, grouped by sentence.
 
     Attributes:
-        hidden_LNH: the layers' last outputs.
-        cell_LNH: the LSTM layers' cell states; of width 0 for GRU and RNN.
-        fed_NE: the last readout if it is fed to the first layer; otherwise of width 0.
+        hidden_LNH: last output of each layer.
+        cell_LNH: cell state of each LSTM layer; width 0 for GRU and RNN.
+        fed_NE: the last readout, with input feeding; otherwise width 0.
     """
 
     hidden_LNH: Tensor
@@ -59,7 +59,7 @@ class State(NamedTuple):
     fed_NE: Tensor
 
     def select(self, rows_N: Tensor) -> Self:
-        """Return the state of these rows, in this order; rows may repeat or be left out."""
+        """Return the state of the given rows, in the given order; rows may be repeated or left out."""
         return self.__class__(self.hidden_LNH[:, rows_N], self.cell_LNH[:, rows_N], self.fed_NE[rows_N])
 
     def layer(self, number: int) -> CellState:
@@ -68,18 +68,18 @@ class State(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Maps target embeddings and the memory to readouts, the input of the output projection; subclasses wire it.
+    """Map target embeddings and the memory to readouts, the input of the output projection; subclasses define `wire`.
 
     Args:
-        config: for the cell, layers, hidden size, residual, attention and decoder_init.
+        config: model options.
         input_size: E, width of the embeddings and of the readout.
         memory_size: width of the memory.
-        beside_first, beside_upper, beside_top: widths of the vectors joined to the input of the first layer, of the
-            layers above it, and of the readout.
-        dropout: on the input of each layer above the first, and before and after the readout.
+        beside_first, beside_upper, beside_top: widths of the vectors concatenated to the input of the first layer, of
+            each layer above it, and of the readout.
+        dropout: applied to the input of each layer above the first, and before and after the readout.
     """
 
-    steps_in_training = False  # True where a step needs the result of the previous one
+    steps_in_training = False  # True if each step needs results of the previous step
 
     def __init__(
         self,
@@ -111,10 +111,10 @@ class Decoder(nn.Module):
         self.fed_size = input_size if config.input_feeding else 0
 
     def first_state(self, summary_BH: Tensor) -> State:
-        """The state before the first step, from a summary of the source: hidden = tanh(W x), cell = W x; or zeros.
+        """Return the state before the first step, from a summary x of the source: hidden = tanh(W x), cell = V x.
 
-        The cell state is a sum over time, so it is kept in fp32 where the weights are bf16. A search on a GPU keeps it
-        in bf16, as cuDNN does in training.
+        With --decoder-init zero, the state is zero. The cell state is a sum over time, so it is kept in fp32 even if
+        the weights are bf16; only a search on a GPU keeps it in bf16, as cuDNN does in training.
         """
         layers, batch = len(self.layers), len(summary_BH)
         if self.bridge is None:
@@ -127,7 +127,7 @@ class Decoder(nn.Module):
         return State(parts_LBH[:layers].tanh(), cell_LBH.to(full), parts_LBH.new_zeros(batch, self.fed_size))
 
     def forward(self, embedded_BTE: Tensor, memory: Memory, state: State) -> tuple[Tensor, Tensor]:
-        """Decode the whole target at once, or step by step where the wiring requires it.
+        """Decode the whole target at once, or step by step if the wiring requires it.
 
         Returns:
             readout_BTE and weights_BTS, equal to T calls of `step` up to rounding.
@@ -157,24 +157,24 @@ class Decoder(nn.Module):
         return read
 
     def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
-        """Map embeddings to readout_BTE and weights_BTS; the decoders differ in this method only.
+        """Map embeddings to readout_BTE and attention weights_BTS; each decoder defines its own wiring here.
 
         Args:
-            embedded_BTE: T target positions, or the last tokens of T hypotheses of each sentence.
-            memory: the source.
-            state: before the first position.
-            run: runs a layer.
+            embedded_BTE: embeddings at T target positions, or of the last tokens of T hypotheses of each sentence.
+            memory: the encoded source.
+            state: state of the decoder before the first position.
+            run: runs one layer.
             drop: dropout function.
         """
         raise NotImplementedError
 
     def step(self, embedded_BKE: Tensor, memory: Memory, state: State, drop: Drop) -> tuple[Tensor, Tensor, State]:
-        """Decode one token for each of K hypotheses of each sentence.
+        """Decode one token for each of the K hypotheses of each sentence.
 
         Args:
             embedded_BKE, memory, state, drop: as in `wire`.
         Returns:
-            readout_BKE, weights_BKS, and the next state.
+            readout_BKE, attention weights_BKS, and the next state.
         """
         ran: list[int] = []
         after: dict[int, CellState] = {}
@@ -197,9 +197,10 @@ class Decoder(nn.Module):
         return readout_BKE, weights_BKS, State(hidden_LNH, cell_LNH, fed_NE)
 
     def join_layers(self) -> None:
-        """From now on, multiply the states of all layers at once in each step on a GPU, for cells with a fused step.
+        """From now on, compute the recurrent products of all layers in one batched product per step; for use on a GPU.
 
-        The product of one layer has too few rows to keep a GPU busy. The weights must not change afterwards.
+        The product of a single layer has too few rows to keep a GPU busy. The weights must not change afterwards. Cells
+        without a fused step are left as they are.
         """
         if self.cell.fused_step is not None:
             matrices = [layer.kernel.all_weights[0][1].detach().T for layer in self.layers]
@@ -210,7 +211,7 @@ class Decoder(nn.Module):
             raise RuntimeError(f"`wire` must run each of {len(self.layers)} layers once, but it ran {ran}")
 
     def _upwards(self, layer_BTH: Tensor, run: Run, drop: Drop, *beside: Tensor) -> Tensor:
-        """Run the layers above the first, each over the layer below and `beside`, with residuals if configured."""
+        """Run the layers above the first, each on [layer below; *beside], with residual connections if configured."""
         for number in range(1, len(self.layers)):
             input_BTH = torch.cat([layer_BTH, *beside], dim=-1) if beside else layer_BTH
             output_BTH = run(number, drop(f"layer {number}", input_BTH))
@@ -228,7 +229,7 @@ class Decoder(nn.Module):
 
 
 class GNMTDecoder(Decoder):
-    """Attention between the first and the upper layers; with a single layer, the context goes to the readout only.
+    """Decoder that attends from its first layer; the context goes to the upper layers, if any, and to the readout.
 
     Source:
         Wu et al. 2016, section 3; wired as in NVIDIA's GNMT v2, where the context also goes to every upper layer.
@@ -247,7 +248,7 @@ class GNMTDecoder(Decoder):
 
 
 class LuongDecoder(Decoder):
-    """Global attention over the top layer: readout = tanh(W [context; top]), the "attentional vector" of the paper.
+    """Decoder that attends from its top layer: readout = tanh(W [context; top]), the paper's "attentional vector".
 
     Source:
         Luong, Pham and Manning 2015, section 3.1; input feeding: section 3.3.
@@ -269,7 +270,7 @@ class LuongDecoder(Decoder):
 
 
 class BahdanauDecoder(Decoder):
-    """Attention before the recurrence: the top layer's previous output is the query, and the context is an input.
+    """Decoder that attends first: the top layer's previous output is the query, and the first layer reads the context.
 
     Source:
         Bahdanau, Cho and Bengio 2015, section 3 and appendix A.2; the paper's maxout before the output is a tanh here.
@@ -291,12 +292,12 @@ class BahdanauDecoder(Decoder):
 
 
 class FixedVectorDecoder(Decoder):
-    """No attention: the source is one vector, which starts the decoder and, with --arch cho, is read at every step.
+    """Decoder without attention: one vector for the source sets the first state; with --arch cho, each step reads it.
 
     Source:
-        Sutskever, Vinyals and Le 2014 (the vector starts the decoder); Cho et al. 2014, section 2.2 and appendix A (it
-        is read at every step; the paper's maxout before the output is a tanh here). In the papers the decoder starts
-        from the encoder's last state; here it starts from a learned map of the encoder's last output.
+        Sutskever, Vinyals and Le 2014 (the vector sets the first state); Cho et al. 2014, section 2.2 and appendix A
+        (it is read at each step; the paper's maxout before the output is a tanh here). In the papers, the first state
+        is the encoder's last state; here it is a learned map of the encoder's last output.
     """
 
     def __init__(self, config: ModelConfig, *, input_size: int, memory_size: int, dropout: Dropout) -> None:

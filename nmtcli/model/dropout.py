@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Drop = Callable[[str, Tensor], Tensor]  # from a place in the network and its values
+Drop = Callable[[str, Tensor], Tensor]  # (name of a place in the network, values there) -> values after dropout
 
 
 def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
-    """Zero each value with this probability, and scale the others so that the mean stays the same.
+    """Zero each value with the given probability, and scale the others so that the mean stays the same.
 
-    On a CPU one 64-bit random number decides eight values, one byte each, rather than one value; the probability is
-    therefore rounded to the nearest 1/256.
+    On a CPU, each 64-bit random number is split into eight bytes, one per value, so the probability is rounded to the
+    nearest 1/256.
 
     Args:
         values: of any shape.
         probability: probability of a zero, below 1.
-        training: False returns the values unchanged.
+        training: if False, return the values unchanged.
     Source:
         Srivastava et al. 2014.
     """
@@ -37,11 +37,11 @@ def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Dropout:
-    """Dropout at all places of a network.
+    """Dropout settings for all places in a network.
 
     Args:
         probability: probability of a zero, below 1.
-        variational: each place draws one mask for all positions of a sentence, rather than one per position.
+        variational: each place draws one mask for all positions in a sentence; False: one mask per position.
     Source:
         variational: Gal and Ghahramani 2016.
     """
@@ -50,12 +50,12 @@ class Dropout:
     variational: bool
 
     def over_a_sentence(self, training: bool) -> Drop:
-        """Return the dropout function for one pass over a batch, whatever the number of its steps.
+        """Return a dropout function for one pass over a batch, to be used in all steps of that pass.
 
         Args:
-            training: False returns a function that leaves values unchanged.
+            training: if False, the function leaves values unchanged.
         Returns:
-            `drop(place, values_BTH)`, where `place` is any name; variational masks are kept by name.
+            `drop(place, values_BTH)`; `place` is any name, and a variational mask is drawn once per name.
         """
         if not self.variational:
             return lambda _, values_BTH: dropout(values_BTH, self.probability, training)

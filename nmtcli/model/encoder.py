@@ -16,11 +16,11 @@ from nmtcli.model.dropout import Dropout
 def reversal(lengths_B: Tensor, size: int) -> Tensor:
     """Return the order of positions that reverses each sentence within its length and leaves padding in place.
 
-    The order is its own inverse: reversing twice gives the sentence back.
+    The order is its own inverse: reversing twice restores the sentence.
 
     Args:
         lengths_B: lengths of the sentences [tokens].
-        size: S, padding included.
+        size: S, number of positions, padding included.
     Returns:
         index_BS.
 
@@ -42,13 +42,13 @@ class Encoder(nn.Module):
 
     Args:
         cell: a name in `CELLS`.
-        layers: L.
+        layers: number of layers.
         input_size: width of the embeddings.
-        hidden_size: H, the total width of both directions.
-        bidirectional: half of H reads from right to left.
-        reverse_source: all of H reads from right to left; not together with `bidirectional`.
+        hidden_size: H, width of the output, both directions together.
+        bidirectional: half of the H units read the source from right to left.
+        reverse_source: all units read from right to left; cannot be combined with `bidirectional`.
         residual: each layer above the first adds its input to its output.
-        dropout: on the input of each layer above the first.
+        dropout: applied to the input of each layer above the first.
     Source:
         bidirectional: Schuster and Paliwal 1997; reversed source: Sutskever et al. 2014, section 3.3.
     """
@@ -79,11 +79,11 @@ class Encoder(nn.Module):
         """Encode the source.
 
         Args:
-            embedded_BSE: embedded source; padding on the right.
+            embedded_BSE: embedded source, padded on the right.
             lengths_B: lengths of the sentences, at least 1 [tokens].
         Returns:
-            memory_BSH, whose real positions do not depend on padding, and last_BH: the output of the forward direction
-            at the last real position, joined with the output of the backward direction at the first.
+            memory_BSH, whose values at real positions do not depend on padding; and last_BH: the output of the forward
+            direction at the last real position, concatenated with the output of the backward direction at the first.
         """
         drop = self.dropout.over_a_sentence(self.training)
         index_BS = reversal(lengths_B, embedded_BSE.shape[1])
@@ -99,7 +99,7 @@ class Encoder(nn.Module):
             output_BSH = torch.cat(outputs, dim=-1) if len(outputs) > 1 else outputs[0]
             layer_BSH = output_BSH + layer_BSH if number and self.residual else output_BSH
         width = layer_BSH.shape[-1] // (2 if self.forward_layers and self.backward_layers else 1)
-        end = width if self.forward_layers else 0  # values before `end` come from the forward direction
+        end = width if self.forward_layers else 0  # units before `end` belong to the forward direction
         last_B = lengths_B - 1
         rows_B = torch.arange(len(last_B), device=last_B.device)
         last_BH = torch.cat([layer_BSH[rows_B, last_B, :end], layer_BSH[:, 0, end:]], dim=-1)

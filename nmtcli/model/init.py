@@ -11,21 +11,21 @@ from nmtcli.model.cells import RecurrentLayer
 
 
 def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float) -> None:
-    """Initialise every parameter of a model, with torch's random numbers.
+    """Initialise every parameter of a model, using torch's random generator.
 
-    Matrices are drawn by the rule `init`. Vectors are set by name: 0 for `bias...` and `..._bias_V`, 1 for `weight`
-    (the gain of a normalisation layer). A cell may then override its biases (`Cell.start`).
+    Matrices are drawn by the rule `init`. Vectors are set according to their names: 0 for `bias...` and `..._bias_V`,
+    1 for `weight` (the gain of a normalisation layer). A cell may then override its biases (`Cell.start`).
 
     Args:
-        model: its matrices are embeddings, linear maps, and recurrent layers with one block per gate.
-        init: `uniform` in +-scale; `normal` with deviation scale; `truncated-normal`, the same cut at two deviations;
-            `xavier`: Glorot's uniform for each gate separately, and embeddings uniform with variance 1/E, so that
-            scaled ones have variance 1; `orthogonal`: recurrent matrices orthogonal for each gate separately, the rest
-            as in xavier.
-        scale: of uniform, normal and truncated-normal.
+        model: a model of embeddings, linear maps and recurrent layers, whose matrices have one block per gate.
+        init: `uniform`: between -scale and scale; `normal`: standard deviation scale; `truncated-normal`: the same,
+            truncated at two standard deviations; `xavier`: Glorot's uniform distribution for each gate separately, and
+            embeddings uniform with variance 1/E, so that they have variance 1 if scaled by sqrt(E); `orthogonal`:
+            recurrent matrices orthogonal for each gate separately, all others as with `xavier`.
+        scale: scale of `uniform`, `normal` and `truncated-normal`; unused otherwise.
         forget_bias: bias of the LSTM's forget gate.
     Raises:
-        ValueError: a vector or scalar is neither a bias nor a gain by its name.
+        ValueError: the name of a vector or scalar marks it neither as a bias nor as a gain.
     Source:
         uniform +-0.08: Sutskever et al. 2014; xavier: Glorot and Bengio 2010; orthogonal: Saxe et al. 2014; forget
         bias: Jozefowicz et al. 2015.
@@ -76,16 +76,16 @@ def _vector_start(name: str) -> float:
 
 
 class Undrawn(TorchFunctionMode):
-    """Context in which parameters are not drawn at random, for a model whose weights will be read from a file.
+    """Context that skips random initialisation, for a model whose weights will be read from a file.
 
-    Even on the meta device, where nothing is drawn, torch would import its compiler, which takes as long as importing
-    torch itself.
+    On the meta device, nothing is drawn in any case, but torch would import its compiler, which takes as long as
+    importing torch itself.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Skip the functions of `torch.nn.init`."""
+        """Skip functions in `torch.nn.init`; call all others."""
         kwargs = kwargs or {}
         if getattr(func, "__module__", "") == "torch.nn.init":
             return args[0] if args else kwargs["tensor"]
@@ -95,8 +95,8 @@ class Undrawn(TorchFunctionMode):
 def start_from_vectors(embedding_VE: Tensor, ids_N: Tensor, vectors_NE: Tensor) -> None:
     """Copy pretrained vectors into rows of an embedding matrix.
 
-    All are multiplied by one factor, which gives them the root mean square of the initial matrix: the layers above the
-    embeddings expect that scale, whatever the scale of the file.
+    All vectors are multiplied by one factor, so that they have the root mean square of the initial matrix: the layers
+    above the embeddings expect that magnitude, whatever the magnitude in the file.
     """
     with torch.no_grad():
         size, pretrained_size = (values.square().mean().sqrt() for values in (embedding_VE, vectors_NE))

@@ -1,9 +1,10 @@
 """Matrix products with weights in floating point or, for decoding on a CPU, in 8-bit integers.
 
-A weight w of output v is quantised to round(w / s_v), and an activation x of row n to round(x / t_n), with scales such
-that the largest magnitude in each row becomes 127. The products are summed exactly, in 32 bits, so that a row does not
-depend on the rest of its batch; the sum times s_v t_n is the output. oneDNN's product needs the weights in a layout of
-its own, prepared once, and activations that are not negative: 128 is added to each, and subtracted from the sums again.
+A weight w in row v of the matrix is quantised to round(w / s_v), and an activation x in row n of the input to
+round(x / t_n); the scales s_v and t_n map the largest magnitude in each row to 127. The products are summed exactly, in
+32 bits, so the result for a row does not depend on the rest of its batch; the output is the sum times s_v t_n. oneDNN
+needs the weights in its own layout, prepared once, and non-negative activations: 128 is added to each activation, and
+the effect of this on the sums is subtracted again.
 """
 
 from typing import NamedTuple, Self
@@ -13,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LARGEST = 127
-ZERO = 128  # the activation that stands for 0
+ZERO = 128  # zero point: the quantised activation that represents 0
 
 
 class Int8Matrix(NamedTuple):
     """Matrix of 8-bit integers.
 
     Attributes:
-        values_VE: integers in -127 .. 127.
-        scales_V: one for each output.
+        values_VE: integers from -127 to 127.
+        scales_V: scale of each row.
         ordered: the values in oneDNN's layout.
     """
 
@@ -35,7 +36,7 @@ class Int8Matrix(NamedTuple):
         return cls(values_VE, scales_V, torch.ops.onednn.qlinear_prepack(values_VE, None))
 
     def rows(self, outputs_U: Tensor) -> "Int8Matrix":
-        """Return the rows of these outputs as a matrix."""
+        """Return the rows of the given outputs as a matrix."""
         return self.of(self.values_VE[outputs_U], self.scales_V[outputs_U])
 
 
@@ -43,7 +44,7 @@ Matrix = Tensor | Int8Matrix  # V outputs, E inputs
 
 
 def quantised(matrix_VE: Tensor) -> Int8Matrix:
-    """Round a matrix to int8."""
+    """Quantise a matrix to int8, with one scale per row."""
     values_VE = matrix_VE.detach().float()
     scales_V1 = _scales(values_VE)
     return Int8Matrix.of((values_VE / scales_V1).round_().to(torch.int8), scales_V1.squeeze(1))
@@ -53,7 +54,7 @@ def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Te
     """Return `input @ matrix.T + bias`, for any number of axes before the last.
 
     Returns:
-        output_NV; in fp32 and without gradient if the matrix is int8.
+        output_NV; if the matrix is int8, in fp32 and without gradient.
     """
     if isinstance(matrix, Tensor):
         return F.linear(input_NE, matrix, bias_V)
@@ -72,10 +73,10 @@ def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Te
 
 
 def compiled_rows(rows: int) -> int:
-    """Round up to a number with at most three significant binary digits.
+    """Round a number of rows up to a number with at most three significant binary digits.
 
-    oneDNN compiles a kernel for each number of rows, which takes as long as the product itself, and the number changes
-    in most steps, as sentences leave the batch.
+    oneDNN compiles a kernel for each distinct number of rows, which takes as long as the product itself; and as
+    sentences leave the batch, the number changes in most steps.
 
     >>> [compiled_rows(rows) for rows in (1, 7, 8, 9, 17, 300)]
     [1, 7, 8, 10, 20, 320]
@@ -85,7 +86,7 @@ def compiled_rows(rows: int) -> int:
 
 
 def int8_product(values_NE: Tensor, matrix: Int8Matrix) -> Tensor:
-    """Return the exact sums of (x - 128) w, times the scale of each output, in fp32."""
+    """Return the exact sums of (x - 128) w, multiplied by the scale of each output, in fp32."""
     zeros_V = torch.zeros_like(matrix.scales_V, dtype=torch.int32)
     output_NV: Tensor = torch.ops.onednn.qlinear_pointwise(
         *(values_NE, 1.0, ZERO, matrix.ordered, matrix.scales_V, zeros_V),
@@ -97,8 +98,8 @@ def int8_product(values_NE: Tensor, matrix: Int8Matrix) -> Tensor:
 def sums_are_exact() -> bool:
     """Return True if this CPU sums int8 products exactly, in 32 bits.
 
-    An x86 without VNNI sums pairs of products in 16 bits, which large ones overflow; and torch may be built without
-    oneDNN, which computes the product.
+    An x86 CPU without VNNI does not: it sums pairs of products in 16 bits, which overflow if the products are large.
+    Without oneDNN, which computes the products, the result is False as well.
     """
     ones_NE = torch.full((33, 64), LARGEST, dtype=torch.int8)
     try:
@@ -109,13 +110,13 @@ def sums_are_exact() -> bool:
 
 
 def _scales(values_NE: Tensor) -> Tensor:
-    """Return scales_N1 of the rows."""
+    """Return scales_N1: the scale of each row."""
     largest_N1 = torch.maximum(values_NE.amax(dim=1, keepdim=True), -values_NE.amin(dim=1, keepdim=True))
     return largest_N1.clamp_(min=torch.finfo(torch.float32).tiny).div_(LARGEST)
 
 
 class Linear(nn.Linear):
-    """Linear layer of torch that can also multiply by int8 weights."""
+    """torch's linear layer, extended to int8 weights."""
 
     int8_weights: Int8Matrix | None = None
 

@@ -22,8 +22,8 @@ from nmtcli.model.linear import Int8Matrix, Linear, Matrix, linear, quantised
 def forget_casts() -> None:
     """Clear autocast's cache after a search, before a pass with gradients in the same autocast context.
 
-    torch before 2.10 would reuse the weights that the search has cast to bf16, which have no gradient (pytorch issue
-    158232).
+    torch before 2.10 would reuse the weights that were cast to bf16 during the search, which carry no gradients
+    (pytorch issue 158232).
     """
     torch.clear_autocast_cache()
 
@@ -39,7 +39,7 @@ class Seq2Seq(nn.Module):
     """Translation model. `decode` over T positions and T calls of `step` agree up to rounding.
 
     Args:
-        config: the model's shape.
+        config: model options.
         source_size, target_size: sizes of the vocabularies.
         joint: True if both sides share one vocabulary.
     Raises:
@@ -80,22 +80,22 @@ class Seq2Seq(nn.Module):
 
     @property
     def target_embedding_VE(self) -> Tensor:
-        """Embedding matrix of the target, whichever module holds it."""
+        """Target embedding matrix; this is also the source embedding matrix if all embeddings are tied."""
         return (self.target_embedding or self.source_embedding).weight
 
     @property
     def projection_VE(self) -> Tensor:
-        """Matrix of the output projection: the target's embeddings if they are tied."""
+        """Matrix of the output projection: the target embeddings, if tied."""
         return self.projection.weight if self.projection is not None else self.target_embedding_VE
 
     def encode(self, source_BS: Tensor, mask_BS: Tensor) -> tuple[Memory, State]:
         """Encode the source.
 
         Args:
-            source_BS: ids, ending in EOS, padded on the right.
+            source_BS: source ids, ending in EOS, padded on the right.
             mask_BS: True on real tokens, at least one per sentence.
         Returns:
-            the memory, and the decoder's first state with one hypothesis per sentence.
+            the memory, and the decoder's first state, with one hypothesis per sentence.
         """
         drop = self.dropout.over_a_sentence(self.training)
         embedded_BSE = self._embed(source_BS, self.source_embedding.weight, drop)
@@ -110,11 +110,11 @@ class Seq2Seq(nn.Module):
         return Memory(values_BSH, keys_BSD, mask_BS, summary_BH), self.decoder.first_state(summary_BH)
 
     def decode(self, memory: Memory, state: State, target_BT: Tensor) -> Tensor:
-        """Decode the whole target, each position given the tokens before it.
+        """Compute the readouts of all target positions; each one depends only on the target tokens so far.
 
         Args:
             memory, state: from `encode`.
-            target_BT: ids, starting with BOS.
+            target_BT: ids read by the decoder, starting with BOS.
         Returns:
             readout_BTE, the input of `logits` or of a loss.
         """
@@ -125,12 +125,12 @@ class Seq2Seq(nn.Module):
         return readout_BTE
 
     def step(self, memory: Memory, state: State, tokens_BK: Tensor) -> tuple[Tensor, Tensor, State]:
-        """Decode one token of K hypotheses for each sentence.
+        """Decode one token for each of the K hypotheses of each sentence.
 
         Args:
-            memory: of B sentences.
-            state: of B * K hypotheses.
-            tokens_BK: the last ids of the hypotheses; BOS in the first step.
+            memory: encoded source of B sentences.
+            state: state of B * K hypotheses.
+            tokens_BK: last id of each hypothesis; BOS in the first step.
         Returns:
             logits_BKV of the next token, attention weights_BKS, and the next state.
         """
@@ -140,23 +140,23 @@ class Seq2Seq(nn.Module):
     def advance(
         self, memory: Memory, state: State, tokens_BK: Tensor, drop: Drop | None = None
     ) -> tuple[Tensor, Tensor, State]:
-        """Take a `step` without the output projection: return readout_BKE rather than logits.
+        """Take a `step` without the output projection: return readout_BKE instead of logits.
 
         Args:
             memory, state, tokens_BK: as in `step`.
-            drop: dropout function, if steps are to share masks; None: a new one.
+            drop: dropout function, if several steps are to share masks; None: make a new one for this step.
         """
         drop = drop or self.dropout.over_a_sentence(self.training)
         embedded_BKE = self._embed(tokens_BK, self.target_embedding_VE, drop)
         return self.decoder.step(embedded_BKE, memory, state, drop)
 
     def projection_to(self, ids_U: Tensor) -> Projection:
-        """Return the output projection to these target ids only."""
+        """Return the output projection, restricted to the given target ids."""
         matrix = self.int8_weights.rows(ids_U) if self.int8_weights else self.projection_VE[ids_U]
         return Projection(matrix, self.projection_bias_V[ids_U])
 
     def logits(self, readout_BTE: Tensor, projection: Projection | None = None) -> Tensor:
-        """Return logits_BTV, in fp32 or better; another projection gives logits of its own outputs."""
+        """Return logits_BTV, in fp32 or better; `projection` replaces the model's own output projection."""
         matrix, bias_V = projection or Projection(self.int8_weights or self.projection_VE, self.projection_bias_V)
         if readout_BTE.dtype != torch.bfloat16 and not torch.is_autocast_enabled(readout_BTE.device.type):
             return linear(readout_BTE, matrix, bias_V)
@@ -167,8 +167,8 @@ class Seq2Seq(nn.Module):
     def quantise(self) -> None:
         """Use int8 weights from now on; CPU only.
 
-        The attention keys, the decoder's first state and the vector of additive scores stay in floating point, and so
-        does an encoder whose cells run no faster in int8.
+        The matrices for the attention keys and the decoder's first state, and the vector of additive attention, stay in
+        floating point. So does the encoder if its cells do not run faster in int8.
         """
         for module in self.decoder.modules():
             if isinstance(module, RecurrentLayer | Linear):
@@ -179,7 +179,7 @@ class Seq2Seq(nn.Module):
         self.int8_weights = quantised(self.projection_VE)
 
     def join_layers(self) -> None:
-        """Join the decoder's layers, as `Decoder.join_layers` does."""
+        """Join the recurrent products of the decoder's layers; see `Decoder.join_layers`."""
         self.decoder.join_layers()
 
     @contextmanager
@@ -195,10 +195,10 @@ class Seq2Seq(nn.Module):
             forget_casts()
 
     def _embed(self, ids_BT: Tensor, matrix_VE: Tensor, drop: Drop) -> Tensor:
-        """Return the input of the recurrent layers.
+        """Return the embeddings of ids, scaled and after dropout: the input of the recurrent layers.
 
-        Scaled embeddings have the magnitude of the layers' states, however wide they are; the matrix itself stays
-        small, as a tied output projection requires.
+        The scale makes their magnitude match the hidden states at any embedding width. The weights in the matrix itself
+        stay small in magnitude, as a tied output projection requires.
         """
         embedded_BTE = F.embedding(ids_BT, matrix_VE) * self.embedding_scale
         if self.word_dropout and self.training:

@@ -1,1 +1,1 @@
-"""Scores of translations: BLEU, chrF2 and TER with their signatures, and log-probabilities by forced decoding."""
+"""Scores for translations: BLEU, chrF2 and TER with their signatures, and log-probabilities from forced decoding."""

@@ -16,12 +16,12 @@ def log_probabilities(
 
     Args:
         model: in eval mode, on the device.
-        pairs: source and target ids, EOS at the end of each.
-        batch_tokens: sentences times the longest side [tokens/batch].
+        pairs: source and target ids, each ending in EOS.
+        batch_tokens: maximum of sentences times the longest sentence, source or target, in a batch [tokens/batch].
         device: device of the model.
     Returns:
-        one number for each pair, in order, EOS included [nats]; equal up to rounding to the log-probability that
-        search computes for the same ids.
+        one log-probability per pair, in input order, counting EOS [nats]; equal, up to rounding, to the log-probability
+        that a search computes for the same ids.
     """
     scores = [0.0] * len(pairs)
     for numbers in batches_by_length(pairs, batch_tokens):

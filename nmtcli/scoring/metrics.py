@@ -1,6 +1,6 @@
-"""BLEU, chrF2 and TER of whole texts by sacreBLEU, each with its signature, which makes the score reproducible.
+"""Corpus-level BLEU, chrF2 and TER by sacreBLEU, each with the signature that makes the score reproducible.
 
-Text must be detokenised: the metrics tokenise it themselves, by the rules of the target language. Scores of tokenised
+Text must be detokenised: the metrics tokenise it themselves, by rules for the target language. Scores of tokenised
 text are not comparable with published ones; `suspicions` warns of such text.
 """
 
@@ -21,7 +21,7 @@ JAPANESE = frozenset(("ja", "jpn"))
 
 _HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _KANA = r"\u3040-\u30ff\u31f0-\u31ff"
-# In raw text at most 3 % of lines match (technical Chinese), in tokenised text 90 %.
+# At most 3 % of the lines match in raw text (technical Chinese), but 90 % in tokenised text.
 _MARK_APART = re.compile(r"\S [.,。，、](?: |$)")
 _BPE_PIECE = re.compile(r"@@(?: |$)")
 _HAN_APART = re.compile(rf"[{_HAN}] (?=[{_HAN}])")
@@ -35,11 +35,11 @@ class Score:
 
     Args:
         name: `BLEU`, `chrF2` or `TER`.
-        value: the score, from 0 to 100 (TER: 0 is best, and it may be above 100).
+        value: the score, from 0 to 100; for TER, 0 is best, and the score may exceed 100.
         signature: sacreBLEU's signature: number of references, case, tokenizer, version, ...
-        detail: for BLEU, the four precisions, brevity penalty and lengths as sacreBLEU prints them.
-        mean, ci: mean, and half the width of the 95 % confidence interval, of a bootstrap; None without one.
-        p_value: significance of the difference from the first system in a paired bootstrap; None without one.
+        detail: for BLEU, the four precisions, brevity penalty and lengths as sacreBLEU prints them; else empty.
+        mean, ci: mean, and half the width of the 95 % confidence interval, from bootstrap resampling; None without it.
+        p_value: significance of the difference from the first system, by paired bootstrap resampling; None without it.
     """
 
     name: str
@@ -83,11 +83,11 @@ def bleu(
         hypotheses: translations.
         references: one or more sets of references, each as long as the hypotheses.
         target_lang: language of the text, which determines the tokenizer.
-        tokenize: tokenizer to use instead.
+        tokenize: tokenizer to use instead; empty: choose it by `target_lang`.
         lowercase: ignore case.
 
     Returns:
-        The score that the `sacrebleu` command gives.
+        The score as the `sacrebleu` command computes it.
 
     Raises:
         ConfigError: the language is Japanese, and MeCab is not installed.
@@ -101,7 +101,7 @@ def bleu(
 def chrf(hypotheses: Sequence[str], references: References, *, lowercase: bool = False) -> Score:
     """Compute corpus chrF2: character n-grams up to 6, white space ignored, recall weighted twice.
 
-    Args and Raises are those of `bleu`.
+    The arguments and the DataError are as in `bleu`.
 
     Source: Popović 2016.
     """
@@ -109,10 +109,10 @@ def chrf(hypotheses: Sequence[str], references: References, *, lowercase: bool =
 
 
 def ter(hypotheses: Sequence[str], references: References, *, target_lang: str = "") -> Score:
-    """Compute corpus TER, ignoring case: edits and shifts over the reference length. Slow on long lines.
+    """Compute corpus TER, ignoring case: edits, shifts included, divided by the reference length. Slow on long lines.
 
-    Chinese and Japanese are normalised with Asian support: every Chinese character is a token.
-    Args and Raises are those of `bleu`.
+    Chinese and Japanese are normalised with sacreBLEU's Asian support: every Chinese character is a token.
+    The arguments and the DataError are as in `bleu`.
 
     Source: Snover et al. 2006.
     """
@@ -128,7 +128,7 @@ def corpus_scores(
     lowercase: bool = False,
     with_ter: bool = True,
 ) -> list[Score]:
-    """Compute BLEU, chrF2 and TER, in this order; Args and Raises are those of `bleu`."""
+    """Compute BLEU, chrF2 and, if `with_ter`, TER, in this order; other arguments and errors are as in `bleu`."""
     metrics = _metrics(target_lang, tokenize, lowercase, with_ter)
     return [_score(metric, hypotheses, references) for metric in metrics]
 
@@ -146,17 +146,19 @@ def compare(
     """Score several systems, and compare each with the first by paired bootstrap resampling.
 
     Args:
-        systems: translations of each system, by its name; the first is the baseline.
-        samples: number of resamplings. The seed is sacreBLEU's (12345, or SACREBLEU_SEED); the signature shows both.
+        systems: translations by each system, keyed by its name; the first system is the baseline.
+        with_ter: compute TER as well, which is slow.
+        samples: number of bootstrap samples. The seed is sacreBLEU's (12345, or SACREBLEU_SEED). The signature shows
+            both numbers.
 
-    Other Args and Raises are those of `bleu`.
+    Other arguments and errors are as in `bleu`.
 
     Returns:
-        The scores of each system, in the order of `corpus_scores`; the baseline's p-values are None.
+        The scores of each system, keyed by its name, in the order of `corpus_scores`; the baseline's p-values are None.
 
     Source: Koehn 2004.
     """
-    from sacrebleu.significance import PairedTest  # imports numpy, which scoring one text does without
+    from sacrebleu.significance import PairedTest  # imports numpy, which is not needed to score one text
 
     for hypotheses in systems.values():
         _check_lines(hypotheses, references)
@@ -191,11 +193,11 @@ def suspicions(
     *,
     name: str = "the translations",
 ) -> list[str]:
-    """Look for signs that the scores are misleading; return one sentence for each, with its remedy.
+    """Look for signs that the scores are misleading; return one warning for each, with a remedy.
 
     Args:
-        hypotheses, references, target_lang, tokenize: as for `bleu`.
-        name: name of the hypotheses in these sentences.
+        hypotheses, references, target_lang, tokenize: as in `bleu`.
+        name: what the warnings call the hypotheses.
     """
     tokenizer = tokenize or tokenizer_for(target_lang)
     found = _wrong_tokenizer(references, target_lang, tokenizer)
@@ -218,8 +220,8 @@ def suspicions(
 def ter_seconds(hypotheses: Sequence[str]) -> float:
     """Estimate the time that TER takes [seconds], very roughly.
 
-    The search for shifts takes time in the fourth power of the line length, until its limits apply: at most 1,000
-    shifts of a line, each with an edit distance in a band of 50 tokens.
+    The search for shifts takes time proportional to the fourth power of the line length, until sacreBLEU's limits
+    apply: at most 1,000 shifts per line, each with an edit distance computed within a band of 50 tokens.
     """
     lengths = (len(_TER_TOKEN.findall(line)) for line in hypotheses)
     return sum(min(9e-9 * length**3 * min(length, 50), 0.02 * length) for length in lengths)
@@ -268,7 +270,7 @@ def _not_detokenised(lines: Sequence[str], side: str, tokenizer: str) -> list[st
 
 
 def _bleu(target_lang: str, tokenize: str, lowercase: bool) -> BLEU:
-    try:  # force: the warning about tokenised text is ours (`suspicions`)
+    try:  # force: no warning from sacreBLEU about tokenised text; `suspicions` gives its own
         return BLEU(tokenize=tokenize or tokenizer_for(target_lang), lowercase=lowercase, force=True)
     except RuntimeError as error:
         raise ConfigError(
@@ -294,7 +296,7 @@ def _score(metric: BLEU | CHRF | TER, hypotheses: Sequence[str], references: Ref
 
 
 def _check_lines(hypotheses: Sequence[str], references: References) -> None:
-    """Check that both sides have as many lines, since sacreBLEU silently cuts the longer side."""
+    """Check that both sides have the same number of lines, since sacreBLEU silently truncates the longer side."""
     for reference in references:
         if len(reference) != len(hypotheses):
             raise DataError(

@@ -1,4 +1,4 @@
-"""Sentence-level BLEU and chrF in [0, 1]: the rewards of the losses that train by search. Not for reporting."""
+"""Sentence-level BLEU and chrF in [0, 1]: the rewards in losses that train by search. Not for reporting."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ ORDER = 4
 
 
 def sentence_bleu(hypothesis: Sequence[Hashable], reference: Sequence[Hashable]) -> float:
-    """Compute BLEU of one sentence, with 1 added to the counts of all n-grams but unigrams.
+    """Compute BLEU of one sentence, with 1 added to the counts of all n-grams except unigrams.
 
     Args:
         hypothesis, reference: tokens.
@@ -41,7 +41,7 @@ def sentence_bleu(hypothesis: Sequence[Hashable], reference: Sequence[Hashable])
 
 
 class Reward:
-    """The reward of a translation: sentence BLEU or chrF of detokenised text.
+    """Function that computes the reward of a translation: sentence BLEU or chrF of detokenised text.
 
     Args:
         metric: "bleu" or "chrf".
@@ -53,7 +53,7 @@ class Reward:
         self._chrf = CHRF()
 
     def __call__(self, hypotheses: Sequence[str], reference: str) -> list[float]:
-        """Return a number in [0, 1] for each hypothesis."""
+        """Return the reward of each hypothesis, in [0, 1]."""
         if self._tokenize is None:
             return [self._chrf.sentence_score(one, [reference]).score / 100 for one in hypotheses]
         reference_tokens = self._tokenize(reference).split()
