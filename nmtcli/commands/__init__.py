@@ -1,1 +1,1 @@
-"""The commands. Each reads like a recipe, top to bottom; commands never import commands."""
+"""The commands of `nmt`. Each can be read from top to bottom like a recipe, and imports no other command."""

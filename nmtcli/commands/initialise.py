@@ -1,4 +1,4 @@
-"""Initial weights of a new run that are not random: from another model (--init-from) or from word vectors."""
+"""Initialise the weights of a new run from another model (--init-from) or from word vectors."""
 
 from collections.abc import Callable
 
@@ -19,11 +19,11 @@ from nmtcli.training.assembly import Start
 
 
 def shape_to_start_from(path: str, asked: ModelConfig, given: frozenset[str]) -> ModelConfig:
-    """Return the model options of a new run, taking those that were not given from the model to start from.
+    """Return the model options of a new run; options that were not given are copied from the --init-from model.
 
     Args:
-        path: directory of that model; empty: return `asked`.
-        asked: all options, defaults included.
+        path: directory of the --init-from model; if empty, `asked` is returned.
+        asked: all model options, including defaults.
         given: names of the options that were given.
     """
     if not path:
@@ -35,7 +35,7 @@ def shape_to_start_from(path: str, asked: ModelConfig, given: frozenset[str]) ->
 
 
 def initialiser(start: Start, console: Console) -> Callable[[Seq2Seq], None]:
-    """Return the function that sets the initial weights of a model where they are not random."""
+    """Return a function that copies the weights of --init-from and the given word vectors, if any, into a model."""
     config, data = start.config, start.data
 
     def initialise(model: Seq2Seq) -> None:
@@ -43,14 +43,18 @@ def initialiser(start: Start, console: Console) -> Callable[[Seq2Seq], None]:
             _copy_weights(model, config.init_from, start.stored.record, console)
         if config.source_vectors:
             _copy_vectors(model.source_embedding.weight, data.source_subword, config.source_vectors, console)
-        if config.target_vectors:  # if both sides share a matrix, these replace the source's
+        if config.target_vectors:  # if both sides share one matrix, these vectors replace the source's
             _copy_vectors(model.target_embedding_VE, data.target_subword, config.target_vectors, console)
 
     return initialise
 
 
 def _copy_weights(model: Seq2Seq, path: str, record: ModelRecord, console: Console) -> None:
-    """Copy the weights of another model directory, which must have the same vocabularies and shape."""
+    """Copy the weights from another model directory into a model.
+
+    Raises:
+        DirectoryError: the other model has different vocabularies or another shape.
+    """
     other = StoredModel.open(path)
     if other.record.direction != record.direction:
         console.warn(f"--init-from {path} translates {other.record.direction}, the data is {record.direction}")
@@ -74,7 +78,7 @@ def _copy_weights(model: Seq2Seq, path: str, record: ModelRecord, console: Conso
 
 
 def _copy_vectors(embedding_VE: torch.Tensor, subword: Subword, path: str, console: Console) -> None:
-    """Copy the vectors of a file into the embeddings of the pieces that it has."""
+    """Copy word vectors from a file into the embedding rows of the pieces that the file contains."""
     ids, vectors = read_vectors(path, subword.pieces(range(subword.size)), embedding_VE.shape[1])
     device = embedding_VE.device
     start_from_vectors(embedding_VE, torch.from_numpy(ids).to(device), torch.from_numpy(vectors).to(device))

@@ -1,4 +1,4 @@
-"""The device, precision and threads that a command computes with. Only commands choose these."""
+"""Choose the device, precision and number of threads for a command; only commands do so."""
 
 import ctypes
 import os
@@ -14,8 +14,8 @@ from nmtcli.model.linear import sums_are_exact
 from nmtcli.training.machine import Machine
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
-BATCHES_KEPT = 25  # batches between two returns of freed memory to the kernel
-CLEARLY_FASTER = 0.75  # bf16's share of the time of fp32; a margin, so that noise on a busy machine does not decide
+BATCHES_KEPT = 25  # number of batches after which freed memory is returned to the kernel
+CLEARLY_FASTER = 0.75  # maximum of bf16 time / fp32 time; leaves a margin for noise on a busy machine
 PRECISION_TYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -24,10 +24,10 @@ PRECISION_TYPES = {
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of `--device`, and turn off TF32, so that fp32 on a GPU means fp32.
+    """Return the device named by `--device`; on a GPU, turn off TF32, so that fp32 means full fp32 precision.
 
     Raises:
-        ConfigError: the device does not exist, or not on this machine.
+        ConfigError: the name is not valid, or this machine has no such device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -49,12 +49,12 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic_algorithms() -> Iterator[None]:
-    """Context in which torch uses only deterministic algorithms; it raises an error where it has none.
+    """Make torch use only deterministic algorithms in this context; operations without one raise an error.
 
-    On a CPU, algorithms are deterministic anyway as long as the number of threads stays the same.
+    On a CPU, results are deterministic anyway as long as the number of threads stays the same.
     """
     before = torch.are_deterministic_algorithms_enabled()
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads this when it starts
     torch.use_deterministic_algorithms(True)
     try:
         yield
@@ -65,12 +65,12 @@ def deterministic_algorithms() -> Iterator[None]:
 def choose_precision(name: str, device: torch.device) -> str:
     """Resolve `--precision` to fp32, bf16 or int8.
 
-    `auto` is bf16 on hardware that multiplies it natively, and on a CPU only if bf16 is clearly faster. CPUs differ: of
-    two with AVX512-BF16, one multiplied matrices in bf16 twice as fast as in fp32, the other half as fast. So both are
-    timed, with the current number of threads, which takes about 100 milliseconds.
+    `auto` is bf16 on hardware with native bf16 products; on a CPU, bf16 must also be clearly faster than fp32. CPUs
+    differ: of two with AVX512-BF16, one multiplied matrices in bf16 twice as fast as in fp32, the other half as fast.
+    So both precisions are timed, with the current number of threads, which takes about 100 milliseconds.
 
     Raises:
-        ConfigError: int8 on a GPU, or on a CPU without exact int8 products.
+        ConfigError: int8 was requested on a GPU, or on a CPU that cannot add int8 products exactly.
     """
     if name == "int8" and device.type != "cpu":
         raise ConfigError("--precision int8 is for a CPU", "Use --precision bf16, or --device cpu")
@@ -87,7 +87,7 @@ def choose_precision(name: str, device: torch.device) -> str:
 
 
 def machine_of(device: torch.device, precision: str) -> Machine:
-    """Return the machine of a run, with the current number of threads.
+    """Return the hardware and precision for a run, with torch's current number of threads.
 
     Args:
         device: from `choose_device`.
@@ -97,9 +97,9 @@ def machine_of(device: torch.device, precision: str) -> Machine:
 
 
 def product_seconds() -> tuple[float, float]:
-    """Time a matrix product as large as a layer's; return the shortest times in fp32 and in bf16 [seconds].
+    """Time a matrix product of typical layer size; return the shortest time in fp32 and in bf16 [seconds].
 
-    The two take turns, so that other load on the machine affects both.
+    Measurements alternate between fp32 and bf16, so that other load on the machine affects both.
     """
     left, right = torch.ones(512, 512), torch.ones(512, 2048)
     pairs = [(left, right), (left.bfloat16(), right.bfloat16())]
@@ -113,7 +113,7 @@ def product_seconds() -> tuple[float, float]:
 
 
 def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[object]]:
-    """Return a function that makes the autocast context for matrix products in bf16, or in fp32."""
+    """Return a function that makes a context for matrix products in bf16 if `precision` is bf16, else in fp32."""
 
     def context() -> AbstractContextManager[object]:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
@@ -122,7 +122,7 @@ def autocast(device: torch.device, precision: str) -> Callable[[], AbstractConte
 
 
 def keep_few_compiled() -> None:
-    """Limit oneDNN's cache of compiled kernels, for work in which new shapes keep coming.
+    """Limit oneDNN's cache of compiled kernels, for work in which tensor shapes keep changing.
 
     oneDNN keeps the last 1,024 kernels by default, about 150 MB. The limit must be set before oneDNN starts.
     """
@@ -130,16 +130,16 @@ def keep_few_compiled() -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Set the threads of one operation; 0: one for each core that this process may use."""
+    """Set the number of threads per operation; 0: one for each core that this process may use."""
     torch.set_num_threads(threads or cores())
 
 
 class FreedMemory:
-    """Makes glibc keep freed memory for the next batch, rather than return it to the kernel and ask for it again.
+    """Makes glibc keep freed memory for the next batch, instead of returning it to the kernel and requesting it again.
 
-    This saves a tenth of the training time. But batches differ in shape, and free blocks of one seldom fit the next:
-    kept forever, they would grow to several times the memory in use, so all free memory is returned now and then.
-    Without glibc this does nothing.
+    This saves a tenth of the training time. But batches differ in shape, and blocks freed by one batch seldom fit the
+    next: kept forever, free memory would grow to several times the memory in use, so all of it is returned now and
+    then. Without glibc, this class does nothing.
     """
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class FreedMemory:
             libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
     def after_batch(self) -> None:
-        """Count a batch; after every `BATCHES_KEPT` batches, return free memory to the kernel, which takes 25 ms."""
+        """Count a batch; every `BATCHES_KEPT` batches, return free memory to the kernel, which takes 25 ms."""
         self._batches += 1
         if self._trim is not None and self._batches % BATCHES_KEPT == 0:
             self._trim(0)

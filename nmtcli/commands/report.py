@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def introduce(console: Console, parts: Parts, data: DataDirectory) -> None:
-    """Report what is about to be trained, on which data and machine."""
+    """Report the model, the data and the machine before training starts."""
     machine, progress, ranks = parts.machine, parts.state.progress, parts.world.size
     parameters = sum(parameter.numel() for parameter in parts.state.model.parameters())
     console.info(
@@ -60,7 +60,7 @@ def show_plan(console: Console, config: TrainConfig, plan: Estimate, precision: 
 
 
 def tensorboard() -> "type[SummaryWriter]":
-    """Return the class that writes TensorBoard events.
+    """Return the class that writes events for TensorBoard.
 
     Raises:
         ConfigError: TensorBoard is not installed.
@@ -73,7 +73,15 @@ def tensorboard() -> "type[SummaryWriter]":
 
 
 class Reporter:
-    """Reports the events of the training loop on the console and to TensorBoard."""
+    """Reports the events of the training loop on the console and to TensorBoard.
+
+    Args:
+        console: for messages.
+        bar: the progress bar.
+        board: writer for TensorBoard; None without --tensorboard.
+        config: options of the run.
+        ranks: number of ranks.
+    """
 
     def __init__(
         self, console: Console, bar: Bar, board: "SummaryWriter | None", config: TrainConfig, ranks: int
@@ -87,13 +95,13 @@ class Reporter:
         self._memory = FreedMemory()
 
     def updated(self, progress: Progress, batches_per_epoch: int) -> None:
-        """Advance the progress bar."""
+        """Advance the progress bar, and return freed memory to the kernel if due."""
         self._memory.after_batch()
         total = self._total(progress, batches_per_epoch)
         self._bar.update(completed=progress.update, total=total, facts=f"epoch {progress.epoch + 1}  {self._facts}")
 
     def logged(self, record: dict[str, Any]) -> None:
-        """Report a line of the log, and show it beside the progress bar."""
+        """Show a log line beside the progress bar or, without a terminal, as a message; send it to TensorBoard."""
         self._facts = (
             f"loss {record['loss']:.3f}  lr {record['learning_rate']:.2g}  {record['tokens_per_second']:,.0f} tokens/s"
         )
@@ -102,7 +110,7 @@ class Reporter:
             self._console.info(f"update {record['update']:,}  epoch {record['epoch'] + 1}  {self._facts}")
 
     def validated(self, record: dict[str, Any], validation: Validation) -> None:
-        """Report scores and a few translations."""
+        """Report the scores and sample translations of a validation."""
         what = f"average of {len(record['averaged'])} checkpoints" if "averaged" in record else "validation"
         best = " (best)" if record.get("best") else ""
         self._console.info(
@@ -116,11 +124,11 @@ class Reporter:
         self._scalars("validation", record, ("loss", "perplexity", "bleu", "chrf"))
 
     def skipped(self, update: int, norm: float) -> None:
-        """Warn that an update was skipped, since its gradient was not finite."""
+        """Warn that an update was skipped because its gradient was not finite."""
         self._console.warn(f"update {update:,} was skipped: its gradient norm is {norm}")
 
     def split(self, update: int, batch: Batch) -> None:
-        """Warn that a batch did not fit in memory and was cut in two."""
+        """Warn that a batch does not fit in memory and is cut in two."""
         self._console.warn(
             f"update {update:,}: a batch of {len(batch.source_BS):,} pairs does not fit in memory and is cut in two; a "
             f"lower --batch-tokens saves the time this takes"

@@ -46,9 +46,10 @@ def run(
     """Train a model, or continue training one.
 
     Args:
-        model_config, config: options of the command line and the recipe.
-        given: names of the options set there; a resumed run takes all others from the stored run.
-        arguments: the whole command line, to launch further processes with.
+        model_config, config: options from the command line and the recipe, completed with defaults.
+        given: names of the options set in the command line or the recipe; a resumed run takes all others from the
+            stored run.
+        arguments: the whole command line, to start further processes with.
         console: for messages.
     """
     if config.nproc > 1 and not environment().is_launched:
@@ -78,7 +79,7 @@ def run(
         # all checks have passed: only from here on are files created or deleted
         if writes and not resumes:
             stack.enter_context(locked(Path(config.model)))
-            _check_room(config)  # again: another run may have started here meanwhile
+            _check_room(config)  # again, since another run may have started here meanwhile
         _open_for_writing(parts, start.data)
         world.broadcast(None)  # barrier: no rank reads the directory before it exists
 
@@ -91,7 +92,7 @@ def run(
 
 
 def _device_of_rank(name: str) -> str:
-    """Return the device name of this rank: on a machine with GPUs, each rank has one of its own."""
+    """Return the device name for this rank: on a machine with GPUs, each rank uses its own GPU."""
     local_rank = environment().local_rank
     return f"cuda:{local_rank}" if local_rank is not None and choose_device(name) == torch.device("cuda") else name
 
@@ -119,7 +120,7 @@ def _resume(
 
 
 def _open_data(config: TrainConfig) -> DataDirectory:
-    """Open the data directory, and set the number of threads of this rank."""
+    """Open and verify the data directory, and set the number of threads of this rank."""
     data = DataDirectory.open(config.data)
     data.verify(quick=not config.verify)
     set_threads(config.threads or max(1, cores() // environment().local_world_size))
@@ -129,10 +130,14 @@ def _open_data(config: TrainConfig) -> DataDirectory:
 def merged(
     stored: tuple[ModelConfig, TrainConfig], asked: tuple[ModelConfig, TrainConfig], given: frozenset[str]
 ) -> tuple[ModelConfig, TrainConfig]:
-    """Return the options of a resumed run: the stored ones, updated with the ones given now that may change.
+    """Return the options of a resumed run: the stored options, overridden by those given now.
 
+    Args:
+        stored: options stored in the model directory.
+        asked: options given now, completed with defaults.
+        given: names of the options given now.
     Raises:
-        ConfigError: options that may not change were given other values; the message lists them all.
+        ConfigError: an option that must not change has a different value now; the message lists all such options.
     """
     differences: list[str] = []
     both = [_merged(old, new, given, differences) for old, new in zip(stored, asked, strict=True)]
@@ -157,7 +162,7 @@ def _merged(stored: Config, asked: Config, given: frozenset[str], differences: l
 
 
 def _check_room(config: TrainConfig) -> None:
-    """Check that the model directory is absent, empty, or a run that may be replaced."""
+    """Check that the model directory does not exist, is empty, or holds a run that may be replaced."""
     path = Path(config.model)
     if not path.exists():
         return
@@ -191,7 +196,7 @@ def _shortlist(data: DataDirectory) -> Shortlist:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that training can save before it stops; a second one stops at once."""
+    """Collect SIGINT and SIGTERM, so that training can save before it stops; a second signal stops it at once."""
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield seen

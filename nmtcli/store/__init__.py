@@ -1,1 +1,1 @@
-"""Models on disk: their records, their weights, and how to read them. The training package writes them."""
+"""Models on disk: the format of records and weights, and how to read them. The training package writes models."""

@@ -28,25 +28,25 @@ CHECKPOINTS = "checkpoints"
 
 
 def holds_model(path: str | Path) -> bool:
-    """Return True if a directory has the configuration of a model, usable or not."""
+    """Return True if a directory has a `config.json`, whether valid or not."""
     return (Path(path) / CONFIG).exists()
 
 
 def check_is_model(path: str | Path) -> None:
-    """Check that a directory is a model directory of the version that this nmt reads.
+    """Check that a directory is a model directory in the format version that this nmt reads.
 
     Raises:
-        DirectoryError: the configuration is missing, damaged, of another format or of another version.
+        DirectoryError: the configuration is missing or damaged, or its format or version is not supported.
     """
     _read_config(Path(path))
 
 
 @dataclass(frozen=True)
 class StoredModel:
-    """Model directory to read from.
+    """A model directory, for reading.
 
     Attributes:
-        path: the directory, which a new run has yet to create.
+        path: the directory, which a new run creates later.
         record: content of its `config.json`.
     """
 
@@ -58,21 +58,21 @@ class StoredModel:
         """Open a model directory.
 
         Raises:
-            DirectoryError: the directory is missing, damaged, or not a model directory of this version.
+            DirectoryError: the directory is missing, damaged, or not a model directory in this format version.
         """
         path = Path(path)
         return cls(path, ModelRecord.from_json(_read_config(path), path / CONFIG))
 
     @property
     def train_config(self) -> TrainConfig:
-        """Options that the model was trained with; errors are as in `ModelRecord.train_config`."""
+        """Options that the model was trained with; raises the same errors as `ModelRecord.train_config`."""
         return self.record.train_config(self.path / CONFIG)
 
     def subwords(self) -> tuple[Subword, Subword]:
-        """Load the subword models of source and target, as one object if both are the same.
+        """Load the subword models of source and target; if both are the same, return the same object twice.
 
         Raises:
-            DirectoryError: a subword model is missing, damaged, or not the one that the model was trained with.
+            DirectoryError: a subword model is missing or damaged, or is not the one used in training.
         """
         both: list[Subword] = []
         for side in ("source", "target"):
@@ -91,7 +91,7 @@ class StoredModel:
         """Read the likely translations of each source piece.
 
         Raises:
-            DirectoryError: the shortlist is missing, damaged, or made for other vocabularies.
+            DirectoryError: the shortlist is missing or damaged, or was made for other vocabularies.
         """
         path = self.path / SHORTLIST
         if not path.exists():
@@ -107,7 +107,7 @@ class StoredModel:
         return Shortlist(*(tensors[name].long().numpy() for name in Shortlist._fields))
 
     def new_model(self) -> Seq2Seq:
-        """Return a model of the recorded shape, its parameters drawn from torch's default generator."""
+        """Create a model of the recorded shape, with parameters drawn from torch's default generator."""
         record = self.record
         return Seq2Seq(record.model, source_size=record.source_size, target_size=record.target_size, joint=record.joint)
 
@@ -115,23 +115,23 @@ class StoredModel:
         """Read the model with the weights of a checkpoint, in fp32 on the CPU.
 
         Args:
-            checkpoint: "" for the weights that translate uses; last, best, or a name under checkpoints/.
-            verify: as in `read_tensors`.
+            checkpoint: last, best, or a name under checkpoints/; "": the weights used by translate.
+            verify: as for `read_tensors`.
         Raises:
             ConfigError: `checkpoint` is not the name of a checkpoint.
-            DirectoryError: the checkpoint is missing, damaged, or of another shape than the record.
+            DirectoryError: the checkpoint is missing or damaged, or its shapes differ from the record.
         """
         weights, path = self._weights_of(checkpoint, verify=verify)
-        with torch.device("meta"), Undrawn():  # weights are checked first: a wrong shape must not take memory
+        with torch.device("meta"), Undrawn():  # no memory is allocated before the shapes are checked
             model = self.new_model()
         check_shapes(model, weights, path)
-        # copied, since the tensors are views of a file that another process may write to meanwhile
+        # copied, since the tensors are views of a file that another process may change
         own = {name: value.to(torch.float32, copy=True) for name, value in weights.items()}
         model.load_state_dict(own, assign=True)
         return model
 
     def average(self, updates: Sequence[int]) -> Seq2Seq:
-        """Return a model whose every weight is the mean over the checkpoints of these updates."""
+        """Average the weights of the checkpoints saved at these updates; return a model with the averaged weights."""
         sums: dict[str, Tensor] = {}
         for update in updates:
             tensors, _ = self._weights_of(checkpoint_name(update))
@@ -143,7 +143,7 @@ class StoredModel:
         return model
 
     def checkpoints(self) -> list[int]:
-        """Return the updates whose checkpoints are kept, in order."""
+        """Return the update numbers of the checkpoints in the directory, in ascending order."""
         folders = (self.path / CHECKPOINTS).glob("update-*")
         return sorted(int(folder.name[7:]) for folder in folders if folder.name[7:].isdecimal())
 
@@ -169,7 +169,7 @@ class StoredModel:
 
 
 def checkpoint_name(update: int) -> str:
-    """Return the name of a checkpoint under checkpoints/.
+    """Return the name under checkpoints/ of the checkpoint saved at an update.
 
     >>> checkpoint_name(1000)
     'update-00001000'
@@ -178,7 +178,7 @@ def checkpoint_name(update: int) -> str:
 
 
 def part_of(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, by the rest of their names."""
+    """Return the tensors whose names start with `prefix`, keyed by the name with the prefix removed."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

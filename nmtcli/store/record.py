@@ -1,21 +1,22 @@
-"""The record of a model, the `config.json` of its directory, as a typed object. This docstring is its specification.
+"""The record of a model: `config.json` in its directory, as a typed object. This docstring specifies the file.
 
-One JSON object. Its keys, in this order:
+The file holds one JSON object with these keys, in this order:
 
     format, version       "nmtcli-model", 1
     source_lang, target_lang
     subword               unigram, bpe, char, word or none
     joint                 true if source and target share one vocabulary
     source_size, target_size          sizes of the vocabularies [pieces]
-    source_sha256, target_sha256      of the SentencePiece files, in hexadecimal
-    training_sha256       of the training pairs (see data/corpus.py)
-    model                 the fields of `ModelConfig`; without scale_attention, attention scores are not scaled
+    source_sha256, target_sha256      hashes of the SentencePiece files, in hexadecimal
+    training_sha256       hash of the training pairs (see data/corpus.py)
+    model                 the fields of `ModelConfig`; if scale_attention is missing, attention scores are not scaled
     training              the fields of `TrainConfig`
-    precision             fp32 or bf16, with `auto` resolved
-    batch_tokens          with `auto` resolved [tokens/batch]
+    precision             the value of --precision, with `auto` resolved to fp32 or bf16
+    batch_tokens          the value of --batch-tokens, with `auto` resolved [tokens/batch]
 
-`joint`, the two sizes and `model` are required. The others may be missing: translation needs the hashes of the
-vocabularies, and only a resumed run reads the training options. Unknown keys are kept when the record is written again.
+`format`, `version`, `joint`, the two sizes and `model` are always required. Of the other keys, translation needs only
+the hashes of the vocabularies; a resumed run also needs the training options. Unknown keys are kept when the record is
+written again.
 """
 
 import dataclasses
@@ -28,7 +29,7 @@ from nmtcli.config import LOSSES_OF_LOGITS, PRECISIONS, ModelConfig, TrainConfig
 from nmtcli.errors import ConfigError, DirectoryError
 
 FORMAT, VERSION = "nmtcli-model", 1
-MOST_PIECES = 1 << 24  # most pieces of a vocabulary
+MOST_PIECES = 1 << 24  # maximum size of a vocabulary [pieces]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +38,10 @@ class ModelRecord:
 
     Attributes:
         source_lang, target_lang, subword, joint, source_size, target_size, source_sha256, target_sha256,
-            training_sha256, model, precision: see the specification above; None where a key is missing.
-        training: the training options as in JSON; `train_config` parses them.
-        batch_tokens: the value as in JSON; `resolved_batch_tokens` checks it.
-        others: keys that this version does not know.
+            training_sha256, model, precision: see the module docstring; None if the key is missing.
+        training: the training options, not yet parsed; see `train_config`.
+        batch_tokens: the JSON value, not yet checked; see `resolved_batch_tokens`.
+        others: unknown keys with their values.
     """
 
     source_lang: str | None = None
@@ -64,9 +65,9 @@ class ModelRecord:
 
         Args:
             values: the JSON object.
-            file: where it was read, for error messages.
+            file: path of `config.json`, for error messages.
         Raises:
-            DirectoryError: the format or the version is another one, or a required key is missing or unusable.
+            DirectoryError: the format or version is not supported, or a required key is missing or unusable.
         """
         check_format(values, file)
         sizes = [values.get(name) for name in ("source_size", "target_size")]
@@ -74,7 +75,7 @@ class ModelRecord:
         if not all(isinstance(size, int) and 0 < size <= MOST_PIECES for size in sizes) or not isinstance(joint, bool):
             raise DirectoryError(f"{file} has no usable sizes of its vocabularies", "Copy it again")
         try:
-            # models from before this option existed do not scale their attention
+            # models older than this option do not scale attention scores
             model = ModelConfig.from_dict({"scale_attention": False, **values["model"]})
         except (ConfigError, KeyError, TypeError) as error:
             raise DirectoryError(f"{file} has no usable model configuration ({error})") from error
@@ -103,23 +104,23 @@ class ModelRecord:
 
     @property
     def direction(self) -> str:
-        """Languages of the model, such as "de to en"."""
+        """Translation direction, such as "de to en"."""
         return f"{self.source_lang} to {self.target_lang}"
 
     def sha256_of(self, side: str) -> str | None:
-        """Return the hash of the subword model of `source` or `target`."""
+        """Return the hash of a subword model; `side` is "source" or "target"."""
         return self.source_sha256 if side == "source" else self.target_sha256
 
     @property
     def searches_by_logits(self) -> bool:
-        """True if the model scores whole hypotheses by logits, rather than tokens by log-probabilities."""
+        """True if search scores a hypothesis by the logit of its last token, not by log-probabilities."""
         return self.training is not None and self.training.get("loss") in LOSSES_OF_LOGITS
 
     def train_config(self, file: Path) -> TrainConfig:
         """Parse the training options, which only a resumed run needs.
 
         Args:
-            file: where the record was read, for error messages.
+            file: path of `config.json`, for error messages.
         Raises:
             DirectoryError: the options or the precision are missing or unusable.
         """
@@ -133,10 +134,10 @@ class ModelRecord:
             raise DirectoryError(f"{file} has no usable training configuration ({error})") from error
 
     def resolved_batch_tokens(self, file: Path) -> int:
-        """Return the batch size that `auto` was resolved to [tokens/batch].
+        """Return the value of --batch-tokens, with `auto` resolved [tokens/batch].
 
         Args:
-            file: where the record was read, for error messages.
+            file: path of `config.json`, for error messages.
         Raises:
             DirectoryError: batch_tokens is missing or unusable.
         """
@@ -145,16 +146,16 @@ class ModelRecord:
         return self.batch_tokens
 
 
-_TEXTS = (  # read as text, whatever their JSON type
+_TEXTS = (  # keys whose values are converted to text, whatever their JSON type
     *("source_lang", "target_lang", "subword", "source_sha256", "target_sha256", "training_sha256", "precision"),
 )
 
 
 def check_format(values: Mapping[str, Any], file: Path) -> None:
-    """Check that a JSON object is the configuration of a model, of the version that this nmt reads.
+    """Check that a JSON object is a model configuration in the format version that this nmt reads.
 
     Raises:
-        DirectoryError: the format or the version is another one.
+        DirectoryError: the format or version is not supported.
     """
     if values.get("format") != FORMAT:
         raise DirectoryError(f"{file} is not the configuration of a model", "Name a directory that nmt train made")

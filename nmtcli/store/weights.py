@@ -15,17 +15,17 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 def unique_state(model: Seq2Seq) -> dict[str, Tensor]:
-    """Return each parameter once, by name."""
+    """Return the parameters by name; tied parameters appear once."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def weights_bytes(model: Seq2Seq) -> bytes:
-    """Return the content of a weights file."""
-    return tensors_bytes(unique_state(model), {})  # one metadata key: the order of several varies between processes
+    """Return the content of a weights file for a model."""
+    return tensors_bytes(unique_state(model), {})  # no further metadata keys: their order varies between processes
 
 
 def tensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """Return the content of a safetensors file, with the hash of its tensors as the metadata `sha256`."""
+    """Return the content of a safetensors file; to its metadata, add the hash of the tensors as `sha256`."""
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     return bytes(safetensors.torch.save(contiguous, {**metadata, "sha256": _sha256_of(contiguous)}))
 
@@ -43,9 +43,10 @@ def read_tensors(path: Path, *, verify: bool = False) -> tuple[dict[str, Tensor]
     """Read the tensors and the metadata of a safetensors file.
 
     Args:
-        verify: check the hash of the tensors even if the file is large; files of early versions have no hash.
+        verify: always check the hash of the tensors; by default, it is checked only for files up to QUICK_BYTES. Files
+            written by early versions have no hash and are not checked.
     Raises:
-        DirectoryError: the file is missing, cut short, not a safetensors file, or does not match its hash.
+        DirectoryError: the file is missing, truncated, not a safetensors file, or its tensors do not match the hash.
     """
     size = size_of_regular(path, "Train the model first, or copy it again")
     tensors, metadata = _read_tensors(path)
@@ -64,7 +65,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_weights(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None:
-    """Copy weights into a model, after checking their names and shapes with `check_shapes`."""
+    """Copy weights into a model after `check_shapes` has checked their names and shapes."""
     check_shapes(model, weights, path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -72,8 +73,10 @@ def load_weights(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None
 
 
 def check_shapes(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None:
-    """Check that weights have the names and shapes of a model's parameters.
+    """Check that the names and shapes of weights match the parameters of a model.
 
+    Args:
+        path: file that the weights come from, for error messages.
     Raises:
         DirectoryError: a name is missing or unknown, or a shape differs.
     """

@@ -1,9 +1,9 @@
-"""Assemble a run: from options, data and a model directory to the parts that the training loop works with.
+"""Assemble a run: make the parts that the training loop needs from options, data and a model directory.
 
     begun(...) or resumed(...)          the starting point of the run
-    assembled(start, machine, world)    its parts, on their device, positioned where the run starts or continues
+    assembled(start, machine, world)    the parts of the run, at the position where it starts or continues
 
-Nothing is written here: `nmt train` writes only after all checks have passed.
+This module writes nothing: `nmt train` writes only after all checks have passed.
 """
 
 import copy
@@ -43,8 +43,8 @@ class Start:
     Attributes:
         config: options of the run.
         data: the data directory.
-        stored: the model directory; a new run has yet to create it.
-        has_state: True if there is a training state to continue from.
+        stored: the model directory, which a new run creates later.
+        has_state: True if there is a saved training state to continue from.
     """
 
     config: TrainConfig
@@ -55,19 +55,19 @@ class Start:
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything that the training loop works with.
+    """Everything that the training loop needs.
 
     Attributes:
         config: options of the run.
-        stored: the model directory, to read checkpoints from.
+        stored: the model directory, from which checkpoints are read.
         state: model in training mode, optimiser, progress and moving average.
         loss: the training objective.
         batches: this rank's share of the training corpus.
-        validate: measures a model on the validation pairs.
+        validate: validates a model.
         writer: writes the model directory.
         batch_tokens: the value of `--batch-tokens`, with `auto` resolved [tokens/batch].
         continues: True if the state was restored from a saved run.
-        machine: the hardware that this rank computes on.
+        machine: the hardware and precision used by this rank.
         world: the ranks that train together.
     """
 
@@ -88,6 +88,9 @@ def begun(model_config: ModelConfig, config: TrainConfig, data: DataDirectory, p
     """Return the starting point of a new run.
 
     Args:
+        model_config: shape of the model.
+        config: options of the run.
+        data: the data directory.
         precision: the value of `--precision`, with `auto` resolved.
     """
     record = ModelRecord(
@@ -112,10 +115,10 @@ def resumed(stored: StoredModel, config: TrainConfig, data: DataDirectory) -> St
 
     Args:
         stored: the model directory.
-        config: the stored options, updated with the options given now that may change.
-        data: must have the languages, vocabularies and training pairs that the run began with.
+        config: the stored options, overridden by the options given now that may change.
+        data: the data directory, with the languages, vocabularies and training pairs that the run began with.
     Raises:
-        DirectoryError: the data differs in one of these.
+        DirectoryError: the data has other languages, vocabularies or training pairs.
     """
     _check_same_data(stored, data)
     record = dataclasses.replace(stored.record, training=config.to_dict())
@@ -130,16 +133,17 @@ def assembled(
     initialise: Callable[[Seq2Seq], None] = lambda model: None,
     loss: Loss | None = None,
 ) -> Parts:
-    """Return the parts of a run, positioned where it starts or continues; set torch's generators accordingly.
+    """Make the parts of a run, at the position where it starts or continues; seed or restore torch's generators.
 
     Args:
         start: from `begun` or `resumed`.
-        machine: the hardware that this rank computes on.
+        machine: the hardware and precision used by this rank.
         world: the ranks that train together.
-        initialise: sets weights after they were drawn at random; not called if a training state is restored.
-        loss: the training objective; None: the one that the options name.
+        initialise: changes the randomly drawn weights; not called if a training state is restored. By default, it does
+            nothing.
+        loss: the training objective; None: the one named in the options.
     Raises:
-        ConfigError: the options cannot be combined, or do not fit the data.
+        ConfigError: options are incompatible with each other or with the data.
         DirectoryError: the training state is damaged.
         TrainingError: no batch fits in memory.
     """
@@ -164,7 +168,7 @@ def assembled(
     record = dataclasses.replace(start.stored.record, batch_tokens=batch_tokens)
     stored = dataclasses.replace(start.stored, record=record)
     state = dataclasses.replace(state, ema_model=copy.deepcopy(model) if config.ema else None)
-    if world.rank:  # each rank draws its own dropout, unless saved generators are restored below
+    if world.rank:  # so that each rank draws its own dropout; saved generators, if any, are restored below
         torch.manual_seed(hash((config.seed, world.rank)) % RANK_SEEDS)
     if has_state:
         state = load_last(stored.path / STATE, state, world.rank)

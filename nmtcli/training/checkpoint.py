@@ -1,24 +1,25 @@
-"""Write a run into its model directory: everything that translation and an exact resume need.
+"""Write a run to its model directory: everything needed for translation and for an exact resume.
 
     model/
       config.json              the record of the model (see store/record.py)
       source.model             SentencePiece, as in the data directory
       target.model
-      model.safetensors        the weights that translate uses: the best by the validation metric, or, with --average,
-                               the average
-      best.safetensors         the best weights, if model.safetensors holds an average instead, or the result of the
-                               extra validation at the end of a run
+      model.safetensors        the weights used by translate: the best by the validation metric, or, with --average,
+                               an average of checkpoints
+      best.safetensors         the best weights, which were in model.safetensors until they were replaced by an average,
+                               or by the result of the extra validation at the end of a run
       log.jsonl                one JSON object per line (see training/loop.py)
       shortlist.safetensors    the likely translations of each source piece (see data/shortlist.py)
-      lock                     while training runs (see training/lock.py)
+      lock                     exists while training runs (see training/lock.py)
       last/state.safetensors   everything that a resumed run needs
       checkpoints/update-00001000/model.safetensors
 
 Weights are safetensors files whose keys are the names of the parameters; tied parameters are stored once.
-`state.safetensors` holds `model.<parameter>`, `optimizer.<parameter>.<key>`, `random.<device>` (states of the random
-generators, as bytes; a rank r above 0 has `random.<device>.<r>`), with --ema also `mean.<parameter>`, and, as the
-metadata `progress`, a JSON object with the fields of `training.progress.Progress`. The metadata `sha256` of each
-safetensors file is the hash of its tensors in order of their names: name, type, shape and bytes.
+`state.safetensors` holds `model.<parameter>`, `optimizer.<parameter>.<key>`, `random.<device>` (the states of the
+random generators, as bytes; for a rank r above 0, `random.<device>.<r>`) and, with --ema, the moving average as
+`mean.<parameter>`. Its metadata `progress` is a JSON object with the fields of `training.progress.Progress`. The
+metadata `sha256` of each safetensors file is the hash of the name, type, shape and bytes of every tensor, in order of
+the names.
 
 Every file is written under a temporary name, flushed to the disk and renamed, so that a file under its own name is
 always complete. Nothing is pickled.
@@ -60,54 +61,57 @@ from nmtcli.store.weights import load_weights, read_tensors, tensors_bytes, uniq
 from nmtcli.training.lock import LOCK
 from nmtcli.training.progress import Progress
 
-LEFT_AT_START = {LOCK, f"{CONFIG}.tmp"}  # files that a run killed at its very start may leave
+LEFT_AT_START = {LOCK, f"{CONFIG}.tmp"}  # files that may be left behind by a run killed at its very start
 LOG = "log.jsonl"
 
 
 class RunWriter(Protocol):
-    """Writes a run. The first rank uses `DiskWriter`, all others use `NoWriter`."""
+    """Writes the model directory of a run. The first rank uses `DiskWriter`, all others use `NoWriter`."""
 
     def create(self, source_model: Path, target_model: Path, shortlist: Shortlist | None) -> None:
-        """Create the directory, without weights yet; delete any run that it holds.
+        """Create the model directory, without weights; delete any run that it holds.
 
         Args:
             source_model, target_model: SentencePiece files to copy.
-            shortlist: the likely translations of each source piece; None: write none.
+            shortlist: the likely translations of each source piece; None: write no shortlist.
         """
 
     def continue_run(self) -> None:
-        """Prepare the directory for a resumed run: write its record, and make the best weights the model again."""
+        """Prepare the directory for a resumed run: write its record, and restore the best weights."""
 
     def save_checkpoint(self, update: int, model: Seq2Seq) -> None:
-        """Keep the weights of an update under checkpoints/."""
+        """Save the weights under checkpoints/, named after the update."""
 
     def keep_checkpoints(self, updates: set[int]) -> None:
-        """Delete the checkpoints of all other updates."""
+        """Delete all checkpoints except the ones of these updates."""
 
     def save_best(self, model: Seq2Seq, *, keeping_last: bool = False) -> None:
-        """Make these weights the ones that translate uses.
+        """Save the weights as model.safetensors, which translate uses.
 
         Args:
-            keeping_last: keep the previous best weights as best.safetensors.
+            model: the model with the best weights.
+            keeping_last: keep the previous best weights as best.safetensors; by default, they are replaced.
         """
 
     def save_average(self, model: Seq2Seq) -> None:
-        """Make these weights the ones that translate uses, and keep the best beside them."""
+        """Save the weights as model.safetensors, which translate uses, and keep the best ones as best.safetensors."""
 
     def save_last(self, state: "RunState", generators: Sequence[dict[str, Tensor]]) -> None:
         """Save everything that a resumed run needs.
 
         Args:
-            state: of the run.
-            generators: `generator_states` of each rank, in order.
+            state: state of the run.
+            generators: the result of `generator_states` on each rank, ordered by rank.
         """
 
     def append_log(self, line: str, length: int) -> int:
-        """Cut log.jsonl to a length, append a line, and return the new length [bytes]."""
+        """Truncate log.jsonl to `length`, append a line, and return the new length [bytes]."""
 
     def cut_log(self, length: int) -> int:
-        """Cut log.jsonl after its last whole line within a length, since later updates are repeated [bytes].
+        """Truncate log.jsonl to the lines that end within `length`; a resumed run repeats the later updates.
 
+        Args:
+            length: maximum length to keep [bytes].
         Returns:
             the new length [bytes].
         """
@@ -118,7 +122,9 @@ class RunState:
     """Everything that changes in the course of a run, except the random generators.
 
     Attributes:
-        model, optimizer, progress: of the run.
+        model: the model that is trained.
+        optimizer: the optimiser, with its state.
+        progress: counters, and the position in the training data.
         ema_model: the moving average of the weights; None without --ema.
     """
 
@@ -129,10 +135,10 @@ class RunState:
 
 
 class DiskWriter:
-    """Writes a run on disk.
+    """Writes a run to disk.
 
     Args:
-        stored: the model directory to write, and its record.
+        stored: the model directory to write, with the record for its config.json.
     """
 
     def __init__(self, stored: StoredModel) -> None:
@@ -142,7 +148,7 @@ class DiskWriter:
     def create(self, source_model: Path, target_model: Path, shortlist: Shortlist | None) -> None:
         if self._path.exists():
             empty_directory(self._path, keep={LOCK})
-        self._write_record()  # first: an interrupted run then leaves a directory that nmt recognises
+        self._write_record()  # first, so that an interrupted run leaves a directory that nmt recognises
         write_whole(self._path / "source.model", source_model.read_bytes())
         write_whole(self._path / "target.model", target_model.read_bytes())
         if shortlist is not None:
@@ -199,7 +205,7 @@ class DiskWriter:
 
 
 class NoWriter:
-    """Stands in for `DiskWriter` on ranks that do not write."""
+    """Replaces `DiskWriter` on ranks other than the first: writes nothing."""
 
     def create(self, source_model: Path, target_model: Path, shortlist: Shortlist | None) -> None:
         pass
@@ -230,16 +236,16 @@ class NoWriter:
 
 
 def load_last(file: Path, state: RunState, rank: int = 0) -> RunState:
-    """Load what `RunWriter.save_last` saved into a model, its optimiser and torch's generators.
+    """Restore a model, its optimiser and torch's generators from a file written by `RunWriter.save_last`.
 
     Args:
-        file: the training state.
-        state: its model, optimiser and ema_model are changed in place.
-        rank: the rank whose generators are restored; a rank that was not saved keeps its own.
+        file: path of the training state.
+        state: state of the run; its model, optimiser and ema_model are changed in place.
+        rank: the rank whose generators are restored; if none were saved for it, torch's generators stay unchanged.
     Returns:
         the state, with the saved progress.
     Raises:
-        DirectoryError: the file is missing or damaged, or is the state of another run.
+        DirectoryError: the file is missing or damaged, or does not fit this model.
     """
     tensors, metadata = read_tensors(file, verify=True)
     load_weights(state.model, part_of(tensors, "model."), file)
@@ -272,7 +278,7 @@ def _load_optimizer(state: RunState, tensors: dict[str, Tensor]) -> None:
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """Return the states of torch's default generators in this process, by device."""
+    """Return the states of torch's default generators in this process, keyed by device type ("cpu", "cuda")."""
     states = {"cpu": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})
 

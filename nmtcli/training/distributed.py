@@ -1,10 +1,11 @@
 """Data-parallel training of one model by several processes, on one machine or several, with torch.distributed.
 
 A launcher (`torchrun`, or `nmt train --nproc`) starts the processes and gives each its rank in environment variables.
-An update takes `accumulate` batches per rank from the epoch's plan, in its order: batch i goes to rank i modulo the
-number of ranks. Gradients are summed and divided by the count over all ranks, so N ranks make the same update as one
-rank with N times the accumulated batches. Only the first rank writes, and the others follow its decisions. All ranks
-read the data and the model directory, so several machines need a shared file system.
+Each update uses `accumulate` batches per rank, in the order of the epoch's plan: batch i goes to rank i modulo the
+number of ranks. Gradients are summed over all ranks and divided by the total number of tokens or sentences, so N
+ranks make the same update as one rank that accumulates N times as many batches. Only the first rank writes the model
+directory, and the others follow its decisions. All ranks read the data and the model directory, so several
+machines need a shared file system.
 """
 
 import json
@@ -36,10 +37,10 @@ NO_ANSWER = "has no answer from another rank"
 
 
 class World:
-    """A process that trains alone; `Ranks` is its counterpart among several processes.
+    """The ranks that train together: here, a single process. `Ranks` is the subclass for several processes.
 
     Attributes:
-        rank: number of this process, from 0.
+        rank: rank of this process, from 0.
         size: number of processes.
     """
 
@@ -48,11 +49,11 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """True on the rank that writes."""
+        """True on rank 0, the only rank that writes the model directory."""
         return self.rank == 0
 
     def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
-        """Return the sum of each number over the ranks."""
+        """Sum each number over all ranks; return the sums on every rank."""
         return [float(number) for number in numbers]
 
     def broadcast(self, value: T) -> T:
@@ -60,26 +61,26 @@ class World:
         return value
 
     def gather(self, value: T) -> list[T]:
-        """Return the values of all ranks in order, on the first rank; an empty list on the others."""
+        """Return the values of all ranks, ordered by rank, on the first rank; return an empty list on the others."""
         return [value]
 
     def all_reduce_max(self, number: float) -> float:
-        """Return the largest value of a number over the ranks."""
+        """Return, on every rank, the maximum of a number over all ranks."""
         return number
 
     def data_parallel(self, objective: "Objective") -> nn.Module:
-        """Wrap an objective so that its backward pass leaves the mean gradient over the ranks on each of them."""
+        """Wrap an objective so that its backward pass averages the gradients over all ranks."""
         return objective
 
     def broadcast_weights(self, model: Seq2Seq) -> None:
-        """Copy the first rank's weights to the models of the others."""
+        """Copy the first rank's weights to the models on the other ranks."""
 
 
 class Ranks(World):
     """One of several processes that train together.
 
     Args:
-        control: process group for numbers and decisions; gradients use the default group.
+        control: process group for numbers and decisions; None: the default group, which gradients always use.
     """
 
     def __init__(self, control: Any) -> None:
@@ -121,11 +122,11 @@ class Ranks(World):
 
 
 class Objective(nn.Module):
-    """A loss of a model as one module, which DistributedDataParallel can wrap.
+    """A model and its loss as one module, so that DistributedDataParallel can wrap them.
 
     Args:
-        model: on its device, in training mode.
-        loss: sums over a batch.
+        model: the model, on its device and in training mode.
+        loss: the training objective.
     """
 
     def __init__(self, model: Seq2Seq, loss: Loss) -> None:
@@ -134,12 +135,12 @@ class Objective(nn.Module):
         self._loss = loss
 
     def forward(self, batch: Batch, update: int) -> LossSums:
-        """Return the loss of a batch; see `Loss`."""
+        """Return the loss sums of a batch; arguments are as in `Loss.__call__`."""
         return self._loss(self.model, batch, update)
 
 
 def without_sync(objective: nn.Module) -> AbstractContextManager[object]:
-    """Make a context in which a backward pass adds to this rank's gradients, without an all-reduce."""
+    """Return a context in which a backward pass accumulates this rank's gradients without an all-reduce."""
     if isinstance(objective, nn.parallel.DistributedDataParallel):
         return objective.no_sync()
     return nullcontext()
@@ -150,7 +151,7 @@ def answered(world: World) -> Iterator[None]:
     """Turn the failure of a collective operation into a one-line error.
 
     Raises:
-        WorldError: another rank died, or took longer than the timeout.
+        WorldError: another rank died, or did not respond within the timeout.
     """
     try:
         yield
@@ -170,8 +171,8 @@ def joined(device: torch.device, timeout: float) -> Iterator[World]:
     """Join the other ranks that a launcher has started, or train alone if there are none.
 
     Args:
-        device: where the model is.
-        timeout: longest time that a rank waits for another [seconds].
+        device: the device of the model.
+        timeout: maximum time that a rank waits for another [seconds].
 
     Raises:
         ConfigError: the launcher's environment variables are incomplete or contradictory.
@@ -196,8 +197,8 @@ def joined(device: torch.device, timeout: float) -> Iterator[World]:
 def _store_of_attempt(agent: AgentStore, world_size: int, wait: timedelta) -> Any:
     """Open the part of the launcher's store that belongs to this attempt.
 
-    torchrun keeps one store for all its restarts, in which a rank would find the addresses of ranks that have exited
-    (pytorch issue 135712). So each attempt uses a prefix of its own.
+    torchrun uses the same store after a restart, so the new ranks would find the addresses of ranks that have exited
+    (pytorch issue 135712). Therefore each attempt has its own key prefix.
     """
     stores: Any = torch.distributed
     whole = stores.TCPStore(agent.host, agent.port, world_size, False, timeout=wait)
@@ -205,15 +206,15 @@ def _store_of_attempt(agent: AgentStore, world_size: int, wait: timedelta) -> An
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:
-    """Start ranks of `nmt` with these arguments on this machine, and wait for them. If one fails, all are stopped.
+    """Start several `nmt` processes on this machine, one per rank, and wait for them. If one fails, stop all.
 
     Args:
-        processes: number of ranks.
-        arguments: command-line arguments, starting with `train`.
+        processes: number of processes.
+        arguments: command-line arguments of each process, starting with `train`.
 
     Raises:
-        RankError: the error of the rank that failed first.
-        Stopped: a signal arrived, and the ranks have saved.
+        RankError: a rank failed; if several did, this is the error of the first one to fail.
+        Stopped: a signal arrived, and the ranks have saved a checkpoint.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -243,7 +244,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
 
 
 def _failure_order(failure: Any) -> tuple[int, int]:
-    """Sort key for the root cause; timestamps in whole seconds cannot separate cause and effect."""
+    """Sort key that puts the root cause first; timestamps in whole seconds cannot separate cause and effect."""
     if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
         return 0, failure.timestamp
     was_stopped = abs(failure.exitcode) in (signal.SIGTERM, 128 + signal.SIGTERM)
@@ -252,7 +253,7 @@ def _failure_order(failure: Any) -> tuple[int, int]:
 
 
 def _message_in(error_file: str) -> str:
-    """Read the error message that a rank has left for the launcher; return "" if there is none."""
+    """Read the error message that a rank left for the launcher; return "" if there is none."""
     try:
         content = json.loads(Path(error_file).read_text(encoding="utf-8"))
         return str(content["message"]["message"])

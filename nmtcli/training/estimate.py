@@ -1,4 +1,4 @@
-"""Estimate what training will take: memory, padding, updates, and time as measured over a few updates."""
+"""Estimate the cost of training: memory, padding, number of updates, and time, measured over a few updates."""
 
 import itertools
 import time
@@ -19,27 +19,29 @@ from nmtcli.training.distributed import World
 from nmtcli.training.machine import Machine
 from nmtcli.training.updater import OutOfMemory, Updater
 
-WARM_UP, TIMED = 2, 8  # updates
-LEAST, MOST = 1 << 10, 1 << 16  # range of `auto` [tokens/batch]; larger batches are no faster, and learn less
-ROOM = 0.9  # share of a GPU's memory that may be used
+WARM_UP, TIMED = 2, 8  # number of updates before and during the timing
+LEAST, MOST = 1 << 10, 1 << 16  # range of `auto` [tokens/batch]; larger batches are no faster and learn less
+ROOM = 0.9  # maximum fraction of a GPU's memory to use
 OPTIMIZER_STATES = 2  # each as large as the weights; allocated by the first update
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Resources that training will take.
+    """Estimated cost of training.
 
     Attributes:
         parameters: number of parameters of the model.
         weights: memory of the parameters [bytes].
         gradients: memory of the gradients [bytes].
         optimizer: memory of the optimiser's state [bytes].
-        activations: memory that the largest batch keeps for the backward pass; the peak may be higher [bytes].
-        largest: shape of that batch: sentences, source and target positions.
-        padding: share of padding in all positions of an epoch.
-        updates_per_epoch: number of updates, each over the accumulated batches of all ranks.
-        tokens_per_second: source and target tokens without padding, over all ranks, if each is as fast as this one.
-        seconds_per_update: mean over an epoch, at the measured tokens per second.
+        activations: memory of the tensors that the largest batch saves for its backward pass; the peak may be higher
+            [bytes].
+        largest: shape of the largest batch: sentences, source positions, target positions.
+        padding: fraction of the positions in an epoch that are padding.
+        updates_per_epoch: number of updates in an epoch, with the given number of ranks and accumulated batches.
+        tokens_per_second: speed of all ranks together, if all are as fast as this one; counts source and target tokens,
+            without padding.
+        seconds_per_update: mean over the updates of an epoch, computed from `tokens_per_second`.
     """
 
     parameters: int
@@ -55,24 +57,26 @@ class Estimate:
 
     @property
     def memory(self) -> int:
-        """Total memory [bytes]."""
+        """Memory of weights, gradients, optimiser state and activations together [bytes]."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
 def fitting_batch_tokens(
     state: RunState, loss: Loss, longest: tuple[int, int], config: TrainConfig, machine: Machine
 ) -> int:
-    """Resolve `--batch-tokens auto`: on a GPU, find the largest batch that fits in memory by trying.
+    """Resolve `--batch-tokens auto`: on a GPU, find the largest batch that fits in memory by trial.
 
     Args:
-        state: of the run, its model in training mode; torch's generators are left as they were.
+        state: state of the run, with the model in training mode; torch's generators stay unchanged.
         loss: the training objective.
-        longest: source and target lengths of the longest pairs; trial batches consist of such pairs [tokens].
-        config, machine: of the run.
+        longest: lengths of the longest source and the longest target sentence; all trial pairs are this long [tokens].
+        config: options of the run.
+        machine: the hardware and precision used.
     Returns:
-        sentences times longest side, a power of two; on a CPU the option's default [tokens/batch].
+        maximum of sentences times the longest sentence, source or target, in a batch: a power of two; on a CPU, the
+        option's default [tokens/batch].
     Raises:
-        TrainingError: not even the smallest batch fits.
+        TrainingError: not even the smallest batch fits in memory.
     """
     device = machine.device
     if device.type != "cuda":
@@ -105,11 +109,11 @@ def fitting_batch_tokens(
 def estimate(
     state: RunState, loss: Loss, batches: TrainingBatches, config: TrainConfig, machine: Machine, *, ranks: int
 ) -> Estimate:
-    """Make an estimate from a few updates, which change the model, and from the batches of the first epoch.
+    """Estimate the cost of training from the plan of the first epoch and a few updates, which change the model.
 
     Args:
-        state: of the run, its model in training mode.
-        loss, batches, config, machine: of the run.
+        state: state of the run, with the model in training mode.
+        loss, batches, config, machine: as in `training.assembly.Parts`.
         ranks: number of processes that will train together.
     Raises:
         TrainingError: a batch does not fit in memory.
@@ -157,7 +161,7 @@ def estimate(
 
 
 def _refuse(batch: Batch) -> NoReturn:
-    """Refuse a batch that a run would cut in two, since the estimate does not include the time that this takes."""
+    """Raise an error where a run would cut a batch in two, since the estimate does not cover the time this takes."""
     raise TrainingError(
         f"a batch of {len(batch.source_BS):,} pairs, {batch.source_BS.shape[1]:,} and "
         f"{batch.target_output_BT.shape[1]:,} positions, does not fit in memory",

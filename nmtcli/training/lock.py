@@ -1,9 +1,9 @@
 """Lock a model directory, so that only one run at a time trains in it.
 
-    model/lock    names the process that trains there, "<id> on <host>"; it exists while training runs
+    model/lock    exists while training runs; its content is "<process id> on <host>"
 
-The kernel holds the lock on the open file and releases it when the process ends, however that happens. A file left
-behind by a killed process locks nothing.
+The lock is on the open file, and the kernel releases it when the process ends, however that happens. So a lock file
+left behind by a killed process does not lock the directory.
 """
 
 import os
@@ -23,7 +23,7 @@ def locked(directory: Path) -> Iterator[None]:
     """Hold the lock of a directory. Create the directory if needed, and remove it again if it ends up empty.
 
     Raises:
-        DirectoryError: the directory, or one above it, is a file.
+        DirectoryError: the path, or a parent of it, is a file.
         WorldError: another process holds the lock.
     """
     try:
@@ -39,7 +39,7 @@ def locked(directory: Path) -> Iterator[None]:
         rewrite(file, f"{os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
-        remove_file(path, missing_ok=True)  # before unlocking: a process that has it open sees that the name is gone
+        remove_file(path, missing_ok=True)  # before unlocking, so that a process that has it open notices the removal
         os.close(file)
         if made and not any(directory.iterdir()):
             remove_empty_directory(directory)

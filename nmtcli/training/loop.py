@@ -1,15 +1,17 @@
 """The training loop: batches, updates, validations and saves, until there is a reason to stop.
 
-`log.jsonl` has one JSON object per line. All have `kind`, `update` [updates] and `epoch`.
+`log.jsonl` has one JSON object per line. All have `kind`, `update` (completed updates) and `epoch` (completed
+epochs).
 
-    kind "train": `loss` (of --loss; for cross-entropy with smoothing, in nats/token) and `nll` [nats/token] (null if
-        the loss does not compute it), `learning_rate`, `gradient_norm` (before clipping, of the last update),
-        `tokens_per_second` (source and target), `skipped` (updates so far whose gradient was not finite), `splits`
-        (batches so far that did not fit in memory and were cut in two; after the first, the run is no longer the same,
-        bit for bit, as on another machine), `seconds` (of training so far, excluding validations)
+    kind "train": `loss` (the mean of the --loss objective; for cross-entropy, with label smoothing and in nats/token),
+        `nll` [nats/token] (null if the loss does not compute it), `learning_rate`, `gradient_norm` (of the last update,
+        before clipping), `tokens_per_second` (source and target), `skipped` (updates so far whose gradient was not
+        finite), `splits` (batches so far that did not fit in memory and were cut in two; after the first, the run no
+        longer equals, bit for bit, a run that splits no batch), `seconds` (training time so far, excluding validations)
     kind "validation": `loss` [nats/token], `perplexity`, `bleu`, `bleu_signature`, `chrf`, `chrf_signature`, `best`
-        (true if this is the best so far), `seconds` (that it took)
-    kind "average": as for "validation", but with `averaged` (the updates of the averaged checkpoints) instead of `best`
+        (true if this result is the best so far), `seconds` (duration of the validation)
+    kind "average": as for "validation", but with `averaged` (update numbers of the averaged checkpoints) instead of
+        `best`
 """
 
 import itertools
@@ -31,12 +33,12 @@ from nmtcli.training.validation import Validation
 
 
 class Trainer:
-    """Trains a model from its current progress; decides when to validate, to save and to stop.
+    """Trains a model, starting from its current progress; decides when to validate, save and stop.
 
     Args:
-        parts: of the run.
+        parts: the parts of the run.
         events: receives the events of training.
-        signal_seen: returns the number of a signal that asks training to stop, or 0.
+        signal_seen: returns the number of a received signal that asks training to stop; 0 if there is none.
     """
 
     def __init__(self, parts: Parts, *, events: Events, signal_seen: Callable[[], int]) -> None:
@@ -73,10 +75,11 @@ class Trainer:
         """Train until there is a reason to stop, then validate once more, and average if asked to.
 
         Returns:
-            the reason, as a phrase.
+            the reason why training stopped, as a phrase.
         Raises:
-            Stopped: a signal arrived, and everything is saved.
-            TrainingError: too many updates in a row had no finite gradient, or a batch does not fit in memory.
+            Stopped: a signal arrived, and the training state is saved.
+            TrainingError: `max_skips` updates in a row had a gradient that was not finite, or a batch does not fit in
+                memory.
             WorldError: a file could not be saved.
         """
         self._progress.log_bytes = self._writer.cut_log(self._progress.log_bytes)
@@ -92,7 +95,7 @@ class Trainer:
         return reason
 
     def _advance(self, stream: Iterator[Batch]) -> str:
-        """Make one update, do what is due after it, and return the reason to stop, or "" if there is none."""
+        """Make one update; log, validate and save if due; return the reason to stop, or "" if there is none."""
         config, progress, world = self._config, self._progress, self._world
         began = time.monotonic()
         blocks, count = self._batches.blocks, len(self._batches.plan(progress.epoch, progress.block))
@@ -115,7 +118,7 @@ class Trainer:
         return self._reason_to_stop() or world.broadcast(self._out_of_time())
 
     def _update(self, group: list[Batch]) -> bool:
-        """Make one update from a group of batches; return False if it was skipped, its gradient not being finite."""
+        """Make one update from a group of batches; return False if it was skipped for a non-finite gradient."""
         progress = self._progress
         rate = self._schedule.rate(progress.update + 1, cuts=progress.cuts, epochs=self._epochs())
         result = self._updater.update(group, progress.update + 1, rate)
@@ -149,7 +152,7 @@ class Trainer:
             )
 
     def _epochs(self) -> float:
-        """Return the number of epochs done, including the fraction of the current one."""
+        """Return the number of completed epochs, including the fraction of the current one."""
         progress, batches = self._progress, self._batches
         if not progress.batch and not progress.block:
             return progress.epoch
@@ -157,10 +160,10 @@ class Trainer:
         return progress.epoch + (progress.block + of_block) / batches.blocks
 
     def _check_model(self, *, is_extra: bool = False) -> None:
-        """Validate, keep a checkpoint, and update best, patience and plateau.
+        """Validate, save a checkpoint, and update the counters for the best result, --patience and --decay plateau.
 
         Args:
-            is_extra: this is the extra validation at the end of a run. It deletes no checkpoint that a resumed run
+            is_extra: True for the extra validation at the end of a run, which deletes no checkpoint that a resumed run
                 would still need, so that a resumed run equals one that was never stopped.
         """
         config, progress = self._config, self._progress
@@ -190,7 +193,7 @@ class Trainer:
         self._events.validated({"update": progress.update, "epoch": progress.epoch, **record}, validation)
 
     def _kept(self) -> set[int]:
-        """Return the updates whose checkpoints are kept: the latest ones, and the ones to average."""
+        """Return the updates whose checkpoints to keep: the latest ones, and the ones that would be averaged."""
         latest = [update for update, _ in self._progress.validations]
         return {*latest[max(0, len(latest) - self._config.keep) :], *self._averaged()}
 
@@ -264,10 +267,10 @@ class Trainer:
 
     @contextmanager
     def _saving(self, *, at_the_end: bool = False) -> Iterator[None]:
-        """Report a failed save, and go on if --if-save-fails allows it; at the end of a run, always fail.
+        """Turn a failed save into a WorldError; with --if-save-fails go-on, only report it, unless `at_the_end`.
 
         Raises:
-            WorldError: a file could not be saved.
+            WorldError: a file could not be saved, and training must not go on.
         """
         try:
             yield

@@ -1,4 +1,4 @@
-"""The hardware and precision that a run computes with; commands choose them (commands/machine.py)."""
+"""The hardware and precision used for a run; chosen by the commands (commands/machine.py)."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -9,13 +9,13 @@ import torch
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how to compute.
+    """Hardware and precision used for a run.
 
     Attributes:
-        device: holds the model and its batches.
-        precision: of matrix products, fp32 or bf16.
-        autocast: makes the context in which matrix products run in that precision.
-        threads: CPU threads of one operation.
+        device: device of the model and its batches.
+        precision: precision of matrix products, fp32 or bf16.
+        autocast: returns a context in which matrix products are computed in `precision`.
+        threads: number of CPU threads per operation.
     """
 
     device: torch.device

@@ -7,11 +7,11 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 def optimizer_for(model: Seq2Seq, config: TrainConfig) -> torch.optim.Optimizer:
-    """Create the optimiser of a model's parameters.
+    """Create the optimiser for a model's parameters.
 
     Args:
-        model: on its device.
-        config: for the kind of optimiser, learning rate, beta2 and weight decay.
+        model: the model, already on its device.
+        config: gives the kind of optimiser, the learning rate, beta2 and weight decay.
     Source:
         Adam: Kingma and Ba 2015; with weight decay: Loshchilov and Hutter 2019; Adagrad: Duchi et al. 2011.
     """
@@ -30,9 +30,10 @@ def update_ema(ema_model: Seq2Seq, model: Seq2Seq, decay: float, update: int) ->
     """Move an exponential moving average towards the current weights: average = d * average + (1 - d) * weights.
 
     Args:
-        ema_model: holds the average; changed in place.
-        model: has the current weights.
-        decay: highest value of d; early on, d is (1 + update) / (10 + update), so that the start is soon forgotten.
+        ema_model: the average; changed in place.
+        model: the model with the current weights.
+        decay: maximum of d; in early updates, d is only (1 + update) / (10 + update), so that the initial weights are
+            soon forgotten.
         update: number of the update, from 1.
     Source:
         Polyak and Juditsky 1992; the early decay follows TensorFlow.

@@ -1,4 +1,4 @@
-"""The progress of a run, and the events that it reports."""
+"""The progress of a run, and the interface for events of the training loop."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -9,24 +9,28 @@ from nmtcli.training.validation import Validation
 
 @dataclass
 class Progress:
-    """Progress of a run; weights, optimiser, generators and this are all that the next update depends on.
+    """Progress of a run.
+
+    Together with the weights, the optimiser state and the random-generator states, it determines the next update
+    completely.
 
     Attributes:
-        update: updates done.
-        epoch: epochs done, and so the number of the current epoch, from 0.
-        block: blocks of the current epoch done (see data/batches.py).
-        batch: batches of the current block done.
-        seconds: time spent on training, excluding validations.
+        update: completed updates.
+        epoch: completed epochs, which is also the zero-based index of the current epoch.
+        block: completed blocks in the current epoch (see data/batches.py).
+        batch: completed batches in the current block.
+        seconds: training time so far, excluding validations.
         best: best value of the validation metric so far; None before the first validation.
         stalled: validations since the best one.
-        plateau_stalled: validations since the best one or the last cut of the learning rate.
-        cuts: cuts of the learning rate by --decay plateau.
-        validations: [update, value of the metric] of each validation.
-        skipped: updates whose gradient was not finite.
-        splits: batches that did not fit in memory and were cut in two.
-        log_bytes: length of log.jsonl.
-        loss, nll, tokens, source_tokens: sums since the last line of the log, the loss scaled as if it counted tokens.
-        logged_seconds: `seconds` at the last line of the log.
+        plateau_stalled: validations since the best one or, if later, since the last cut of the learning rate.
+        cuts: number of times `--decay plateau` cut the learning rate.
+        validations: (update, value of the validation metric) for each validation.
+        skipped: number of updates whose gradient was not finite.
+        splits: number of batches that did not fit in memory and were cut in two.
+        log_bytes: length of log.jsonl [bytes].
+        loss, nll, tokens, source_tokens: totals since the last log line; a per-sentence loss is rescaled so that loss /
+            tokens is its mean, and nll is None if the loss does not compute it.
+        logged_seconds: value of `seconds` at the last log line.
     """
 
     update: int = 0
@@ -49,12 +53,12 @@ class Progress:
     logged_seconds: float = 0.0
 
     def advance(self, done: int, *, batches: int, blocks: int) -> bool:
-        """Move on by some batches of the current block; return True if the epoch has ended.
+        """Advance by `done` batches in the current block; return True if the epoch has ended.
 
         Args:
             done: number of batches just used.
             batches: number of batches in this block.
-            blocks: number of blocks in an epoch.
+            blocks: number of blocks in every epoch.
         """
         self.batch += done
         if self.batch == batches:
@@ -66,10 +70,10 @@ class Progress:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Restore a progress that `dataclasses.asdict` turned into JSON.
+        """Restore progress from the JSON object that was made with `dataclasses.asdict`.
 
         Raises:
-            TypeError: a field is unknown, or a position in the data is not a whole number.
+            TypeError: a field is unknown, or update, epoch, block or batch is not a whole number.
         """
         progress = cls(**fields)
         places = (progress.update, progress.epoch, progress.block, progress.batch)
@@ -82,19 +86,19 @@ class Events(Protocol):
     """Receives the events of the training loop."""
 
     def updated(self, progress: Progress, batches_per_epoch: int) -> None:
-        """An update was done."""
+        """Handle the end of an update, skipped or not."""
 
     def logged(self, record: dict[str, Any]) -> None:
-        """A line of the log was written."""
+        """Handle a new line of kind "train" in log.jsonl; `record` is its content, without `kind`."""
 
     def validated(self, record: dict[str, Any], validation: Validation) -> None:
-        """A validation was done."""
+        """Handle the result of a validation; `record` is its line in log.jsonl, without `kind`."""
 
     def skipped(self, update: int, norm: float) -> None:
-        """An update was skipped, since its gradient was not finite."""
+        """Handle an update that was skipped because its gradient was not finite."""
 
     def split(self, update: int, batch: Batch) -> None:
-        """A batch did not fit in memory and was cut in two."""
+        """Handle a batch that does not fit in memory and is cut in two."""
 
     def save_failed(self, update: int, error: OSError) -> None:
-        """A file could not be saved; training goes on."""
+        """Handle a file that could not be saved; training goes on."""

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the update, the epoch, and the cuts made by the plateau rule."""
+"""The learning rate as a function of the update, the epoch, and the number of cuts by plateau decay."""
 
 import math
 from dataclasses import dataclass
@@ -9,17 +9,18 @@ from nmtcli.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Schedule of the learning rate.
+    """A learning-rate schedule.
 
     Attributes:
-        peak: the highest rate.
+        peak: the maximum learning rate.
         warmup: length of the linear rise to the peak [updates].
         decay: the rate after the warm-up. `none`: peak; `inverse-sqrt`: peak * sqrt(w / update), w = max(warmup, 1);
-            `linear`: falls to 0 just after `max_updates`; `plateau`: peak * factor ** cuts; `step`: peak * factor ** n,
-            with n cuts so far, the first at `start` and then one every `every` epochs.
-        max_updates: where `linear` ends [updates].
-        factor: of the rate at each cut.
-        start, every: when `step` cuts [epochs].
+            `linear`: falls linearly, to 0 at update `max_updates` + 1; `plateau`: peak * factor ** cuts; `step`:
+            peak * factor ** n after n cuts, the first at `start` and then one every `every` epochs.
+        max_updates: last update of `linear` decay.
+        factor: the factor by which each cut multiplies the rate.
+        start: epoch of the first cut by `step` [epochs].
+        every: interval between cuts by `step` [epochs].
     Source:
         inverse square root: Vaswani et al. 2017, eq. 3; step: Luong et al. 2015, section 4.1 (halved every epoch after
         the fifth), Sutskever et al. 2014, section 3.4 (every half epoch after the fifth).
@@ -35,7 +36,7 @@ class Schedule:
 
     @classmethod
     def of(cls, config: TrainConfig) -> Self:
-        """Return the schedule that the options describe."""
+        """Return the schedule specified by the options."""
         return cls(
             peak=config.learning_rate,
             warmup=config.warmup,
@@ -47,12 +48,12 @@ class Schedule:
         )
 
     def rate(self, update: int, *, cuts: int = 0, epochs: float = 0.0) -> float:
-        """Return the rate of one update.
+        """Return the learning rate for one update.
 
         Args:
             update: number of the update, from 1.
-            cuts: number of cuts made by `plateau`.
-            epochs: epochs done before this update, including a fraction [epochs].
+            cuts: number of cuts so far; used only by `plateau`.
+            epochs: epochs completed before this update, including a fraction; used only by `step`.
 
         >>> Schedule(peak=0.1, warmup=100).rate(50)
         0.05

@@ -1,4 +1,4 @@
-"""One update: forward, backward, clipping, step. A batch that does not fit in memory is cut in two and tried again."""
+"""One update: forward, backward, clipping, step. Batches that do not fit in memory are cut in two."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,11 @@ from nmtcli.training.optimizer import update_ema
 
 
 class OutOfMemory(Exception):
-    """A batch does not fit in memory."""
+    """A batch does not fit in memory.
+
+    Attributes:
+        batch: the batch.
+    """
 
     def __init__(self, batch: Batch) -> None:
         super().__init__()
@@ -31,11 +35,12 @@ class UpdateResult(NamedTuple):
     """Result of one update; sums are over the batches of all ranks.
 
     Attributes:
-        is_done: False if the gradient was not finite; then the weights are unchanged, and the sums are this rank's.
+        is_done: False if the update was skipped because its gradient was not finite; the weights are then unchanged,
+            and loss and nll are over this rank's batches only.
         gradient_norm: norm of the gradient before clipping.
-        loss: the sum of the loss, scaled as if it counted target tokens.
-        nll: the sum of the negative log-likelihood [nats]; NaN if the loss does not compute it.
-        target_tokens, source_tokens: numbers of tokens, without padding [tokens].
+        loss: summed loss; a per-sentence loss is rescaled so that loss / target_tokens is its mean.
+        nll: summed negative log-likelihood [nats]; NaN if the loss does not compute it.
+        target_tokens, source_tokens: number of tokens on each side, excluding padding.
     """
 
     is_done: bool
@@ -47,17 +52,17 @@ class UpdateResult(NamedTuple):
 
 
 class Updater:
-    """Makes updates of a model.
+    """Updates the weights of a model.
 
     Args:
-        model: on its device, in training mode.
-        loss: sums over a batch.
-        optimizer: of the model's parameters.
-        config: for clip_norm and ema.
-        machine: where and how to compute.
+        model: the model, on its device and in training mode.
+        loss: the training objective.
+        optimizer: the optimiser for the model's parameters.
+        config: gives clip_norm and ema.
+        machine: the hardware and precision used.
         world: the ranks that train together.
-        ema_model: the moving average of the weights, moved after each update; None without --ema.
-        on_split: called with a batch that did not fit in memory, before it is cut in two.
+        ema_model: the moving average of the weights, updated after each update; None without --ema.
+        on_split: called with each batch that does not fit in memory, before it is cut in two; by default, does nothing.
     """
 
     def __init__(
@@ -84,21 +89,21 @@ class Updater:
         self._parameters = list(model.parameters())
 
     def update(self, group: list[Batch], number: int, rate: float) -> UpdateResult:
-        """Make one update from the mean loss over the batches of all ranks, unless its gradient is not finite.
+        """Make one update on the mean loss over the batches of all ranks; skip it if the gradient is not finite.
 
         Args:
             group: this rank's batches; empty if an epoch ends with fewer batches than there are ranks.
-            number: of the update, from 1.
+            number: number of the update, from 1.
             rate: the learning rate.
         Raises:
-            TrainingError: a single pair does not fit in memory, or, with several ranks, a batch does not.
+            TrainingError: a single pair or, with several ranks, a batch does not fit in memory.
         """
         counts = [(batch.target_tokens, batch.source_tokens, self._loss.count(batch)) for batch in group]
         totals = self._world.all_reduce_sum([sum(column) for column in zip((0, 0, 0), *counts, strict=True)])
         target_tokens, source_tokens, count = (round(total) for total in totals)
         sums = self._gradient_in_parts(group, count, number)
         total_norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        norm, loss, nll = torch.stack([total_norm.double(), *sums]).tolist()  # the only time the host waits for a GPU
+        norm, loss, nll = torch.stack([total_norm.double(), *sums]).tolist()  # the host waits for a GPU only here
         is_finite = math.isfinite(norm)
         if is_finite:
             self._step(total_norm, number, rate)
@@ -119,12 +124,12 @@ class Updater:
         """Compute the gradient of the mean loss over the batches of all ranks.
 
         Args:
-            group, number: see `update`.
-            count: divisor of the mean: the loss's count over the batches of all ranks.
+            group, number: as for `update`.
+            count: divisor of the mean: the sum of `Loss.count` over the batches of all ranks.
         Returns:
-            the sums of this rank's losses and of their nll, in float64; the nll is NaN if the loss does not compute it.
+            loss and nll, each summed over this rank's batches, in float64; nll is NaN if the loss does not compute it.
         Raises:
-            OutOfMemory: a batch does not fit.
+            OutOfMemory: a batch does not fit in memory.
         """
         self._optimizer.zero_grad(set_to_none=True)
         loss, nll = torch.zeros(2, dtype=torch.float64, device=self._machine.device)
@@ -134,7 +139,7 @@ class Updater:
                 with without_sync(self._objective) if place < len(group) else nullcontext():
                     with self._machine.autocast():
                         sums = self._objective(batch.to(self._machine.device), number - 1)
-                    # the ranks' gradients are averaged; times their number, the mean is the sum
+                    # the all-reduce averages over the ranks; multiplying by their number turns the mean into a sum
                     with answered(self._world):
                         (sums.loss * share / count * self._world.size).backward()
             except (RuntimeError, MemoryError) as error:
@@ -146,7 +151,7 @@ class Updater:
         return loss, nll
 
     def _gradient_in_parts(self, group: list[Batch], count: int, number: int) -> tuple[Tensor, Tensor]:
-        """Compute `gradient`, cutting batches in two that do not fit in memory."""
+        """Call `gradient`, cutting in two each batch that does not fit in memory."""
         while True:
             try:
                 return self.gradient(group, count, number)
@@ -154,11 +159,15 @@ class Updater:
                 group = self._split(group, full.batch, number)
 
     def _split(self, group: list[Batch], batch: Batch, number: int) -> list[Batch]:
-        """Return the group with one batch cut in two; discard the gradient computed so far."""
+        """Return the group with `batch` cut in two; discard the gradient computed so far.
+
+        Raises:
+            TrainingError: the batch is a single pair, or there are several ranks.
+        """
         self._optimizer.zero_grad(set_to_none=True)
         if self._machine.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self._world.size > 1:  # the other ranks would not know about the parts
+        if self._world.size > 1:  # the other ranks do not know that a batch was cut in two
             raise TrainingError(
                 f"update {number:,}: a batch of {len(batch.source_BS):,} pairs does not fit in memory",
                 "Start again with a lower --batch-tokens, and a higher --accumulate",
@@ -174,5 +183,5 @@ class Updater:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return True if memory is exhausted: CUDA raises a class of its own, a CPU's allocator a plain RuntimeError."""
+    """Return True if an error means that memory is exhausted; on a CPU, this can be a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""Validation: loss over the validation pairs, and BLEU and chrF of real translations against the raw references."""
+"""Validation: loss over the validation pairs, and BLEU and chrF of translations against the raw references."""
 
 import math
 import random
@@ -35,9 +35,9 @@ class Validation(NamedTuple):
 
     Attributes:
         loss: negative log-likelihood of the references, without smoothing [nats/token].
-        perplexity: exp(loss) [1/token].
-        bleu, chrf: scores of the translations, with their signatures.
-        samples: a few translations.
+        perplexity: exp(loss), per token.
+        bleu, chrf: scores of the translations, with sacrebleu signatures.
+        samples: a few sentences with their references and translations.
     """
 
     loss: float
@@ -47,26 +47,30 @@ class Validation(NamedTuple):
     samples: list[Sample]
 
     def better_than(self, best: float | None, metric: str) -> bool:
-        """Return True if this beats the best value so far of a metric; None is beaten by any value."""
+        """Return True if this result beats `best`, the best value of `metric` so far; any result beats None."""
         value = self.value(metric)
         return best is None or (value < best if metric == "loss" else value > best)
 
     def value(self, metric: str) -> float:
-        """Return the value of a metric: loss, bleu or chrf."""
+        """Return the value of `metric`, which is loss, bleu or chrf."""
         return self.loss if metric == "loss" else (self.bleu if metric == "bleu" else self.chrf).value
 
 
 class Validator:
-    """Validates models on the same pairs in the same way.
+    """Validates models, always on the same pairs and with the same search.
 
     Args:
-        pairs: raw validation text; pairs with a blank side do not count in the loss.
-        text: the subword models.
-        record: of the model, for its target language, which decides BLEU's tokenizer, and for the kind of its scores.
-        config: for validation_beam and the number of translations to show, of the same sentences each time.
-        batch_tokens: batch size for the loss [tokens/batch].
-        machine: where and how to compute.
-        world: the ranks that share the work; all get the result.
+        pairs: raw validation text; pairs with a blank side are left out of the loss.
+        text: the subword models of both sides.
+        record: record of the model; gives the target language, which determines BLEU's tokenizer, and whether search
+            scores hypotheses by logits.
+        config: gives the beam size, and the number of sample translations; the sample sentences are always the same.
+        batch_tokens: maximum of sentences times the longest sentence, source or target, in a batch; for the loss only
+            [tokens/batch].
+        machine: the hardware and precision used.
+        world: the ranks that share the work; all of them receive the result.
+    Raises:
+        DataError: no pair has text on both sides.
     """
 
     def __init__(
@@ -98,7 +102,7 @@ class Validator:
         self._shown = sorted(random.Random(1).sample(range(len(pairs)), min(config.show, len(pairs))))
 
     def __call__(self, model: Seq2Seq) -> Validation:
-        """Validate a model; its mode and torch's generators are left as they were."""
+        """Validate a model, without changing its mode or torch's generators."""
         was_training = model.training
         model.eval()
         device, world = self._machine.device, self._world
