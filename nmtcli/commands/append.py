@@ -8,20 +8,22 @@ from nmtcli.data.corpus import HASHES, DataDirectory
 from nmtcli.errors import ConfigError, DirectoryError
 from nmtcli.knobs import option_name, option_text
 
-WITHOUT_INFLUENCE = ("data", "workers", "engine", "ray_address", "overwrite", "append")  # on the files
+WITHOUT_INFLUENCE = ("data", "workers", "engine", "ray_address", "overwrite", "append")  # on the files written
 FREE = ("train", "max_length", "max_ratio", "dedup")  # these may differ with --append
 
 
 def influential(config: PreprocessConfig) -> dict[str, Any]:
-    """Return the options that affect the files written."""
+    """Return the names and values of the options that affect the files written."""
     return {name: value for name, value in config.to_dict().items() if name not in WITHOUT_INFLUENCE}
 
 
 def check_same_options(config: PreprocessConfig, old: DataDirectory) -> None:
-    """Check that the options for --append agree with those that the directory was made with.
+    """Check that the options given with --append match the options that the directory was made with.
+
+    Options that are left at their defaults, and the options in FREE, are not compared.
 
     Raises:
-        ConfigError: an option differs from the directory's.
+        ConfigError: an option does not match.
         DirectoryError: --dedup is given, but the directory has no hashes of its pairs.
     """
     stored, defaults = old.meta.get("config"), _defaults()
@@ -42,7 +44,7 @@ def check_same_options(config: PreprocessConfig, old: DataDirectory) -> None:
 
 
 def _defaults() -> dict[str, Any]:
-    """Return the default of each option, in JSON types; a required option has an empty one."""
+    """Return the default of each option, as JSON stores it; the default of a required option is empty."""
     return {
         config_field.name: list(config_field.default) if config_field.default == () else config_field.default
         for config_field in dataclasses.fields(PreprocessConfig)
@@ -50,7 +52,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def added(old: DataDirectory, facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts for meta.json after appending: the directory's and the new pairs' together."""
+    """Combine the facts in the meta.json of `old` with the facts about the appended pairs, for the new meta.json."""
     meta = old.meta
     cleaning = {rule: meta["cleaning"].get(rule, 0) + count for rule, count in facts["cleaning"].items()}
     kept = {name: meta[name] for name in ("subword", "joint", "user_words", "config")}

@@ -26,9 +26,9 @@ from nmtcli.data.user_words import read_words
 from nmtcli.data.writing import ArrayWriter, SentenceWriter, Unfinished
 from nmtcli.errors import DataError
 
-PAIRS_AT_ONCE = 2000  # size of a block, which one process works on [pairs]
+PAIRS_AT_ONCE = 2000  # maximum size of a block, the unit of work of a process [pairs]
 HASHES_AT_ONCE = 1 << 17  # hashes read at a time [pairs]
-QUICK = 50  # the first pass over this many blocks takes less time than worker processes take to start
+QUICK = 50  # number of blocks that the first pass reads in less time than worker processes take to start
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,17 +36,17 @@ Result = TypeVar("Result")
 
 @dataclass
 class PassState:
-    """The progress of a run.
+    """Progress of a run of `nmt preprocess`, saved so that the run can resume.
 
     Attributes:
-        encodes: True in the second pass; the first is done, or is not needed.
+        encodes: False in the first pass, True in the second.
         read: number of pairs read in the current pass.
         blank: first pass: number of pairs with a blank side.
-        examined: first pass: number of all pairs; None until it is done.
-        words: first pass: occurrences of the words of --user-words on each side.
+        examined: total number of pairs; None until the first pass is completed, or if it was skipped.
+        words: first pass: number of occurrences of each word of --user-words, in the source and in the target.
         user_words: the entry `user_words` of meta.json.
-        report: second pass: pairs kept, and dropped by each rule.
-        kept: second pass: pairs kept of each training text.
+        report: second pass: numbers of pairs kept and dropped by each rule (see `CleaningReport`).
+        kept: second pass: number of pairs kept from each training text.
     """
 
     encodes: bool = False
@@ -60,7 +60,7 @@ class PassState:
 
 
 def _blocks(config: PreprocessConfig, after: int) -> Iterator[tuple[int, PairBlock]]:
-    """Yield the blocks of the training texts after the first `after` pairs, each with the number of its text."""
+    """Yield each block after the first `after` pairs, preceded by the index of its training text."""
     read = 0
     for text, prefix in enumerate(config.train):
         for block in read_blocks(prefix, config.source_lang, config.target_lang, PAIRS_AT_ONCE):
@@ -72,10 +72,10 @@ def _blocks(config: PreprocessConfig, after: int) -> Iterator[tuple[int, PairBlo
 def _spread(
     function: Callable[[Item], Result], items: Iterable[Item], config: PreprocessConfig, *, alone: int
 ) -> Generator[Result, None, None]:
-    """Yield the function's result for each item, in order, by a cluster, by worker processes or by this process.
+    """Yield the function's result for each item, in order, computed on a Ray cluster, by workers or in this process.
 
     Args:
-        alone: largest number of items for which no workers are started.
+        alone: maximum number of items for which no worker processes are started.
     """
     if config.engine == "ray":
         from nmtcli.data.cluster import in_order_on_ray
@@ -93,7 +93,15 @@ def _spread(
 def first_pass(
     config: PreprocessConfig, console: Console, unfinished: Unfinished, state: PassState, old: DataDirectory | None
 ) -> None:
-    """Sample pairs for learning the vocabulary, count user words and find duplicates, as far as the options ask."""
+    """Sample pairs for learning the vocabulary, count user words and find duplicates, as the options require.
+
+    Args:
+        state: the progress so far; updated in place.
+        old: the data directory that --append extends; None: the data directory is new.
+
+    Raises:
+        DataError: the text or the word list is invalid, or all pairs have a blank side.
+    """
     words, unusable = read_words(config.user_words) if config.user_words else ([], 0)
     candidates = unfinished.growing("work/candidates")
     sample = _sample_from(candidates.path, config.sentences_for_vocab)
@@ -131,7 +139,7 @@ def first_pass(
 
 
 def _sample_from(path: Path, size: int) -> Sample:
-    """Make a sample of `size` pairs from the candidates in a file."""
+    """Restore the sample, of at most `size` pairs, from the candidates saved in a file."""
     sample = Sample(size)
     with open_to_read(path) as file:
         for line in file:
@@ -141,14 +149,14 @@ def _sample_from(path: Path, size: int) -> Sample:
 
 
 def _add_counts(totals: Sequence[dict[str, int]], counts: Sequence[Mapping[str, int]]) -> None:
-    """Add the word counts of a block to the totals of each side."""
+    """Add the word counts of a block to the totals, for the source and for the target."""
     for total, of_block in zip(totals, counts, strict=True):
         for word, count in of_block.items():
             total[word] = total.get(word, 0) + count
 
 
 def _add_known(duplicates: Duplicates, old: DataDirectory) -> None:
-    """Add the hashes of the pairs in an existing data directory."""
+    """Add the hashes of the pairs in an existing data directory to `duplicates`."""
     known = np.load(old.path / HASHES, mmap_mode="r", allow_pickle=False)
     pairs = old.meta["pairs"]
     for start in range(0, pairs, HASHES_AT_ONCE):
@@ -157,7 +165,7 @@ def _add_known(duplicates: Duplicates, old: DataDirectory) -> None:
 
 
 class _PairWriter:
-    """Writes both sides of the training pairs and, if `hashing`, their hashes."""
+    """A writer for both sides of the training pairs and, if `hashing`, their hashes."""
 
     def __init__(self, unfinished: Unfinished, subwords: Sequence[Subword], *, hashing: bool) -> None:
         self._sides = [
@@ -174,7 +182,7 @@ class _PairWriter:
             self._hashes.append(block.hashes)
 
     def close(self) -> dict[str, int]:
-        """Complete and close the files; return the number of tokens on each side."""
+        """Write the final headers and close the files; return the number of tokens on each side."""
         for writer in self._sides:
             writer.close()
         if self._hashes:
@@ -190,10 +198,16 @@ def second_pass(
     old: DataDirectory | None,
     subwords: Sequence[Subword],
 ) -> dict[str, int]:
-    """Encode the pairs, clean them, and write the kept ones in their order.
+    """Encode the pairs, clean them, and write the kept pairs in their original order.
+
+    Args:
+        state, old: as for `first_pass`.
 
     Returns:
-        number of tokens on each side, including those of a directory that is appended to [tokens].
+        number of tokens on each side, including the tokens already in `old` [tokens].
+
+    Raises:
+        DataError: the text is invalid or was changed during the run, or no pair is kept.
     """
     hashing = (old.path / HASHES).exists() if old else config.dedup
     writer = _PairWriter(unfinished, subwords, hashing=hashing)
@@ -201,7 +215,7 @@ def second_pass(
     for name in ("hashes", "candidates"):
         remove_file(unfinished.work / name, missing_ok=True)
     flags = np.load(unfinished.work / "duplicates.npy", mmap_mode="r", allow_pickle=False) if config.dedup else None
-    texts: deque[int] = deque()  # numbers of the texts of the blocks in progress
+    texts: deque[int] = deque()  # index of the training text of each block in progress
     place = (old.meta["pairs"] if old else 0) + state.read
     blocks = _with_repeats(_blocks(config, state.read), flags, place, texts)
     encoder = Encoder(
@@ -238,9 +252,9 @@ def _with_repeats(
     """Yield each block with the duplicate flags of its pairs, for `Encoder`.
 
     Args:
-        flags: the flags of all pairs; None if duplicates are kept.
-        place: position of the first pair in the flags.
-        texts: receives the number of each block's text.
+        flags: a flag for each pair, True for a duplicate; None if duplicates are kept.
+        place: position in `flags` of the first pair of the first block.
+        texts: the index of each block's training text is appended to this queue.
     """
     for text, block in blocks:
         texts.append(text)

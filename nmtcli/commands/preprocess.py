@@ -1,8 +1,9 @@
-"""nmt preprocess: raw parallel text -> data directory, in two passes that keep nothing of the corpus in memory.
+"""nmt preprocess: make a data directory from raw parallel text, in two passes that do not hold the corpus in memory.
 
-The first pass counts, hashes and samples; then duplicates are found and the vocabulary is learnt from the sample. It is
-skipped if none of this is needed. The second pass encodes, drops pairs that are too long or too uneven, and writes the
-others. Progress is saved regularly: a run that was killed resumes from there when it is started again.
+The first pass counts user words, hashes the pairs and draws a sample; then duplicates are found and the vocabulary is
+learnt from the sample. The first pass is skipped if none of this is needed. The second pass encodes the pairs, drops
+some by the rules of clean.py, and writes the rest. Progress is saved regularly: a killed run resumes from its last save
+when it is started again.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ from nmtcli.errors import ConfigError, DataError, Stopped
 
 
 def run(config: PreprocessConfig, console: Console) -> None:
-    """Make a data directory from parallel text, or add to one.
+    """Make a data directory from parallel text, or append to an existing one.
 
     Raises:
         ConfigError: the options are invalid.
@@ -83,7 +84,7 @@ def run(config: PreprocessConfig, console: Console) -> None:
 
 
 def _facts(config: PreprocessConfig, state: PassState, subwords: Sequence[Subword]) -> dict[str, Any]:
-    """Collect the entries of meta.json for this run, except `tokens`, `valid` and `test`; see corpus.py."""
+    """Return the entries of meta.json for this run, except `tokens`, `valid` and `test`; see corpus.py."""
     return {
         "source_lang": config.source_lang,
         "target_lang": config.target_lang,
@@ -119,12 +120,12 @@ def _langs(config: PreprocessConfig) -> tuple[str, str]:
 
 
 def _subword_option(subword: Subword) -> str:
-    """Return the value of --subword that gives such a model."""
+    """Return the value of --subword that corresponds to a model."""
     return "none" if subword.kind == "word" and not subword.joins else subword.kind
 
 
 def _texts(config: PreprocessConfig, directory: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Copy validation and test texts unchanged; return their entries in meta.json."""
+    """Copy the validation and test texts unchanged; return their entries for meta.json."""
     valid = _keep_text(config.valid, "valid", config, directory)
     return valid, [
         _keep_text(prefix, f"test.{1 + index}", config, directory) for index, prefix in enumerate(config.test)
@@ -142,7 +143,7 @@ def _keep_text(prefix: str, name: str, config: PreprocessConfig, directory: Path
 
 
 def _chosen_words(config: PreprocessConfig, state: PassState) -> list[Chosen]:
-    """Choose the words of --user-words that become pieces on each side; without the option, none."""
+    """Choose the words of --user-words that become pieces on each side, and record their numbers in `state`."""
     if state.user_words is None:
         return [Chosen([], 0, 0) for _ in SIDES]
     counts = [Counter(counts) for counts in state.words]
@@ -158,7 +159,7 @@ def _chosen_words(config: PreprocessConfig, state: PassState) -> list[Chosen]:
 def _vocabularies(
     config: PreprocessConfig, console: Console, directory: Path, work: Path, chosen: Sequence[Chosen]
 ) -> None:
-    """Copy or learn source.model and target.model."""
+    """Write source.model and target.model: copy the given models, or learn new ones from the sample."""
     paths = [directory / f"{side}.model" for side in SIDES]
     samples = [work / f"sample.{side}.txt" for side in SIDES]
     langs = _langs(config)
@@ -182,7 +183,7 @@ def _vocabularies(
 
 
 def _learn_apart(samples: list[Path], path: Path, config: PreprocessConfig, words: list[str]) -> None:
-    """Learn a vocabulary in a process of its own, so that its memory is freed."""
+    """Learn a vocabulary in a separate process, so that the memory it used is freed."""
     apart(_learn_from_files, (samples, path, config, words))
 
 
@@ -201,7 +202,7 @@ def _learn_from_files(item: tuple[list[Path], Path, PreprocessConfig, list[str]]
 
 @contextmanager
 def _stops(console: Console) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a one-line error; after any failure, report the progress that is kept.
+    """Turn Ctrl-C and SIGTERM into a one-line error; after any failure, report whether progress was kept.
 
     Raises:
         Stopped: Ctrl-C or SIGTERM.
@@ -229,7 +230,7 @@ def _stops(console: Console) -> Iterator[None]:
 
 
 def _unknown_share(path: Path, subword: Subword) -> float:
-    """Return the share of <unk> among a text's tokens, EOS not counted; 0 unless tokens are words."""
+    """Return the share of <unk> among the tokens of a text, EOS not counted; 0 if `subword` is not a word model."""
     if subword.kind != "word":
         return 0.0
     unknown = tokens = 0
@@ -243,7 +244,7 @@ def _unknown_share(path: Path, subword: Subword) -> float:
 def _tell(
     config: PreprocessConfig, console: Console, state: PassState, facts: dict[str, Any], unknown_shares: list[float]
 ) -> None:
-    """Print what was read, what was dropped and what was kept."""
+    """Print a summary: pairs read, dropped and kept, user words, tokens, vocabulary sizes and unknown words."""
     names = {"read": "pairs read", "too_long": "too long"}
     for name, count in state.report.items():
         console.info(f"{names.get(name, name):<12}{count:>14,}")

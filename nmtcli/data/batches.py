@@ -1,14 +1,14 @@
 """From pairs of ids to padded batches: token budget, length buckets, seeded order, and a position to resume from.
 
-The plan of an epoch depends on the epoch's number and the seed alone: all pairs are shuffled, sorted by length within
-windows, cut into batches by the budget, and the batches are shuffled. A run that resumes at batch 17 of epoch 3
-therefore sees the batches that an uninterrupted run sees.
+For a given corpus and token budget, the plan of an epoch depends only on the seed and the epoch's number: the pairs
+are shuffled, sorted by length within windows, and cut into batches by the budget; then the batches are shuffled. A run
+that resumes at batch 17 of epoch 3 therefore sees the same batches as an uninterrupted run.
 
-For a corpus of more than a million pairs, the whole plan of an epoch is never in memory: an epoch is a sequence of
-blocks, each planned when it begins. A block consists of up to 64 runs of 16,384 neighbouring pairs, which are taken
-from all over the corpus and drawn anew in each epoch. This guarantees that each pair is seen exactly once per epoch,
-unless several corpora are mixed (mixture.py), and that a block is fully shuffled. Pairs that are neighbours in the
-corpus are usually in the same block, among pairs from 64 places.
+An epoch of more than a million pairs is a sequence of blocks, each planned when it begins, so that the plan of a whole
+epoch is never in memory. A block consists of up to 64 runs of 16,384 neighbouring pairs; the runs come from all over
+the corpus and are drawn anew in each epoch. Each pair is still seen exactly once per epoch, unless several corpora are
+mixed (mixture.py), and the pairs of a block are fully shuffled. Neighbours in the corpus mostly fall into the same
+block, but among the pairs of up to 63 other runs.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ from nmtcli.errors import DirectoryError, WorldError
 WINDOW = 1 << 17  # size of the windows that are sorted by length [pairs]
 BLOCK = 1 << 20  # size of the blocks that are planned as a whole [pairs]
 NEIGHBOURS = 1 << 14  # length of the runs of neighbours that make up a block [pairs]
-# Matrix products are compiled for each batch shape; these two limits keep the number of shapes small.
+# Matrix products are compiled for each batch shape; these two constants keep the number of shapes small.
 LENGTHS = 2  # both sides of a batch are padded to a multiple of this [tokens]
-SENTENCES = 8  # training batches of at least twice this size are cut to a multiple of it
+SENTENCES = 8  # training batches of at least twice this size are rounded down to a multiple of it [sentences]
 
 Ids = Sequence[int] | npt.NDArray[np.integer]
 Whole = TypeVar("Whole", int, npt.NDArray[np.int64])
@@ -44,15 +44,15 @@ Whole = TypeVar("Whole", int, npt.NDArray[np.int64])
 
 @dataclass(frozen=True)
 class Batch:
-    """Sentence pairs of similar length, padded on the right to a multiple of LENGTHS.
+    """A batch of sentence pairs of similar length, padded on the right to a multiple of LENGTHS.
 
     Attributes:
-        source_BS: source ids, EOS at the end.
-        source_mask_BS: True on real tokens.
-        target_input_BT: the decoder's input: BOS, then the target without its EOS.
-        target_output_BT: the decoder's labels: the target, EOS at the end.
-        target_mask_BT: True on real tokens, for both target tensors.
-        source_tokens, target_tokens: number of real tokens on each side [tokens].
+        source_BS: source ids, each sentence ending in EOS.
+        source_mask_BS: True on real tokens, False on padding.
+        target_input_BT: decoder inputs: BOS, then the target sentence without EOS.
+        target_output_BT: decoder labels: the target sentence, ending in EOS.
+        target_mask_BT: True on real tokens, False on padding; applies to both target tensors.
+        source_tokens, target_tokens: number of real tokens on each side, EOS counted [tokens].
     """
 
     source_BS: Tensor
@@ -65,7 +65,7 @@ class Batch:
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[Ids, Ids]]) -> Self:
-        """Make a batch of pairs of ids, each side ending with EOS."""
+        """Make a batch from (source ids, target ids) pairs, each side ending in EOS."""
         source_BS, source_mask_BS = padded([source for source, _ in pairs], LENGTHS)
         target_output_BT, target_mask_BT = padded([target for _, target in pairs], LENGTHS)
         target_input_BT = target_output_BT.roll(1, dims=1)
@@ -82,7 +82,7 @@ class Batch:
         )
 
     def halves(self) -> "tuple[Batch, Batch]":
-        """Split a batch of at least two sentences into halves, each padded to its own longest sentences."""
+        """Split the batch (at least two sentences) into halves, each padded only to its own longest sentences."""
         middle = len(self.source_BS) // 2
         first, second = (self._rows(slice(None, middle)), self._rows(slice(middle, None)))
         return first, second
@@ -101,7 +101,7 @@ class Batch:
         )
 
     def to(self, device: torch.device) -> "Batch":
-        """Return the batch on a device."""
+        """Return the batch, moved to `device`."""
         return self if device.type == "cpu" else self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
@@ -120,7 +120,7 @@ class Batch:
 
 
 def padded(sentences: Sequence[Ids], multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """Return ids_BS, padded on the right so that S is a multiple of `multiple`, and mask_BS, True on real tokens.
+    """Return ids_BS, padded on the right to a multiple of `multiple` tokens, and mask_BS, True on real tokens.
 
     >>> padded([[7, 3], [3]])[0].tolist()
     [[7, 3], [3, 0]]
@@ -133,20 +133,21 @@ def padded(sentences: Sequence[Ids], multiple: int = 1) -> tuple[Tensor, Tensor]
 
 
 def _up(number: Whole, multiple: int) -> Whole:
-    """Round up to a multiple."""
+    """Round `number` up to a multiple of `multiple`."""
     return -(-number // multiple) * multiple
 
 
 def cut(
     order: npt.NDArray[np.int64], longest: npt.NDArray[np.int64], batch_tokens: int, sentences: int = 1
 ) -> list[npt.NDArray[np.int64]]:
-    """Cut an order of pairs into batches of at most `batch_tokens`, counted as sentences times the longest side.
+    """Cut a sequence of pairs into batches; return an array of pair indices for each batch.
 
     Args:
-        order: pair numbers, similar lengths next to each other.
-        longest: length of the longer side of each pair of the corpus [tokens].
-        batch_tokens: the budget, padding included; a pair that exceeds it is a batch of its own.
-        sentences: batches of at least twice this size are cut to a multiple of it, except the last one.
+        order: pair indices, with pairs of similar length next to each other.
+        longest: length of the longer side of each pair, by pair index [tokens].
+        batch_tokens: maximum of sentences times the longest side in a batch, padding included; a pair that exceeds it
+            becomes a batch of its own [tokens].
+        sentences: every batch of at least twice this size, except the last, is cut down to a multiple of it.
     """
     batches = []
     widths = _up(longest[order], LENGTHS).tolist()
@@ -174,14 +175,14 @@ def plan(
     epoch: int,
     block: int | None = None,
 ) -> list[npt.NDArray[np.int64]]:
-    """Plan the batches of an epoch, or of one of its blocks, in order; each pair occurs exactly once.
+    """Plan the batches, in order, for an epoch or one of its blocks; each pair occurs exactly once.
 
     Args:
-        source_lengths, target_lengths: lengths of each pair, EOS counted [tokens].
+        source_lengths, target_lengths: length of each pair's source and target, EOS counted [tokens].
         batch_tokens: as for `cut`.
-        seed, epoch, block: the plan is a function of these and the lengths.
+        seed, epoch, block: determine the random order; the block is None if the epoch has only one.
     Returns:
-        an array of pair numbers for each batch.
+        an array for each batch, with the indices of its pairs in `source_lengths`.
     """
     random = np.random.default_rng([seed, epoch] if block is None else [seed, epoch, block])
     shuffled = random.permutation(len(source_lengths))
@@ -195,22 +196,22 @@ def plan(
 
 
 def _by_length(source_lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Order pairs so that neighbours have similar lengths on both sides.
+    """Return pair indices in an order in which neighbours have similar lengths on both sides.
 
-    Pairs are sorted by padded target length, then by source length, which rises within one target length and falls
-    within the next, so that it does not jump where two target lengths meet.
+    Pairs are sorted by padded target length. Pairs of equal target length are sorted by source length, in ascending
+    and descending order by turns, so that the source length does not jump where the target length changes.
     """
     target = -(-target_lengths // LENGTHS)
     return np.lexsort((np.where(target % 2, source_lengths, -source_lengths), target))
 
 
 def places_of_block(count: int, *, seed: int, epoch: int, block: int) -> npt.NDArray[np.int64]:
-    """Return the places of an epoch that belong to one of its blocks, ascending; all places if there is one block.
+    """Return the places (positions in an epoch) that belong to a block, ascending.
 
     Args:
-        count: number of places in an epoch; each place holds a pair (see mixture.py).
-        seed, epoch: the blocks are a function of these and the count.
-        block: number of the block, below `blocks_of(count)`.
+        count: number of places in the epoch; each place holds a pair (see mixture.py).
+        seed, epoch: determine, together with the count, how the epoch is divided into blocks.
+        block: index of the block, below `blocks_of(count)`.
     """
     if blocks_of(count) == 1:
         return np.arange(count)
@@ -225,7 +226,7 @@ def blocks_of(count: int) -> int:
 
 
 def batches_by_length(pairs: Sequence[tuple[Ids, Ids]], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
-    """Return batches of pair numbers, short pairs first, for uses that need no random order."""
+    """Cut pairs into batches of similar length, short pairs first, not shuffled; return arrays of pair indices."""
     source_lengths = np.array([len(source) for source, _ in pairs], dtype=np.int64)
     target_lengths = np.array([len(target) for _, target in pairs], dtype=np.int64)
     return cut(_by_length(source_lengths, target_lengths), np.maximum(source_lengths, target_lengths), batch_tokens)
@@ -236,14 +237,16 @@ class TrainingBatches:
 
     Args:
         corpus: the training pairs as ids.
-        source_subword, target_subword: vocabularies, for subword sampling.
+        source_subword, target_subword: the subword models; used to check the ids and for subword sampling.
         batch_tokens: as for `cut`.
-        seed: determines the order and the sampled segmentations.
-        subword_alpha: strength of subword sampling, a function of seed, epoch and place; 0: use the ids on disk.
-        workers: processes that prepare batches; 0: prepare them in this process.
-        pin_memory: put batches into page-locked memory, for copies to a GPU.
-        mixture: the pairs that make up an epoch; None: each pair once.
-        share: (r, n): every n-th batch from batch r on, counted from the start of the stream and anew in each block.
+        seed: determines the order of the batches and the sampled segmentations.
+        subword_alpha: strength of subword sampling (see `Subword.sample`); 0: use the ids on disk. The segmentation of
+            a sentence depends only on the seed, the epoch and the place in the epoch.
+        workers: number of processes that prepare batches; 0: this process prepares them.
+        pin_memory: put batches into page-locked memory, for non-blocking copies to a GPU.
+        mixture: the pairs that make up an epoch; None: each pair of the corpus once.
+        share: (rank, ranks): take every `ranks`-th batch of a block, beginning with batch `rank` [from 0], counted from
+            the place in the block where the stream starts; by default all batches.
     Attributes:
         blocks: number of blocks in an epoch.
     """
@@ -275,7 +278,7 @@ class TrainingBatches:
         self._plans: dict[tuple[int, int], list[npt.NDArray[np.int64]]] = {}
 
     def plan(self, epoch: int, block: int = 0) -> list[npt.NDArray[np.int64]]:
-        """Return the batches of a block, as arrays of places in the epoch."""
+        """Return the batches of a block; each is an array of places (positions in the epoch)."""
         if (epoch, block) not in self._plans:
             places = places_of_block(self._mixture.places, seed=self._seed, epoch=epoch, block=block)
             lengths = self._corpus.lengths(self._mixture.pairs(places, epoch))
@@ -288,7 +291,7 @@ class TrainingBatches:
         return self._plans[epoch, block]
 
     def shapes(self, epoch: int) -> list[tuple[int, int, int]]:
-        """Return sentences, source and target positions of each batch of an epoch's first block, ids as on disk."""
+        """Return the shape (B, S, T) of each batch in an epoch's first block, without subword sampling."""
         shapes = []
         for places in self.plan(epoch):
             source, target = self._corpus.lengths(self._mixture.pairs(places, epoch))
@@ -296,14 +299,17 @@ class TrainingBatches:
         return shapes
 
     def tokens(self, epoch: int) -> int:
-        """Count the source and target tokens of an epoch's first block, ids as on disk."""
+        """Return the number of tokens, source and target, in an epoch's first block, without subword sampling."""
         numbers = (self._mixture.pairs(places, epoch) for places in self.plan(epoch))
         return sum(int(side.sum()) for pairs in numbers for side in self._corpus.lengths(pairs))
 
     def stream(self, epoch: int, start: int, block: int = 0) -> Iterator[Batch]:
-        """Yield the batches of a block from number `start` on, then those of all later blocks, without end.
+        """Yield the batches of a block from batch `start` on, then the batches of all later blocks, endlessly.
 
-        The workers live as long as the stream, so that there is no pause between two blocks.
+        The worker processes live as long as the stream, so that there is no pause between two blocks.
+
+        Raises:
+            DirectoryError: the data directory is damaged.
         """
         dataset = _Batches(self._corpus, self._mixture, self._subwords, self._seed, self._alpha)
         loader = DataLoader(
@@ -314,7 +320,7 @@ class TrainingBatches:
             prefetch_factor=8 if self._workers else None,
             pin_memory=self._pin_memory,
             worker_init_fn=_leave_signals_to_the_trainer,
-            generator=torch.Generator(),  # otherwise the loader would draw from the generator of dropout
+            generator=torch.Generator(),  # otherwise the loader would use the global generator, as dropout does
         )
         for batch in loader:
             if isinstance(batch, DirectoryError):
@@ -332,13 +338,13 @@ class TrainingBatches:
 
 @contextmanager
 def loader_deaths() -> Iterator[None]:
-    """Turn the death of a process that prepares batches into a one-line error.
+    """Turn the death of a worker process of `TrainingBatches.stream` into a one-line error.
 
-    Torch raises the error wherever the main process happens to be, also while other contexts exit: this context must
-    enclose them all.
+    Torch raises its error wherever the main process happens to be, even while other contexts exit, so this context must
+    enclose all others.
 
     Raises:
-        WorldError: a worker died.
+        WorldError: a worker process died.
     """
     try:
         yield
@@ -352,7 +358,7 @@ def loader_deaths() -> Iterator[None]:
 
 
 class _Batches(Dataset[Batch | DirectoryError]):
-    """A dataset of batches whose keys are (epoch, array of places)."""
+    """A dataset that makes the batch for a key (epoch, array of places)."""
 
     def __init__(
         self, corpus: Corpus, mixture: Mixture, subwords: tuple[Subword, Subword], seed: int, alpha: float
@@ -364,7 +370,7 @@ class _Batches(Dataset[Batch | DirectoryError]):
         self._alpha = alpha
 
     def __getitem__(self, key: tuple[int, npt.NDArray[np.int64]]) -> Batch | DirectoryError:
-        """Make a batch. Return an error instead of raising it: the loader adds a long traceback to exceptions."""
+        """Make a batch; return a DirectoryError rather than raise it, because the loader would add a long traceback."""
         epoch, places = key
         pairs = self._mixture.pairs(places, epoch)
         try:
@@ -398,6 +404,6 @@ class _Batches(Dataset[Batch | DirectoryError]):
 
 
 def _leave_signals_to_the_trainer(_: int) -> None:
-    """Ignore Ctrl-C and SIGTERM, which reach the whole process group: the trainer saves, then ends its workers."""
+    """Ignore Ctrl-C and SIGTERM: they reach all processes, but the trainer must save before it ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,12 +1,12 @@
-"""Decide which training pairs are kept, and count the others by reason. Memory does not grow with the corpus.
+"""Decide which training pairs are kept, and count the dropped pairs by reason, in bounded memory.
 
-A pair is identified by a 128-bit hash of its two lines, stored as two 64-bit numbers, the higher one first. The hashes
-have two uses: duplicates are found by comparing them, on disk; and the pairs with the smallest hashes are a uniform
-sample of the distinct pairs, whatever their order.
+A pair is identified by a 128-bit hash of its two lines, stored as two 64-bit numbers, the more significant one first.
+The hashes have two uses: duplicates are found by comparing hashes on disk, and the pairs with the smallest hashes are
+a uniform sample of the distinct pairs, independent of the order of the text.
 
-The rules, in the order in which they apply (a pair counts under the first rule that drops it):
+The rules, in the order in which they apply (a pair is counted under the first rule that drops it):
 
-    empty       a side is empty or all white space, or has no tokens
+    empty       a side is empty, consists of white space, or has no tokens
     duplicate   both lines equal those of an earlier pair (`--dedup`)
     too_long    a side has more than `--max-length` tokens, EOS not counted
     ratio       one side has more than `--max-ratio` times as many tokens as the other
@@ -25,17 +25,17 @@ from nmtcli.data.files import GrowingFile, open_to_read, remove_file
 from nmtcli.data.text import is_blank
 
 LINE_CHARACTERS = 4000  # lines are cut to this length for the sample [characters]
-SAMPLE_CHARACTERS = 15_000_000  # limit for both sides: SentencePiece needs about 50 bytes for each [characters]
+SAMPLE_CHARACTERS = 15_000_000  # maximum for both sides together; SentencePiece needs about 50 bytes per character
 _HASH_BYTES = 16
 _HASH = np.dtype(">u8")  # one half of a hash
-_BUCKETS = 256  # for a billion pairs a bucket has 100 MB; one is in memory at a time
+_BUCKETS = 256  # with a billion pairs, a bucket has 100 MB; only one bucket is in memory at a time
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("number", "<u8")])
 RECORDS_AT_ONCE = 1 << 17  # records distributed to buckets at a time
 
 
 @dataclass(slots=True)
 class CleaningReport:
-    """Numbers of pairs: `read` in all, dropped by each rule, and `kept`."""
+    """Numbers of pairs: `read` in total, dropped by each rule, and `kept`."""
 
     read: int = 0
     empty: int = 0
@@ -50,17 +50,17 @@ class CleaningReport:
 
 
 def is_empty_pair(source: str, target: str) -> bool:
-    """Return True if a side is blank; such a pair teaches nothing."""
+    """Return True if either side is blank, so that there is nothing to learn from the pair."""
     return is_blank(source) or is_blank(target)
 
 
 def dropping_rule(source_length: int, target_length: int, *, max_length: int, max_ratio: float) -> str | None:
-    """Return the length rule that drops a pair, by its name in `CleaningReport`, or None.
+    """Return the name (a field of `CleaningReport`) of the rule on lengths that drops a pair; None: keep the pair.
 
     Args:
-        source_length, target_length: lengths of the pair, EOS not counted [tokens].
-        max_length: largest length of either side; 0: no limit [tokens].
-        max_ratio: largest ratio of the longer to the shorter side; 0: no limit.
+        source_length, target_length: length of each side, EOS not counted [tokens].
+        max_length: maximum length of either side; 0: no limit [tokens].
+        max_ratio: maximum ratio of the longer to the shorter side; 0: no limit.
     """
     shorter, longer = sorted((source_length, target_length))
     if shorter == 0:
@@ -73,38 +73,42 @@ def dropping_rule(source_length: int, target_length: int, *, max_length: int, ma
 
 
 def pair_hash(source: str, target: str) -> bytes:
-    """Return the 128-bit hash of a pair. A source has no "\\n", so different pairs never join to the same bytes."""
+    """Return the 128-bit hash of a pair.
+
+    The two lines are joined by "\\n", which no source contains, so that different pairs never hash the same bytes.
+    """
     return hashlib.blake2b(f"{source}\n{target}".encode(), digest_size=_HASH_BYTES).digest()
 
 
 def hash_numbers(digests: bytes) -> npt.NDArray[np.uint64]:
-    """Convert concatenated hashes to two numbers each."""
+    """Convert concatenated hashes to an array of 64-bit numbers, two for each hash."""
     return np.frombuffer(digests, _HASH).astype(np.uint64)
 
 
 class Sample:
     """The pairs with the smallest hashes: a uniform sample of the distinct pairs that were offered.
 
-    The sample depends neither on the order of the pairs nor on how often each one occurs: it is the same as sorting all
-    distinct pairs by hash and taking pairs until a limit is reached. One pass; only the sample is in memory.
+    The sample depends neither on the order of the pairs nor on how often each pair occurs: the result is the same as
+    sorting all distinct pairs by hash and taking pairs from the start until a limit is reached. Pairs are offered one
+    by one, and only the sample is in memory.
 
     Args:
-        size: largest number of pairs [pairs].
-        characters: largest number of characters on both sides, lines cut to LINE_CHARACTERS [characters].
+        size: maximum number of pairs [pairs].
+        characters: maximum number of characters, both sides together, in lines cut to LINE_CHARACTERS [characters].
 
     Attributes:
-        below: upper bound, exclusive, of the hashes that can still enter the sample, as a number.
+        below: only pairs whose hash, as an integer, is below this number can still enter the sample.
     """
 
     def __init__(self, size: int, characters: int = SAMPLE_CHARACTERS) -> None:
         self._size = size
         self._characters = characters
-        self._heap: list[tuple[int, str, str]] = []  # hashes are negated, so that the largest is first
+        self._heap: list[tuple[int, str, str]] = []  # hashes are negated, so that the largest hash is first
         self._hashes: set[int] = set()
         self.below = 1 << 8 * _HASH_BYTES
 
     def offer(self, source: str, target: str, digest: bytes) -> bool:
-        """Add a pair to the sample if its hash is small enough and new; return True if it was added."""
+        """Add a pair if its hash (`pair_hash`) is new and small enough; return False if the pair was not added."""
         number = int.from_bytes(digest)
         if number >= self.below or number in self._hashes:
             return False
@@ -125,13 +129,13 @@ class Sample:
 
 
 class Duplicates:
-    """Finds duplicate pairs in bounded memory: hashes go to disk, then into buckets, which are sorted one by one.
+    """A search for duplicate pairs in bounded memory: hashes are written to disk and sorted there, bucket by bucket.
 
     Call `add` for all pairs, then `find` once.
 
     Args:
-        hashes: the file that receives the hashes.
-        directory: where the buckets and the result are written.
+        hashes: the file to which the hashes are written.
+        directory: directory for the buckets and the result.
     """
 
     def __init__(self, hashes: GrowingFile, directory: Path) -> None:
@@ -139,18 +143,18 @@ class Duplicates:
         self._directory = directory
 
     def add(self, hashes: npt.NDArray[np.uint64], numbers: npt.NDArray[np.integer]) -> None:
-        """Record the hashes of pairs, two numbers each, and the pairs' own numbers [from 0, ascending]."""
+        """Record the hashes of pairs, two numbers for each pair, and the indices of the pairs, ascending."""
         records = np.empty(len(numbers), _RECORD)
         records["high"], records["low"], records["number"] = hashes[::2], hashes[1::2], numbers
         self._hashes.write(records.tobytes())
 
     def find(self, pairs: int) -> Path:
-        """Compare all hashes; the first pair of a group with equal hashes is not a duplicate.
+        """Compare all hashes; of several pairs with equal hashes, all but the first are duplicates.
 
         Args:
-            pairs: number of all pairs, including those that were not added.
+            pairs: total number of pairs, including pairs that were not added.
         Returns:
-            a .npy file with a flag for each pair, True if an earlier pair is equal.
+            path of a .npy file with a flag for each pair: True if the pair is a duplicate.
         """
         self._hashes.close()
         answer = self._directory / "duplicates.npy"

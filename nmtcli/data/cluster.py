@@ -1,8 +1,9 @@
-"""Run a function on the machines of a Ray cluster, as parallel.py runs it in processes of one machine.
+"""Run a function on the machines of a Ray cluster, as parallel.py does in the processes of one machine.
 
-Each actor holds the function and has two items queued, so that it need not wait for the next one. If an actor's machine
-is lost, the actor restarts elsewhere and its items are processed again: a result depends on its item alone. Every
-machine needs the same version of nmtcli; only the caller reads and writes files.
+Each actor holds the function and up to two queued items, so that it need not wait for the next item. If an actor's
+machine is lost, the actor restarts on another machine and processes its items again; this is safe because a result
+depends only on its item. Every machine needs the same version of nmtcli. Only the calling process reads and writes
+files.
 """
 
 from collections import deque
@@ -14,24 +15,27 @@ from nmtcli.errors import ConfigError, NmtError, WorldError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-AT_A_TIME = 2  # items queued for an actor
-RETRIES = 3  # retries of an item, and restarts of an actor
+AT_A_TIME = 2  # maximum number of items queued per actor
+RETRIES = 3  # maximum number of retries of an item, and of restarts of an actor
 
 
 def in_order_on_ray(
     function: Callable[[Item], Result], items: Iterable[Item], actors: int, address: str
 ) -> Generator[Result, None, None]:
-    """Yield the function's result for each item, in order. The actors are killed when the generator ends or fails.
+    """Yield the function's result for each item, computed by Ray actors, in the order of the items.
+
+    The actors are killed when the generator ends or fails.
 
     Args:
         function: sent to each actor once; the function and the items must be picklable.
-        items: read only as fast as results are taken.
-        actors: number of actors; 0: one for each core of the cluster.
-        address: as for `ray.init`; empty: RAY_ADDRESS if it is set, otherwise a cluster of this machine alone.
+        items: consumed lazily, no faster than the results.
+        actors: number of actors; 0: one per core of the cluster.
+        address: address of the cluster, as for `ray.init`; empty: RAY_ADDRESS if that variable is set, otherwise a
+            local cluster on this machine.
 
     Raises:
         ConfigError: Ray is not installed.
-        NmtError: the error that the function raised.
+        NmtError: raised by the function.
         WorldError: the cluster cannot be reached, or an item failed after all retries.
     """
     try:
@@ -73,7 +77,7 @@ def in_order_on_ray(
 
 
 class _Actor:
-    """A process of the cluster that applies the function."""
+    """A Ray actor (a process on the cluster) that applies the function to items."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function

@@ -1,40 +1,41 @@
 """The data directory: what `nmt preprocess` writes and `nmt train` reads. This docstring is its specification.
 
     meta.json                    see below
-    source.model target.model    SentencePiece models; the same bytes twice if the vocabulary is joint
-    train.source.tokens.npy      ids of all source sentences, concatenated, each ending with EOS: uint16 if the
-                                 vocabulary has at most 65,536 pieces, otherwise uint32; one axis
-    train.source.offsets.npy     int64, one entry more than there are pairs: sentence i is
-                                 tokens[offsets[i]:offsets[i + 1]]; the first entry is 0, the last the number of tokens
+    source.model target.model    SentencePiece models; identical files if the vocabulary is joint
+    train.source.tokens.npy      ids of all source sentences, concatenated, each ending in EOS; one-dimensional,
+                                 uint16 if the vocabulary has at most 65,536 pieces, otherwise uint32
+    train.source.offsets.npy     int64; sentence i is tokens[offsets[i]:offsets[i + 1]], so there is one entry more
+                                 than pairs; the first entry is 0, the last is the number of tokens
     train.target.tokens.npy  train.target.offsets.npy     the same for the target side
-    train.hashes.npy             with --dedup only: uint64, two for each pair (see clean.py); needed by --append --dedup
-    valid.source.txt  valid.target.txt                    raw text, UTF-8; each line is ended by "\\n" alone
+    train.hashes.npy             only with --dedup: uint64, two numbers per pair (see clean.py); needed for
+                                 --append --dedup
+    valid.source.txt  valid.target.txt                    raw text, UTF-8; every line ends in "\\n"; no other line ends
     test.1.source.txt  test.1.target.txt  test.2.…        the same for each `--test`, in the order given
 
 `meta.json` is one JSON object in UTF-8. Its keys, in this order:
 
     format, version       "nmtcli-data", 1
     source_lang, target_lang
-    subword               unigram, bpe, char, word or none; the kind of the source model if models were given
+    subword               unigram, bpe, char, word or none; with --source-model, the kind of that model
     joint                 true if source and target share one vocabulary, with the same ids
     special_ids           {"pad": 0, "unk": 1, "bos": 2, "eos": 3}
     vocabulary_sizes      {"source": …, "target": …} [pieces]
     pairs                 number of training pairs
-    corpora               a list of {"name": prefix of --train as given, "pairs": …}, in the order of the pairs; may be
-                          missing
+    corpora               a list of {"name": prefix as given, "pairs": …}, one for each text of --train, in the order
+                          of the pairs; may be missing
     tokens                {"source": …, "target": …} training tokens, EOS counted
     valid                 {"name": prefix as given, "pairs": …}
     test                  a list of objects like `valid`; may be empty
-    user_words            null, or an object: "read" and "unusable" count the words of the list; "source" and "target"
-                          are {"pieces", "rare", "beyond"}, the words that became pieces or were left out (see
-                          user_words.py) [words]. May be missing
+    user_words            null without --user-words, otherwise an object: "read" and "unusable" count the words of the
+                          list; "source" and "target" are {"pieces", "rare", "beyond"}, the numbers of words that
+                          became pieces, are too rare, or exceed the limit (see user_words.py). May be missing
     cleaning              {"read", "empty", "duplicate", "too_long", "ratio", "kept"} [pairs]; see clean.py
-    config                the options of nmt preprocess, except those that do not affect the result
+    config                the options of nmt preprocess that affect the files written
     appended              a list of objects like `config`, one for each later run with --append; may be missing
-    sha256                {file name: hexadecimal} of every other file
+    sha256                {file name: SHA-256 in hexadecimal} for every other file
 
-The directory appears by rename when it is complete (writing.py). The same text and options give the same bytes on any
-machine.
+A directory is renamed into place when it is complete (writing.py). The same text and options give the same bytes on
+any machine.
 """
 
 import functools
@@ -59,17 +60,17 @@ META_KEYS = (
     *("format", "version", "source_lang", "target_lang", "subword", "joint", "special_ids", "vocabulary_sizes"),
     *("pairs", "corpora", "tokens", "valid", "test", "user_words", "cleaning", "config", "appended", "sha256"),
 )
-LENGTHS_AT_ONCE = 1 << 20  # pairs
+LENGTHS_AT_ONCE = 1 << 20  # lengths read at a time [pairs]
 
 
 class Corpus:
-    """Training pairs as ids, memory-mapped and read-only; `corpus[i]` is `(source, target)`, each ending with EOS.
+    """Training pairs as ids, memory-mapped and read-only; `corpus[i]` is `(source, target)`, each ending in EOS.
 
     Args:
         directory: a data directory.
 
     Raises:
-        DirectoryError: a file is missing or cut short, or the files disagree.
+        DirectoryError: a file is missing or truncated, or the files do not match.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -89,7 +90,7 @@ class Corpus:
                 raise DirectoryError(f"{directory}/train.{side}.tokens.npy does not match its offsets", AGAIN)
 
     def __reduce__(self) -> tuple[type["Corpus"], tuple[Path]]:
-        return Corpus, (self._directory,)  # a worker maps the files itself
+        return Corpus, (self._directory,)  # a worker process maps the files itself
 
     def __len__(self) -> int:
         return len(self._source_offsets) - 1
@@ -111,7 +112,7 @@ class Corpus:
         return tokens[start:end]
 
     def lengths(self, pairs: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the lengths of the source and the target sentences of these pairs, EOS counted [tokens]."""
+        """Return the source and target lengths of the pairs with the given indices, EOS counted [tokens]."""
         source, target = (
             offsets[pairs + 1].astype(np.int64) - offsets[pairs].astype(np.int64)
             for offsets in (self._source_offsets, self._target_offsets)
@@ -131,14 +132,14 @@ class Corpus:
 
 
 class DataDirectory:
-    """An opened data directory. The time to open one does not grow with the corpus.
+    """An open data directory. The time it takes to open one does not grow with the corpus.
 
     Attributes:
         path: path of the directory.
         meta: content of meta.json.
         train: the training pairs.
-        corpora: name and number of pairs of each training text, in the order of the pairs.
-        source_subword, target_subword: the vocabularies; the same object if they are joint.
+        corpora: {"name", "pairs"} of each training text, in the order of the pairs.
+        source_subword, target_subword: the subword models; the same object if the vocabulary is joint.
     """
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
@@ -159,7 +160,7 @@ class DataDirectory:
         """Open a data directory.
 
         Raises:
-            DirectoryError: it is missing, has another format or version, is cut short, or its files disagree.
+            DirectoryError: the directory is missing or damaged, or has another format or version.
         """
         path = Path(path)
         if not path.exists():
@@ -179,7 +180,7 @@ class DataDirectory:
 
     @property
     def training_sha256(self) -> str:
-        """Fingerprint of the training pairs: a hash of their files' hashes in meta.json."""
+        """Fingerprint of the training pairs: a hash of the hashes in meta.json of the files that hold them."""
         names = [f"train.{side}.{part}.npy" for side in SIDES for part in ("tokens", "offsets")]
         return hashlib.sha256("".join(self.meta["sha256"][name] for name in names).encode()).hexdigest()
 
@@ -192,20 +193,20 @@ class DataDirectory:
         """Return the pairs of a test text as raw text.
 
         Args:
-            number: number of the `--test` option, from 1.
+            number: number of the test text, in the order of the `--test` options [from 1].
 
         Raises:
-            DirectoryError: there is no such test text.
+            DirectoryError: there is no such test text, or its files are missing or damaged.
         """
         if not 1 <= number <= len(self.meta["test"]):
             raise DirectoryError(f"{self.path} has no test text number {number} (test texts: {len(self.meta['test'])})")
         return self._text(f"test.{number}", self.meta["test"][number - 1]["pairs"])
 
     def verify(self, *, quick: bool = False) -> None:
-        """Hash the files and compare with meta.json.
+        """Check that the files have the hashes in meta.json.
 
         Args:
-            quick: only the files of at most QUICK_BYTES.
+            quick: check only files of at most QUICK_BYTES; by default all files are checked.
         Raises:
             DirectoryError: a file is missing or damaged.
         """
@@ -241,10 +242,10 @@ class DataDirectory:
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """Return the content of meta.json of a data directory, unchecked.
+    """Read meta.json of a data directory, without checking its keys and values.
 
     Raises:
-        DirectoryError: the file is missing or is not JSON.
+        DirectoryError: the file is missing or is not a JSON object.
     """
     if not (path / META).exists():
         raise DirectoryError(f"{path} is not a data directory: it has no {META}", "Run nmt preprocess first")
@@ -252,7 +253,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def _check_meta(path: Path, meta: dict[str, Any]) -> None:
-    """Check the types of the values in meta.json that are used.
+    """Check the keys in meta.json that `DataDirectory` uses, and the types of their values.
 
     Raises:
         DirectoryError: a key is missing, or its value is invalid.
@@ -278,7 +279,11 @@ def _check_meta(path: Path, meta: dict[str, Any]) -> None:
 
 
 def _mapped(path: Path) -> npt.NDArray[Any]:
-    """Memory-map the array in a .npy file."""
+    """Memory-map the one-dimensional integer array in a .npy file.
+
+    Raises:
+        DirectoryError: the file is missing or damaged, or holds no such array.
+    """
     size_of_regular(path, AGAIN)
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,10 +1,10 @@
-"""The files of run and data directories: opened, written, renamed, synced, locked and removed here and nowhere else.
+"""Open, write, rename, sync, lock and remove the files of run and data directories, here and nowhere else.
 
-This is the one place to inject faults and to reason about crash safety. Standard library only. Text files that a user
-names are read by text.py; the files of a directory are specified in corpus.py and in the store package.
+Crash safety is decided in this one module, and tests inject faults here. It uses only the standard library. text.py
+reads the text files that a user names; corpus.py and the store package specify the files in a directory.
 
-A directory may come from anybody, so its files are checked before they are opened: a device or a pipe in place of a
-file could be read forever, and gigabytes in place of kilobytes would exhaust memory.
+A directory may come from an untrusted source, so its files are checked before they are opened: reading a device or a
+pipe might never end, and reading a file of gigabytes where kilobytes are expected might exhaust memory.
 """
 
 import fcntl
@@ -20,16 +20,19 @@ from typing import Any, BinaryIO
 
 from nmtcli.errors import DirectoryError
 
-JSON_BYTES = 1 << 24
-SUBWORD_BYTES = 1 << 28
-QUICK_BYTES = 1 << 26  # files up to this size are hashed within a tenth of a second
+JSON_BYTES = 1 << 24  # maximum size of a JSON file [bytes]
+SUBWORD_BYTES = 1 << 28  # maximum size of a subword model [bytes]
+QUICK_BYTES = 1 << 26  # files up to this size are hashed within a tenth of a second [bytes]
 
 
 def size_of_regular(path: Path, mend: str) -> int:
-    """Return the size of a regular file; symbolic links are followed [bytes].
+    """Return the size of a regular file [bytes]; symbolic links are followed.
+
+    Args:
+        mend: what the user can do about an error; part of the error message.
 
     Raises:
-        DirectoryError: the file is missing, or is not a regular file.
+        DirectoryError: the file is missing or cannot be read, or is not a regular file.
     """
     try:
         found = path.stat()
@@ -43,11 +46,11 @@ def size_of_regular(path: Path, mend: str) -> int:
 
 
 def read_small(path: Path, at_most: int, mend: str) -> bytes:
-    """Return the content of a file.
+    """Return the content of a file, if it is not too large.
 
     Args:
-        at_most: largest size accepted [bytes].
-        mend: what the user can do if the file cannot be read.
+        at_most: maximum size of the file [bytes].
+        mend: as for `size_of_regular`.
 
     Raises:
         DirectoryError: the file is missing, is not a regular file, or is larger than `at_most`.
@@ -60,6 +63,9 @@ def read_small(path: Path, at_most: int, mend: str) -> bytes:
 
 def read_json(path: Path, mend: str) -> dict[str, Any]:
     """Return the object in a JSON file.
+
+    Args:
+        mend: as for `size_of_regular`.
 
     Raises:
         DirectoryError: the file is missing, is not a regular file, is too large, or does not hold a JSON object.
@@ -74,27 +80,30 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 hash of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_to_read(path: Path) -> BinaryIO:
-    """Open a file for reading."""
+    """Open a file for reading in binary mode."""
     return path.open("rb")
 
 
 def open_to_write(path: Path) -> BinaryIO:
-    """Open a file for writing and truncate it. For files of directories that appear by rename when complete."""
+    """Open a file for writing in binary mode, and truncate it.
+
+    A crash can leave the file incomplete: use this only in a directory that is renamed into place when it is complete.
+    """
     return path.open("wb")
 
 
 class GrowingFile:
-    """A file that grows at its end.
+    """A file that grows by appending.
 
     Args:
         path: path of the file.
-        size: how much of an existing file to keep; the rest is cut off [bytes].
+        size: length to which an existing file is truncated; 0: start with an empty file [bytes].
     """
 
     def __init__(self, path: Path, size: int = 0) -> None:
@@ -105,18 +114,18 @@ class GrowingFile:
         self.size = size
 
     def write(self, data: bytes) -> None:
-        """Append bytes."""
+        """Append bytes to the file."""
         self._file.write(data)
         self.size += len(data)
 
     def write_start(self, data: bytes) -> None:
-        """Overwrite the first bytes."""
+        """Overwrite the first bytes of the file with `data`."""
         self._file.seek(0)
         self._file.write(data)
         self._file.seek(self.size)
 
     def flush(self) -> None:
-        """Hand everything to the operating system; `sync` puts it on the disk."""
+        """Pass buffered bytes to the operating system; `sync` then writes them to disk."""
         self._file.flush()
 
     def close(self) -> None:
@@ -125,7 +134,7 @@ class GrowingFile:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all, and is on disk when this returns."""
+    """Write a file atomically: it appears whole or not at all, and is on disk when the function returns."""
     with _appearing(path) as temporary, temporary.open("wb") as file:
         file.write(content)
         file.flush()
@@ -133,7 +142,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Copy the content of a file; the copy appears whole or not at all, as with `write_whole`."""
+    """Copy the content of a file atomically: the copy appears whole or not at all, and is then on disk."""
     with _appearing(target) as temporary:
         shutil.copyfile(source, temporary)
         sync(temporary)
@@ -141,7 +150,7 @@ def copy_whole(source: Path, target: Path) -> None:
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
-    """Yield a temporary name for the block to write and sync; rename it to `path`, or remove it on failure."""
+    """Yield a temporary path for the block to write and sync; rename the file to `path`, or remove it on failure."""
     make_directory(path.parent)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -154,9 +163,9 @@ def _appearing(path: Path) -> Iterator[Path]:
 
 
 def append_at(path: Path, length: int, content: bytes) -> int:
-    """Truncate a file to a length and append to it; create it if it is missing. Return its new length [bytes].
+    """Truncate a file to `length` bytes and append `content`; return the new length [bytes].
 
-    This removes what a failed write has left after `length`. Nothing is synced.
+    Truncation discards whatever a failed write left beyond `length`. A missing file is created. Nothing is synced.
     """
     with path.open("ab") as file:
         file.truncate(length)
@@ -164,10 +173,10 @@ def append_at(path: Path, length: int, content: bytes) -> int:
 
 
 def cut_to_whole_lines(path: Path, length: int) -> int:
-    """Truncate a file to the lines that end within its first `length` bytes; create it if it is missing.
+    """Truncate a file to the lines that end within its first `length` bytes; create the file if it is missing.
 
     Args:
-        length: upper bound of the new length [bytes].
+        length: maximum new length [bytes].
 
     Returns:
         the new length [bytes].
@@ -189,15 +198,15 @@ def sync(path: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename a file or a directory; a file or an empty directory of that name is replaced."""
+    """Rename a file or a directory; an existing target is replaced if it is a file or an empty directory."""
     os.replace(source, target)
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory and its parents, unless they exist.
+    """Make a directory and its missing parents; an existing directory is accepted.
 
     Raises:
-        FileExistsError, NotADirectoryError: the directory, or a parent, exists and is a file.
+        FileExistsError, NotADirectoryError: the path or one of its parents is a file.
     """
     path.mkdir(parents=True, exist_ok=True)
 
@@ -218,7 +227,7 @@ def remove_empty_directory(path: Path) -> None:
 
 
 def empty_directory(path: Path, keep: Collection[str] = ()) -> None:
-    """Remove the content of a directory except the names in `keep`; links are removed, not followed."""
+    """Remove everything in a directory except the names in `keep`; links are removed, not followed."""
     for child in path.iterdir():
         if child.name in keep:
             continue
@@ -229,20 +238,20 @@ def empty_directory(path: Path, keep: Collection[str] = ()) -> None:
 
 
 def open_directory(path: Path) -> int:
-    """Open a directory in order to lock it. Return a descriptor, to be closed with `os.close`."""
+    """Open a directory for locking; return a descriptor, which the caller closes with `os.close`."""
     return os.open(path, os.O_RDONLY)
 
 
 def open_lock(path: Path) -> int:
-    """Open a file in order to lock it, or create it. Return a descriptor, to be closed with `os.close`."""
+    """Open a lock file, or create it if it is missing; return a descriptor, which the caller closes with `os.close`."""
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file or directory until this process closes it or ends.
+    """Try to lock an open file or directory; a lock lasts until the descriptor is closed or this process exits.
 
     Returns:
-        False if another process holds the lock.
+        True if the lock was acquired, False if another process holds it.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -252,6 +261,6 @@ def try_lock(descriptor: int) -> bool:
 
 
 def rewrite(descriptor: int, content: bytes) -> None:
-    """Replace the content of an open file, from its first byte."""
+    """Replace the whole content of an open file."""
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, content, 0)

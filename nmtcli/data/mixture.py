@@ -1,9 +1,9 @@
 """Training on several corpora in given proportions, whatever their sizes.
 
-With `--mix news=3,subs=1` training sees three pairs of `news` for each pair of `subs`. An epoch contains the corpus
-with the lowest weight relative to its size exactly once, and the others as often as the weights require, the last time
-in part. The next epoch continues where this one stopped within a corpus, so that in the long run all pairs of a corpus
-are seen equally often.
+With `--mix news=3,subs=1`, training sees three pairs of `news` for each pair of `subs`. The corpus with the lowest
+weight relative to its size occurs exactly once in an epoch. The other corpora are repeated as often as their weights
+require, and the last repetition may be partial; the next epoch then continues in the middle of the corpus, so that in
+the long run all pairs of a corpus are seen equally often.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,9 @@ class Mixture:
     """The pairs that make up an epoch: an epoch is a sequence of places, each of which holds a pair.
 
     Args:
-        sizes: sizes of the corpora; concatenated, they are the training pairs [pairs].
-        weights: sampling weights of the corpora; 0 leaves one out. At least one corpus has a weight and pairs.
+        sizes: number of pairs in each corpus; the training pairs are the concatenation of the corpora [pairs].
+        weights: sampling weight of each corpus; 0 leaves a corpus out. At least one weight must be positive, and a
+            corpus with a positive weight must have pairs.
 
     Attributes:
         places: number of places in an epoch.
@@ -41,7 +42,7 @@ class Mixture:
         self.places = int(self._ends[-1])
 
     def pairs(self, places: npt.NDArray[np.int64], epoch: int) -> npt.NDArray[np.int64]:
-        """Return the pair numbers at some places of an epoch."""
+        """Return the indices of the pairs at the given places in an epoch."""
         corpus = np.searchsorted(self._ends, places, side="right")
         within = places - (self._ends - self._parts)[corpus] + epoch * self._parts[corpus]
         pairs: npt.NDArray[np.int64] = self._starts[corpus] + within % self._sizes[corpus]
@@ -49,14 +50,16 @@ class Mixture:
 
 
 def mixture_of(mix: str, corpora: Sequence[Mapping[str, Any]]) -> Mixture:
-    """Make the mixture that `--mix` asks for.
+    """Make a mixture from the value of `--mix`.
 
     Args:
-        mix: NAME=WEIGHT,…; a name is a training text as given to `nmt preprocess`, or the last part of its path.
-        corpora: name and number of pairs of each training text.
+        mix: NAME=WEIGHT,…; NAME is the prefix of a training text as given to `nmt preprocess`, or its last path
+            component.
+        corpora: {"name", "pairs"} of each training text (see corpus.py).
 
     Raises:
-        ConfigError: a name is unknown or ambiguous, a training text has no weight, or a weight is invalid.
+        ConfigError: a name is unknown or ambiguous, a training text has no weight, a weight is invalid, all weights
+            are 0, or a text with a positive weight has no pairs.
     """
     names = [str(corpus["name"]) for corpus in corpora]
     weights: dict[int, float] = {}
@@ -83,7 +86,7 @@ def mixture_of(mix: str, corpora: Sequence[Mapping[str, Any]]) -> Mixture:
 
 
 def _short(name: str) -> str:
-    """Return the last part of a prefix, without `.tsv`."""
+    """Return the last path component of a prefix, without `.tsv`."""
     return name.rstrip("/").rpartition("/")[2].partition(".tsv")[0]
 
 

@@ -1,7 +1,7 @@
-"""Run a function in worker processes: results come in the order of the items, with one item per process in memory.
+"""Run a function in worker processes; results come in the order of the items, and each process has one item at a time.
 
-Each process has a pipe of its own, so that a process that dies, or is killed while it writes, blocks no other. (The
-pools of the standard library share a queue: they can hang for good if a worker is killed or runs out of memory.)
+Each process has its own pipe, so that a process that crashes or is killed while writing does not block the others. (The
+pools of the standard library share a queue and can hang for ever if a worker is killed or runs out of memory.)
 """
 
 import multiprocessing
@@ -21,12 +21,12 @@ Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def apart(function: Callable[[Item], Result], item: Item) -> Result:
-    """Return the function's result for an item, computed in a process of its own so that its memory is freed."""
+    """Return the function's result for an item, computed in a separate process so that the memory it used is freed."""
     with closing(in_order(function, [item], 1)) as results:
         return next(results)
 
@@ -34,15 +34,18 @@ def apart(function: Callable[[Item], Result], item: Item) -> Result:
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], processes: int
 ) -> Generator[Result, None, None]:
-    """Yield the function's result for each item, in order. The processes are killed when the generator ends or fails.
+    """Yield the function's result for each item, computed in worker processes, in the order of the items.
+
+    The workers are killed when the generator ends or fails.
 
     Args:
-        function: sent to each process once; the function and the items must be picklable.
-        items: read only as fast as results are taken.
+        function: sent to each worker once; the function and the items must be picklable.
+        items: consumed lazily, no faster than the results.
+        processes: number of workers.
 
     Raises:
-        NmtError: the error that the function raised.
-        WorldError: a process died.
+        NmtError: raised by the function.
+        WorldError: a worker died.
     """
     with workers([function] * processes) as answers:
         yield from answers(items)
@@ -50,13 +53,15 @@ def in_order(
 
 @contextmanager
 def workers(functions: Sequence[Callable[[Item], Result]]) -> Iterator[Callable[[Iterable[Item]], Iterator[Result]]]:
-    """Start processes for several lists of items, one list after the other; yield a function from items to results.
+    """Start workers and yield a function that maps items to results, in order; kill the workers on exit.
+
+    The function may be called again for more items once all results of the previous call have been read.
 
     Args:
-        functions: one for each process; any process may get any item.
+        functions: the function that each worker applies, one per worker; any worker may get any item.
 
     Raises:
-        NmtError, WorldError: as for `in_order`, while results are taken.
+        NmtError, WorldError: as for `in_order`; raised while results are being read.
     """
     with _started(functions) as connections:
 
@@ -98,11 +103,11 @@ def _death() -> WorldError:
 
 @contextmanager
 def _started(functions: Sequence[Callable[[Any], Any]]) -> Iterator[list["Connection[Any, Any]"]]:
-    """Start processes that wait for items; yield the connections to them."""
-    context = multiprocessing.get_context("spawn")  # a fork would copy our memory, and locks that other threads hold
+    """Start a process for each function and yield the connections to the processes; kill the processes on exit."""
+    context = multiprocessing.get_context("spawn")  # a fork would copy our memory, and locks held by other threads
     connections, children = [], []
     multiprocessing.resource_tracker.ensure_running()  # otherwise the first start would unblock the signals
-    # Children inherit the blocked signals: these reach the whole process group, but the parent ends its children.
+    # Children inherit the blocked signals, which reach the whole process group; the parent itself ends its children.
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         for function in functions:
@@ -132,4 +137,4 @@ def _work(connection: "Connection[Any, Any]", function: Callable[[Any], Any]) ->
                 result = error
             connection.send(result)
     except (EOFError, ConnectionError):
-        pass  # the other end is closed: the main process is done, or dead
+        pass  # the other end is closed: the main process has finished or died

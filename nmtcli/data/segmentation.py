@@ -1,9 +1,9 @@
-"""Sample segmentations of a text: unigram sampling (Kudo 2018, section 3.3) and BPE-dropout.
+"""Sample segmentations of a text: unigram sampling (Kudo 2018, section 3.3) and BPE-dropout (Provilkov et al. 2020).
 
-SentencePiece samples too, but its generator is seeded anew in each process, so that a resumed training run could not
-repeat the draws of the run that it continues. Here the same text, alpha and seed give the same ids everywhere. In a
-model that was learnt with SentencePiece's defaults, no piece crosses the start of a word; words are therefore segmented
-one by one, and the lattices of short words are cached.
+SentencePiece can sample too, but seeds its generator anew in each process, so that a resumed training run could not
+repeat the draws of an uninterrupted run. Here the same text, alpha and seed give the same ids everywhere. In a model
+learnt with SentencePiece's defaults, no piece crosses a word boundary; words are therefore segmented one by one, and
+the lattices of short words are cached.
 """
 
 import functools
@@ -15,19 +15,19 @@ from typing import Any
 
 _SPACE = "▁"
 _UNKNOWN_PENALTY = 10.0  # as in SentencePiece: an unknown character scores this much less than the worst piece
-_KEPT_WORDS = 20_000
-_KEPT_LENGTH = 20  # longer words, and sentences without spaces, rarely recur [characters]
+_KEPT_WORDS = 20_000  # maximum number of lattices in the cache
+_KEPT_LENGTH = 20  # longer words, and sentences without spaces, rarely recur and are not cached [characters]
 
 Way = tuple[float, int, tuple[int, ...]]  # probability or log-weight, start of the piece, ids of the piece
 
 
 class Segmenter:
-    """Samples segmentations of text into the pieces of a unigram or bpe model.
+    """A sampler of segmentations of text into the pieces of a unigram or bpe model.
 
     Args:
         processor: a SentencePieceProcessor.
         kind: unigram or bpe.
-        user_defined: pieces that are never split; where two start at the same place, the longer one is used.
+        user_defined: pieces that are never split; of two that start at the same position, the longer one is used.
     """
 
     def __init__(self, processor: Any, kind: str, user_defined: Sequence[str] = ()) -> None:
@@ -49,7 +49,7 @@ class Segmenter:
         self._kept_lattice = functools.lru_cache(_KEPT_WORDS)(self._lattice)
 
     def draw(self, text: str, alpha: float, seed: int) -> list[int]:
-        """Sample a segmentation and return its ids, without EOS; see `Subword.sample`."""
+        """Sample a segmentation of a text; return its ids, without EOS. Alpha and seed are as for `Subword.sample`."""
         generator = random.Random(seed)
         normalized = self._processor.normalize(text)
         words = normalized.replace(_SPACE, f" {_SPACE}").split(" ") if self._splits_words else [normalized]
@@ -62,7 +62,7 @@ class Segmenter:
         return ids
 
     def _draw_unigram(self, word: str, alpha: float, generator: random.Random) -> list[int]:
-        """Draw pieces backwards from the end of the word, each with its probability given the pieces after it."""
+        """Draw pieces from the end of the word backwards, each with its probability given the pieces after it."""
         lattice = (self._kept_lattice if len(word) <= _KEPT_LENGTH else self._lattice)(word, alpha)
         pieces: list[tuple[int, ...]] = []
         end = len(word)
@@ -74,14 +74,14 @@ class Segmenter:
         return [one for ids in reversed(pieces) for one in ids]
 
     def _lattice(self, word: str, alpha: float) -> list[list[Way]]:
-        """For each position, list the pieces that end there, with cumulative probabilities.
+        """For each position in the word, return the pieces that end there, with cumulative probabilities.
 
-        The probability of a piece is the share of the segmentations up to the position that end with this piece; each
-        segmentation counts with its probability to the power of alpha.
+        A segmentation is weighted by its probability to the power of alpha. The probability of a piece is the weight
+        of the segmentations up to the position that end with this piece, divided by the weight of all of them.
         """
         arriving: list[list[Way]] = [[] for _ in range(len(word) + 1)]  # with log-weights
         lattice: list[list[Way]] = [[]]
-        totals = [0.0]  # log of the total weight up to each position
+        totals = [0.0]  # log of the total weight of the segmentations up to each position
         for start in range(len(word)):
             for end, score, ids in self._pieces_from(word, start):
                 arriving[end].append((totals[start] + alpha * score, start, ids))
@@ -97,7 +97,7 @@ class Segmenter:
         return lattice
 
     def _pieces_from(self, word: str, start: int) -> Iterator[tuple[int, float, tuple[int, ...]]]:
-        """Yield the end, the score and the ids of each piece of a word that starts at a position."""
+        """Yield the end, the score and the ids of each piece that starts at position `start` in a word."""
         if word[start] not in self._ids:
             yield start + 1, self._unknown_score, self._ids_of_unknown(word[start])
         for end in range(start + 1, len(word) + 1):
@@ -108,7 +108,7 @@ class Segmenter:
                 yield end, self._scores[piece], (self._ids[piece],)
 
     def _draw_bpe(self, word: str, alpha: float, generator: random.Random) -> list[int]:
-        """Segment by BPE; before each merge, drop each possible one with probability alpha (Provilkov 2020, alg. 1)."""
+        """Segment by BPE; at each step, drop each possible merge with probability alpha (Provilkov et al., alg. 1)."""
         symbols = list(word)
         while True:
             merges = [
@@ -126,7 +126,7 @@ class Segmenter:
         return ids
 
     def _ids_of_unknown(self, character: str) -> tuple[int, ...]:
-        """Return the ids of a character that is not a piece: its bytes, or <unk> if the model has no byte pieces."""
+        """Return the ids for a character that is not a piece: its bytes, or <unk> if the model has no byte pieces."""
         ids = self._processor.piece_to_id([f"<0x{byte:02X}>" for byte in character.encode()])
         unknown = self._processor.unk_id()
         return (unknown,) if unknown in ids else tuple(ids)

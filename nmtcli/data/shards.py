@@ -1,8 +1,8 @@
-"""The work of `nmt preprocess` on a block of neighbouring pairs: functions of the pairs alone, so that the result does
-not depend on the process or the machine that a block is sent to.
+"""The work of `nmt preprocess` on one block of neighbouring pairs.
 
-The first pass examines: it hashes, finds candidates for the sample and counts words. The second pass encodes, and drops
-pairs by the rules of clean.py.
+The first pass examines a block: it hashes the pairs, finds candidates for the vocabulary sample and counts user words.
+The second pass encodes the pairs and drops some by the rules of clean.py. The result depends only on the pairs, not on
+the process or machine that works on the block.
 """
 
 import itertools
@@ -28,10 +28,10 @@ class Examined:
 
     Attributes:
         pairs: number of pairs.
-        numbers: numbers, within the block, of the pairs without a blank side [from 0].
-        hashes: hashes of these pairs, two numbers each.
-        candidates: candidates for the sample.
-        words: occurrences of the user words on each side.
+        numbers: indices, within the block, of the pairs without a blank side.
+        hashes: hashes of these pairs, two numbers for each pair.
+        candidates: pairs that may enter the vocabulary sample (see `Sample`).
+        words: numbers of occurrences of the user words, in the source and in the target.
     """
 
     pairs: int
@@ -45,7 +45,7 @@ class Examiner:
     """The first pass over a block of pairs.
 
     Args:
-        words: the words to count.
+        words: the user words to count.
     """
 
     def __init__(self, words: list[str]) -> None:
@@ -56,7 +56,7 @@ class Examiner:
         return Examiner, (self._words,)
 
     def __call__(self, item: tuple[PairBlock, int]) -> Examined:
-        """Examine a block; `item` is the block and the upper bound of hashes for the sample (see `Sample`)."""
+        """Examine a block; `item` is (block, below): pairs with a hash below `below` are candidates (see `Sample`)."""
         block, below = item
         pairs = block.pairs()
         numbers = [number for number, pair in enumerate(pairs) if not is_empty_pair(*pair)]
@@ -77,7 +77,7 @@ class Examiner:
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """One side of several pairs: the concatenated ids, and the length of each sentence, EOS counted [tokens]."""
+    """One side of several pairs: the concatenated ids and the length of each sentence, EOS counted [tokens]."""
 
     tokens: npt.NDArray[Any]
     lengths: npt.NDArray[np.int64]
@@ -89,8 +89,8 @@ class Encoded:
 
     Attributes:
         pairs: number of pairs before cleaning.
-        source, target: the kept pairs.
-        hashes: hashes of the kept pairs, two numbers each; empty unless asked for.
+        source, target: the two sides of the kept pairs.
+        hashes: hashes of the kept pairs, two numbers for each pair; empty unless `Encoder.hashing`.
         dropped: number of pairs dropped by each rule.
     """
 
@@ -103,12 +103,12 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """The second pass over a block of pairs: text -> ids.
+    """The second pass over a block of pairs: clean the pairs and convert text to ids.
 
     Args:
-        source, target: the vocabularies.
+        source, target: the subword models.
         max_length, max_ratio: as for `dropping_rule`.
-        hashing: return the hashes of the kept pairs.
+        hashing: also return the hashes of the kept pairs.
     """
 
     source: Subword
@@ -118,7 +118,7 @@ class Encoder:
     hashing: bool
 
     def __call__(self, item: tuple[PairBlock, npt.NDArray[np.bool_] | None]) -> Encoded:
-        """Encode a block; `item` is the block and a flag for each pair, True for a duplicate (None: no flags)."""
+        """Encode a block; `item` is (block, flags): a flag per pair, True for a duplicate; None: keep duplicates."""
         block, repeats = item
         dropped: Counter[str] = Counter()
         pairs = []

@@ -1,13 +1,14 @@
-"""Likely translations of each source piece, learnt from the training pairs; search with a shortlist chooses among them.
+"""Likely translations of each source piece, learnt from the training pairs, for search with a shortlist.
 
     of_piece_SC     for each source piece its C likeliest target pieces, best first, padded with PAD; in a joint
                     vocabulary followed by the piece itself, so that it can be copied
-    frequent_F      target pieces that are frequent in general
+    frequent_F      the most frequent target pieces
 
-Target pieces are ranked by p(t | s) of IBM Model 1, estimated by EM. In each pair, every target piece is distributed
-over the source pieces and an empty word in proportion to p; the amount assigned to s and t, divided by the amount
-assigned to s, is the next p. The initial p is count(s, t)^2 / (count(s) count(t)), where counts are numbers of training
-pairs; only the best candidates by the initial p take part. A piece counts once per sentence.
+Target pieces t are ranked by p(t | s) of IBM Model 1, estimated by EM. In each iteration, every target piece of a pair
+is distributed over the source pieces of the pair and the empty word, in proportion to p; the total assigned to (s, t),
+divided by the total assigned to s, is the next p(t | s). The initial p is count(s, t)^2 / (count(s) count(t)), where
+counts are numbers of training pairs; only the candidates with the highest initial p take part in EM. A piece that is
+repeated within a sentence is counted once.
 
 Source:
     Brown et al. 1993, section 4.1.
@@ -24,18 +25,18 @@ from nmtcli.data.subword import PAD
 Ids = Sequence[int] | npt.NDArray[np.integer]
 Array = npt.NDArray[np.int64]
 
-PAIRS = 200_000  # training pairs used, evenly spaced over the corpus
-CHUNK = 1 << 22  # pairs of pieces processed at a time
-SHARED = 1 << 25  # largest number of pairs of pieces in EM
-CANDIDATES = 64  # target pieces of each source piece that take part in EM
+PAIRS = 200_000  # maximum number of training pairs used, evenly spaced over the corpus
+CHUNK = 1 << 22  # pairs of pieces (s, t) processed at a time
+SHARED = 1 << 25  # approximate maximum number of pairs of pieces (s, t) in EM
+CANDIDATES = 64  # maximum number of target pieces per source piece in EM
 ROUNDS = 3  # iterations of EM
-KEPT = 1e-6  # weight of the initial p in each p: it ranks candidates that occur in none of the pairs in EM
-TRANSLATIONS = 16  # C
-FREQUENT = 200  # F
+KEPT = 1e-6  # weight of the initial p in every later p; ranks the candidates that occur in no pair used for EM
+TRANSLATIONS = 16  # default of C
+FREQUENT = 200  # default maximum of F
 
 
 class Shortlist(NamedTuple):
-    """The arrays that the docstring of this module describes."""
+    """The two arrays described in the docstring of this module."""
 
     of_piece_SC: Array
     frequent_F: Array
@@ -50,14 +51,14 @@ def shortlist(
     translations: int = TRANSLATIONS,
     frequent: int = FREQUENT,
 ) -> Shortlist:
-    """Learn a shortlist from pairs of ids. Ids outside the vocabulary are ignored; damage is detected elsewhere.
+    """Learn a shortlist from pairs of ids. Ids outside the vocabulary are ignored; training reports such damage.
 
     Args:
         pairs: source and target ids.
         source_size, target_size: sizes of the vocabularies [pieces].
         joint: source and target share one vocabulary.
-        translations: C, not counting the copy.
-        frequent: largest F.
+        translations: C, the maximum number of translations per source piece, not counting the piece itself.
+        frequent: maximum of F, the number of frequent target pieces.
     """
     empty = source_size  # the id of the empty word
     known = [
@@ -71,7 +72,7 @@ def shortlist(
     scores = times.astype(np.float64) ** 2 / (counts_S[together // target_size] * counts_T[together % target_size])
     kept = np.sort(_best(together, scores, target_size, CANDIDATES))
     together, shares = together[kept], _probabilities(known, together[kept], scores[kept], target_size)
-    best = _best(together, shares.astype(np.float32), target_size, translations)  # float32 hides the order of summation
+    best = _best(together, shares.astype(np.float32), target_size, translations)  # hides effects of summation order
     sources = together[best] // target_size
     best, sources = best[sources != empty], sources[sources != empty]
     of_piece_SC = np.full((source_size, translations), PAD, np.int64)
@@ -83,14 +84,16 @@ def shortlist(
 
 
 def _distinct(ids: Ids, size: int) -> Array:
-    """Return the distinct ids that are in the vocabulary, ascending."""
+    """Return the distinct ids that are in a vocabulary of `size` pieces, ascending."""
     distinct = np.unique(np.asarray(ids, np.int64))
     return distinct[(distinct >= 0) & (distinct < size)]
 
 
 def _chunks(known: Sequence[tuple[Array, Array]], target_size: int) -> Iterator[tuple[Array, Array]]:
-    """Yield, about CHUNK at a time, a key s * target_size + t for each two pieces of a pair, and a number that
-    identifies the pair and the target piece."""
+    """Yield keys and numbers in arrays of about CHUNK entries, one entry for each pair of pieces (s, t) in each pair.
+
+    The key is s * target_size + t; the number identifies, within the arrays, the pair and its target piece t.
+    """
     keys: list[Array] = []
     numbers: list[Array] = []
     count = first = 0
@@ -106,8 +109,8 @@ def _chunks(known: Sequence[tuple[Array, Array]], target_size: int) -> Iterator[
 
 
 def _counted(chunks: Iterable[Array]) -> tuple[Array, Array]:
-    """Return the distinct keys, ascending, and how often each occurs."""
-    counted = [(np.empty(0, np.int64), np.empty(0, np.int64))]  # each is longer than the next, so merging is cheap
+    """Return the distinct keys, ascending, and the number of occurrences of each."""
+    counted = [(np.empty(0, np.int64), np.empty(0, np.int64))]  # each longer than the next: merging is cheap
     for keys in chunks:
         counted.append(np.unique(keys, return_counts=True))
         while len(counted) > 1 and len(counted[-2][0]) <= len(counted[-1][0]):
@@ -124,7 +127,7 @@ def _joined(counted: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
 def _probabilities(
     known: Sequence[tuple[Array, Array]], together: Array, scores: npt.NDArray[np.float64], target_size: int
 ) -> npt.NDArray[np.float64]:
-    """Return p(t | s) after ROUNDS iterations of EM, for ascending keys; `scores` are the initial values."""
+    """Return p(t | s) after ROUNDS iterations of EM for the ascending keys `together`; `scores` are the initial p."""
     step = -(-sum(len(sources) * len(targets) for sources, targets in known) // SHARED)
     found = []
     for keys, numbers in _chunks(known[:: max(1, step)], target_size):
@@ -144,7 +147,11 @@ def _probabilities(
 
 
 def _best(together: Array, scores: npt.NDArray[np.floating[Any]], target_size: int, most: int) -> Array:
-    """Return positions of the best keys of each source piece, by source, best first; the smaller target wins a tie."""
+    """Return the positions of the keys with the best scores, at most `most` for each source piece.
+
+    The positions are ordered by source piece, then from the best score down; of equal scores, the smaller target id
+    comes first.
+    """
     order = np.lexsort((together % target_size, -scores, together // target_size))
     return order[_rank(together[order] // target_size) < most]
 
@@ -155,5 +162,5 @@ def _rank(sources: Array) -> Array:
 
 
 def evenly(count: int, most: int = PAIRS) -> Iterable[int]:
-    """Return the numbers of at most `most` of `count` pairs, evenly spaced."""
+    """Return the indices of at most `most` out of `count` pairs, evenly spaced."""
     return range(count) if count <= most else (number * count // most for number in range(most))

@@ -1,21 +1,22 @@
 """Subword models: text <-> ids. Ids are defined here: pad 0, unk 1, bos 2, eos 3, then SentencePiece's pieces.
 
-Three kinds cut text into pieces: `unigram` (Kudo 2018), `bpe` (Sennrich et al. 2016) and `char`. They fall back to
-bytes, so that no text is unknown. A run of spaces becomes one space; so does "▁" (U+2581), SentencePiece's own mark of
-a space, which therefore cannot be kept. All other text is restored exactly, unless a normalisation rule was chosen.
-Text that looks like a special piece (`<s>`, `<0x41>`) is treated as text.
+Three kinds split text into pieces: `unigram` (Kudo 2018), `bpe` (Sennrich et al. 2016) and `char`. Characters outside
+the vocabulary fall back to bytes, so that no text is unknown. A run of spaces becomes one space, and so does "▁"
+(U+2581), SentencePiece's own space marker. Decoding restores all other text exactly, unless a normalisation rule was
+chosen. Text that looks like a special piece (`<s>`, `<0x41>`) is treated as ordinary text.
 
-Two kinds use whole words; a word outside the vocabulary is `<unk>`. Both are SentencePiece models of type WORD:
+Two kinds use whole words; a word outside the vocabulary becomes `<unk>`. Both are SentencePiece models of type WORD:
 
-- `none`: the text is already tokenised; units are separated by spaces and kept verbatim; decoding joins them by spaces.
-- `word`: raw text; runs of letters, digits and the like are units, and so is each punctuation mark or symbol. A mark
+- `none`: the text is already tokenised. Units are separated by spaces and kept verbatim; decoding joins them with
+  spaces.
+- `word`: raw text. A unit is a run of letters, digits and similar characters, or one punctuation mark or symbol. A mark
   that was attached to its neighbour carries a joiner "⁀" (U+2040): `"Yes," he replied.` becomes
   `"⁀ Yes ⁀, ⁀" he replied ⁀.` Decoding joins units at the joiners, which restores the text except for runs of white
   space. A "⁀" in the text itself becomes "‿". Such a model is recognised by its control piece `<joiner:⁀>`.
 
 The words `<pad>`, `<unk>`, `<s>` and `</s>` in tokenised text are unknown words.
 
-A model is a file in SentencePiece's own format; any other SentencePiece model with these four special ids works too.
+Model files have SentencePiece's own format; any other SentencePiece model with these four special ids works too.
 """
 
 import functools
@@ -40,12 +41,12 @@ _SPACE = "▁"
 _KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}  # TrainerSpec.ModelType of sentencepiece_model.proto
 _MODEL_TYPES = {"unigram": "unigram", "bpe": "bpe", "char": "char", "word": "word", "none": "word"}
 _LINE_ENDS = ("\n", "\r")
-_LINE_BYTES = 1 << 16  # the trainer skips longer lines
+_LINE_BYTES = 1 << 16  # the trainer skips longer lines [bytes]
 _TRAINER_SKIPS = str.maketrans(dict.fromkeys("\0\n\r▅" + _SPACE, " "))  # reserved: the trainer skips lines with them
 
 
 class Subword:
-    """A SentencePiece model: text <-> ids.
+    """A SentencePiece model, which converts text to ids and ids to text.
 
     Args:
         model: the bytes of the model file.
@@ -58,7 +59,7 @@ class Subword:
         sha256: SHA-256 of the model file, in hexadecimal.
 
     Raises:
-        DirectoryError: the bytes are not a SentencePiece model, or its special ids differ.
+        DirectoryError: the bytes are not a SentencePiece model, or its special ids are not those of SPECIALS.
     """
 
     def __init__(self, model: bytes, name: str) -> None:
@@ -86,7 +87,7 @@ class Subword:
         """Load a model; return `known` if the bytes are the same.
 
         Raises:
-            DirectoryError: the file is missing, damaged, or has other special ids.
+            DirectoryError: the file is missing or damaged, or the model has other special ids.
         """
         mend = "Copy it again, or run nmt preprocess again"
         model = read_small(Path(path), SUBWORD_BYTES, mend)
@@ -101,8 +102,8 @@ class Subword:
 
     @functools.cached_property
     def forbidden_ids(self) -> tuple[int, ...]:
-        """Ids that search must never emit, ascending: special, control and unused pieces, and pieces that contain
-        "\\n" or "\\r", including the byte pieces of both; EOS is not among them."""
+        """Ids that search must never emit, ascending: special (except EOS), control and unused pieces, and pieces that
+        contain "\\n" or "\\r", including the byte pieces for these characters."""
         processor = self._processor
         forbidden = {PAD, UNK, BOS, processor.piece_to_id("<0x0A>"), processor.piece_to_id("<0x0D>")}
         for piece_id in range(self.size):
@@ -113,11 +114,11 @@ class Subword:
         return tuple(sorted(forbidden - {EOS}))
 
     def encode(self, text: str) -> list[int]:
-        """Return the ids of a text, EOS at the end."""
+        """Return the ids of a text, ending in EOS."""
         return self.encode_many([text])[0]
 
     def encode_many(self, texts: list[str]) -> list[list[int]]:
-        """Return the ids of several texts, EOS at the end of each."""
+        """Return the ids of each text, ending in EOS."""
         if self.kind == "word":
             return [self._encode_words(text) for text in texts]
         encoded: list[list[int]] = self._processor.encode(texts, num_threads=1)
@@ -126,11 +127,12 @@ class Subword:
         return encoded
 
     def sample(self, text: str, alpha: float, seed: int) -> list[int]:
-        """Sample a segmentation of a text; return its ids, EOS at the end.
+        """Sample a segmentation of a text; return its ids, ending in EOS.
 
         Args:
-            alpha: unigram: exponent of the probabilities, smaller is flatter; bpe: share of merges dropped.
-            seed: the same text, alpha and seed give the same ids, in any process.
+            alpha: unigram: exponent of the probabilities (a smaller one gives a flatter distribution); bpe: probability
+                of dropping a merge.
+            seed: the same text, alpha and seed give the same ids in any process.
 
         Raises:
             ConfigError: the model is neither unigram nor bpe, so there is only one segmentation.
@@ -146,10 +148,10 @@ class Subword:
         return [*self._segmenter.draw(text, alpha, seed), EOS]
 
     def decode(self, ids: Sequence[int], unknown: str = "") -> str:
-        """Return the text of ids without special pieces; it never contains "\\n" or "\\r".
+        """Convert ids to text, leaving out special pieces; the text never contains "\\n" or "\\r".
 
         Args:
-            unknown: text in place of an unknown word (word models only); empty: leave it out.
+            unknown: text that replaces each unknown word (word models only); empty: leave unknown words out.
         """
         special = (PAD, BOS, EOS) if unknown and self.kind == "word" else (PAD, UNK, BOS, EOS)
         kept = [int(one) for one in ids if one not in special]
@@ -163,11 +165,11 @@ class Subword:
         return text
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """Return the pieces of ids as spelt in the model, special ones included."""
+        """Convert ids to pieces, spelt as in the model and including special pieces."""
         return [self._processor.id_to_piece(int(one)) for one in ids]
 
     def _encode_words(self, text: str) -> list[int]:
-        # Not the processor's encode, which merges several unknown words in a row into one <unk>.
+        # The processor's own `encode` would merge consecutive unknown words into one <unk>.
         text = self._processor.normalize(text).replace(_SPACE, " ")
         units = split_units(text) if self.joins else _split_words(text)
         return [*(self._processor.piece_to_id(_SPACE + unit) for unit in units), EOS]
@@ -187,15 +189,16 @@ def learn(
 
     Args:
         kind: unigram, bpe, char, word or none.
-        vocab_size: largest number of pieces, including special ones and the 256 bytes of unigram, bpe and char; a text
-            with fewer pieces gives a smaller vocabulary. 0: no limit (word and none).
-        normalization: name of SentencePiece's normalisation rule.
-        character_coverage: share of the text's characters that become pieces (unigram, bpe, char); others become bytes.
+        vocab_size: maximum number of pieces, including special pieces and the 256 byte pieces of unigram, bpe and char;
+            the vocabulary is smaller if the text does not provide enough pieces. 0: no limit (only word and none).
+        normalization: name of a SentencePiece normalisation rule.
+        character_coverage: share of the characters in the text to be covered by pieces; the remaining characters are
+            encoded as bytes (unigram, bpe, char).
         user_words: pieces that are always in the vocabulary and never split (unigram, bpe).
 
     Raises:
-        ConfigError: vocab_size is too small for the characters of the text.
-        DataError: there is no text.
+        ConfigError: vocab_size is too small for the characters in the text, or SentencePiece fails for another reason.
+        DataError: there is no text to learn from.
     """
     is_word = kind in ("word", "none")
     control = [_JOINS] if kind == "word" else []
@@ -225,7 +228,7 @@ def learn(
                 bos_id=BOS,
                 eos_id=EOS,
                 max_sentence_length=_LINE_BYTES,
-                num_threads=4,  # the same on any machine: the sums of unigram's EM depend on it
+                num_threads=4,  # fixed: the sums in unigram's EM depend on the number of threads
                 minloglevel=2,
             )
     except RuntimeError as error:
@@ -233,7 +236,7 @@ def learn(
 
 
 def _learning_error(message: str, vocab_size: int) -> Exception:
-    """Return the error to report for a RuntimeError of the trainer."""
+    """Return the error to report for a RuntimeError raised by the SentencePiece trainer."""
     if too_small := re.search(r"smaller than required_chars\. \d+ vs (\d+)", message):
         return ConfigError(
             f"--vocab-size {vocab_size} is too small: characters, bytes and special pieces alone are {too_small[1]}",
@@ -245,7 +248,7 @@ def _learning_error(message: str, vocab_size: int) -> Exception:
 
 
 def _lines_of_units(lines: Iterable[str], normalization: str) -> Iterator[str]:
-    """Yield lines with spaces between their units; lines are normalised before they are split, as in encoding."""
+    """Yield each line with spaces between its units; it is normalised before it is split, as in encoding."""
     normalizer: Any = sentencepiece.SentencePieceNormalizer(rule_name=normalization)
     for line in lines:
         yield " ".join(split_units(normalizer.normalize(line).replace(_SPACE, " ")))
@@ -256,10 +259,10 @@ def _split_words(text: str) -> list[str]:
 
 
 def split_units(text: str) -> list[str]:
-    """Split text into words and marks, with a joiner where they were attached: `(so!)` is `(⁀`, `so`, `⁀!`, `⁀)`.
+    """Split text into words and marks, with joiners on attached marks: `(so!)` gives `(⁀`, `so`, `⁀!`, `⁀)`.
 
-    Of two attached neighbours, the right one carries the joiner if it is a mark; otherwise the left one does, which is
-    then a mark. Words therefore look the same wherever they stand.
+    Of two attached neighbours, the right one carries the joiner if it is a mark; otherwise the left one, which is then
+    a mark, carries it. Words never carry joiners, so a word is the same unit everywhere.
     """
     units = []
     for chunk in text.replace(JOINER, "‿").split():
@@ -272,7 +275,7 @@ def split_units(text: str) -> list[str]:
 
 
 def _parts(chunk: str) -> list[str]:
-    """Cut a chunk of text without white space before and after each mark."""
+    """Split a chunk (text without white space) before and after each mark."""
     parts: list[str] = []
     in_word = False
     for character in chunk:
@@ -287,12 +290,12 @@ def _parts(chunk: str) -> list[str]:
 
 @functools.cache
 def _is_mark(character: str) -> bool:
-    """Return True for punctuation and symbols."""
+    """Return True for a punctuation mark or a symbol (Unicode categories P and S)."""
     return unicodedata.category(character)[0] in "PS"
 
 
 def join_units(units: list[str]) -> str:
-    """Join units to text: with a space, and without one where a unit has a joiner on that side."""
+    """Join units to text, with a space between two units unless one carries a joiner on that side."""
     text = ""
     glued = True
     for unit in units:

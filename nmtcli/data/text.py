@@ -1,7 +1,7 @@
-"""Text files: what a line is, how files are compressed and how two files are parallel is decided here and nowhere else.
+"""Read and write text files. Only this module decides where lines end, how files are compressed and what parallel is.
 
 Only "\\n" ends a line: U+2028, U+0085, vertical tab, form feed and NUL are ordinary characters. One CR before the "\\n"
-is dropped, and so is a byte-order mark at the start of a file. A last line without "\\n" is a line. Text is UTF-8.
+is dropped, and so is a byte-order mark at the start of a file. A last line may lack its "\\n". Text is UTF-8.
 """
 
 import bz2
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
 _BOM = b"\xef\xbb\xbf"
-_CHUNK = 1 << 17
+_BLOCK = 1 << 17  # size of the blocks in which .zst files are read [bytes]
 _PAIRS = 1000  # pairs that `read_pairs` reads at a time
 
 
 def is_blank(line: str) -> bool:
-    """Return True for a line that is empty or all white space by `str.isspace`: U+2028, U+0085, vertical tab and form
-    feed are white space; NUL and zero-width characters are not."""
+    """Return True if a line is empty or consists of white space as defined by `str.isspace`: U+2028, U+0085, vertical
+    tab and form feed are white space; NUL and zero-width characters are not."""
     return not line or line.isspace()
 
 
@@ -43,7 +43,7 @@ def read_lines(path: str) -> Iterator[str]:
         path: a plain or compressed file (`.gz .bz2 .xz .zst`), or `-` for stdin.
 
     Raises:
-        DataError: the file is missing, cut short or damaged, or not UTF-8 (the file, line and byte are named).
+        DataError: the file is missing, truncated, damaged or not UTF-8 (the message names the line and the byte).
     """
     with _opened(path) as stream, _reporting_damage(path):
         for number, raw in enumerate(_byte_lines(stream), start=1):
@@ -55,9 +55,9 @@ class PairBlock:
     """Neighbouring pairs of a parallel text, still undecoded, so that another process can decode them.
 
     Attributes:
-        paths: the source and the target file; or one file whose lines are source TAB target.
-        lines: the bytes of each file's lines, line ends included.
-        first: number of the first line [from 1].
+        paths: the source and the target file, or one file whose lines are source TAB target.
+        lines: for each file, the bytes of its lines, line ends included.
+        first: line number of the first pair [from 1].
         count: number of pairs.
     """
 
@@ -79,10 +79,10 @@ class PairBlock:
 
 
 def paths_of(prefix: str, source_lang: str, target_lang: str) -> tuple[str, ...]:
-    """Return the files of a parallel text: one for each side, or a `.tsv` file for both.
+    """Return the paths of a parallel text: a file for each side, or one `.tsv` file for both.
 
     Raises:
-        DataError: one of the two is missing, or there are several files for it (plain and compressed).
+        DataError: the file for one side is missing, or exists in several forms (plain and compressed).
     """
     if prefix.endswith((".tsv", *(f".tsv{ending}" for ending in COMPRESSED))):
         return (prefix,)
@@ -90,7 +90,11 @@ def paths_of(prefix: str, source_lang: str, target_lang: str) -> tuple[str, ...]
 
 
 def read_blocks(prefix: str, source_lang: str, target_lang: str, size: int) -> Iterator[PairBlock]:
-    """Yield the pairs of a parallel text, `size` at a time; this and `PairBlock.pairs` raise as `read_pairs` does."""
+    """Yield the pairs of a parallel text in blocks of at most `size` pairs.
+
+    Raises:
+        DataError: as for `read_pairs`, except for errors in a line, which `PairBlock.pairs` raises.
+    """
     paths = paths_of(prefix, source_lang, target_lang)
     with ExitStack() as stack:
         files = [_raw_lines(stack.enter_context(_opened(path))) for path in paths]
@@ -114,15 +118,15 @@ def read_blocks(prefix: str, source_lang: str, target_lang: str, size: int) -> I
 
 
 def read_pairs(prefix: str, source_lang: str, target_lang: str) -> Iterator[tuple[str, str]]:
-    """Yield the pairs of lines of a parallel text.
+    """Yield the (source line, target line) pairs of a parallel text.
 
     Args:
         prefix: prefix of two files `PREFIX.<lang>`, plain or compressed; or a `.tsv` file, plain or compressed, whose
             lines are source TAB target.
 
     Raises:
-        DataError: a file is missing, damaged or not UTF-8, or there are several files for it (plain and compressed);
-            the two sides have different numbers of lines; or a line of a `.tsv` file does not have exactly one TAB.
+        DataError: a file is missing, damaged or not UTF-8, or exists in several forms (plain and compressed); the two
+            sides have different numbers of lines; or a line of a `.tsv` file does not have exactly one TAB.
     """
     for block in read_blocks(prefix, source_lang, target_lang, _PAIRS):
         yield from block.pairs()
@@ -132,7 +136,7 @@ def decode_stream(stream: BinaryIO, on_replacement: Callable[[int], None]) -> It
     """Yield the lines of a stream one at a time, as they arrive; bytes that are not UTF-8 become U+FFFD.
 
     Args:
-        on_replacement: called with the number [from 1] of a line with replacements, before the line is yielded.
+        on_replacement: called with the line number of each line with replacements, before the line is yielded [from 1].
     """
     for number, raw in enumerate(_byte_lines(stream), start=1):
         try:
@@ -144,10 +148,10 @@ def decode_stream(stream: BinaryIO, on_replacement: Callable[[int], None]) -> It
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> int:
-    """Write lines as UTF-8, each ended by "\\n"; `read_written_lines` reads the same lines back.
+    """Write lines as UTF-8, each followed by "\\n"; `read_written_lines` reads the same lines back.
 
     Returns:
-        the number of lines.
+        the number of lines written.
     """
     count = 0
     with open_to_write(path) as file:
@@ -165,8 +169,8 @@ def read_written_lines(path: Path) -> Iterator[str]:
 
 
 def _byte_lines(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a binary stream, without line ends and without a byte-order mark at the start. Never read
-    ahead of the line to yield, so that a person can type the lines."""
+    """Yield the lines of a binary stream, without line ends and without a byte-order mark at the start. Each line is
+    yielded before the next one is read, so that a person can type the lines."""
     for raw in _raw_lines(stream):
         if raw.endswith(b"\n"):
             raw = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1]
@@ -180,7 +184,7 @@ def _raw_lines(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _decoded_lines(raw: bytes, path: str, first: int) -> list[str]:
-    """Decode bytes to lines, without line ends."""
+    """Decode bytes and split them into lines, without line ends."""
     try:
         lines = raw.decode("utf-8").split("\n")
     except UnicodeDecodeError:
@@ -195,7 +199,7 @@ def _decoded_lines(raw: bytes, path: str, first: int) -> list[str]:
 
 @contextmanager
 def _reporting_damage(path: str) -> Iterator[None]:
-    """Turn the errors of decompression into a DataError."""
+    """Turn decompression errors into a DataError."""
     try:
         yield
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
@@ -214,7 +218,7 @@ def _decoded(raw: bytes, path: str, number: int) -> str:
 
 @contextmanager
 def _opened(path: str) -> Iterator[BinaryIO]:
-    """Yield a stream of the decompressed bytes of a file."""
+    """Yield a stream of the decompressed bytes of a file; `-` is stdin."""
     if path == STDIN:
         yield sys.stdin.buffer
         return
@@ -228,7 +232,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
 
 
 class _ZstandardFile(io.RawIOBase):
-    """The decompressed bytes of a .zst file. (The package's own reader does not notice that a file is cut short.)"""
+    """The decompressed bytes of a .zst file. (The package's own reader does not detect a truncated file.)"""
 
     def __init__(self, file: BinaryIO) -> None:
         self._blocks = _zstandard_blocks(file)
@@ -276,7 +280,11 @@ def _zstandard_blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _found(prefix: str, lang: str) -> str:
-    """Return the one file `PREFIX.<lang>`, plain or compressed."""
+    """Return the path of the file `PREFIX.<lang>`, plain or compressed.
+
+    Raises:
+        DataError: there is no such file, or there are several.
+    """
     plain = f"{prefix}.{lang}"
     found = [path for path in (plain, *(plain + ending for ending in COMPRESSED)) if Path(path).exists()]
     if not found:

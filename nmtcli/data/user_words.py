@@ -1,6 +1,6 @@
-"""User words: a list, such as THUOCL's, of words to make pieces of their own if a text contains them often enough.
+"""User words: words from a list, such as THUOCL's, that become pieces of their own if they are frequent in the text.
 
-A file has one word per line; everything after a TAB (THUOCL: a count) is ignored. Such lists come from many sources, so
+A list has one word per line; everything after a TAB (THUOCL: a count) is ignored. Such lists come from many sources, so
 a byte-order mark, lines that end in CR alone, blanks around a word and repeated words are all accepted.
 """
 
@@ -13,12 +13,12 @@ from nmtcli.errors import DataError
 
 
 class Chosen(NamedTuple):
-    """The words that become pieces, and the numbers of those that do not.
+    """The words that become pieces, and the numbers of words that do not.
 
     Attributes:
         words: the words that become pieces, most frequent first.
         rare: number of words that are too rare in the text.
-        beyond: number of words that are frequent enough, but exceed the limit on pieces.
+        beyond: number of words that are frequent enough, but exceed the maximum number of pieces.
     """
 
     words: list[str]
@@ -27,13 +27,13 @@ class Chosen(NamedTuple):
 
 
 def read_words(path: str) -> tuple[list[str], int]:
-    """Read a file (plain or compressed); return its words, each once, and the number of lines with an unusable word.
+    """Read a word list (plain or compressed); return its distinct words and the number of lines with an unusable word.
 
-    A word is unusable if it has a single character, which is a piece anyway, or contains white space or SentencePiece's
-    mark of a space.
+    A word is unusable if it is a single character, which is a piece anyway, or contains white space or "▁", the space
+    marker of SentencePiece.
 
     Raises:
-        DataError: the file is missing, damaged or not UTF-8, or has no usable word.
+        DataError: the file is missing, damaged or not UTF-8, or contains no usable word.
     """
     words: dict[str, None] = {}
     unusable = 0
@@ -51,10 +51,10 @@ def read_words(path: str) -> tuple[list[str], int]:
 
 
 class WordCounter:
-    """Counts words in text at all positions, including nested and overlapping ones.
+    """A counter of given words in text, at all positions, including nested and overlapping words.
 
     Args:
-        words: the words to count; none may be empty.
+        words: the words to count, each of at least two characters.
     """
 
     def __init__(self, words: Iterable[str]) -> None:
@@ -66,7 +66,7 @@ class WordCounter:
                 lengths.append(len(word))
 
     def count(self, texts: Iterable[str]) -> Counter[str]:
-        """Count the words in these lines; words that do not occur are left out."""
+        """Count the words in the given lines; words that do not occur are left out."""
         counts: Counter[str] = Counter()
         for text in texts:
             for start in range(len(text) - 1):
@@ -78,12 +78,12 @@ class WordCounter:
 
 
 def choose(counts: Counter[str], *, at_least: int, most: int) -> Chosen:
-    """Choose the words that become pieces: those that are frequent enough, and the most frequent of these.
+    """Choose the words that become pieces: at most `most` words, the most frequent, each with at least `at_least` uses.
 
     Args:
-        counts: occurrences of every word; ties are broken by code points, ascending.
-        at_least: smallest number of occurrences.
-        most: largest number of pieces.
+        counts: number of occurrences of each word; ties are broken by code points, ascending.
+        at_least: minimum number of occurrences of a word.
+        most: maximum number of pieces.
 
     >>> choose(Counter({"人民": 9, "中国": 9, "长江": 5, "黄河": 1}), at_least=2, most=2)
     Chosen(words=['中国', '人民'], rare=1, beyond=1)

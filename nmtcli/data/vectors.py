@@ -1,8 +1,8 @@
-"""Pretrained word vectors from a text file in the format of word2vec, GloVe and fastText.
+"""Read pretrained word vectors from a text file in the format of word2vec, GloVe and fastText.
 
-Each line is a word and its numbers, separated by blanks. The first line may be a header of two integers (number of
-words, dimension), which is not needed. A word may contain blanks, as some of GloVe's do: numbers are counted from the
-end of the line. If a word occurs twice, its first vector is used.
+Each line is a word and the numbers of its vector, separated by spaces or TABs. The first line may be a header of two
+integers (number of words, dimension). A word may itself contain spaces, as some words in GloVe do, so the numbers are
+counted from the end of the line. If a word occurs twice, its first vector is used.
 """
 
 import math
@@ -19,20 +19,20 @@ _SPACE = "▁"
 
 
 def read_vectors(path: str, pieces: Sequence[str], width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Read the vectors of the pieces that a file contains.
+    """Read the vectors of those pieces of a vocabulary that a file contains.
 
-    A piece gets the vector of the word equal to it, including the mark of a space ("▁the"); if the file has no such
-    word, the vector of the word without the mark ("the"). Special pieces get none.
+    A piece gets the vector of the identical word, space marker included ("▁the"); if the file has no such word, the
+    vector of the word without the marker ("the"). Special pieces get no vectors.
 
     Args:
         path: the file, plain or compressed (`.gz .bz2 .xz .zst`); it is read line by line.
         pieces: pieces of the vocabulary, by id.
         width: E, the dimension that the vectors must have.
     Returns:
-        ids_N, ascending, and vectors_NE.
+        ids_N, the ids of the pieces found, ascending, and vectors_NE, their vectors.
     Raises:
         ConfigError: the vectors have another dimension.
-        DataError: the file is missing or not UTF-8, a line is not a word with numbers, or no piece is among the words.
+        DataError: the file is missing, damaged or not UTF-8, a line is not a word with E numbers, or no piece is found.
     """
     usable = {piece: number for number, piece in enumerate(pieces) if number > EOS}
     unmarked = {piece.removeprefix(_SPACE): number for piece, number in usable.items() if piece.startswith(_SPACE)}

@@ -1,8 +1,8 @@
-"""How a data directory is written: next to its final place, from files that only grow, so that a run that was killed
-resumes from its last save. corpus.py specifies the files.
+"""Write a data directory next to its final path, in files that only grow, so that a killed run can resume from its
+last save. corpus.py specifies the files.
 
-    data-bin.partial/             becomes data-bin by rename when it is complete
-        work/state.json           fingerprint and progress of the run, and the length of each growing file at that point
+    data-bin.partial/             renamed to data-bin when it is complete
+        work/state.json           the last save: fingerprint and progress of the run, length of each growing file
         work/...                  files that do not belong to the data directory
         ...
 """
@@ -37,13 +37,13 @@ from nmtcli.data.files import (
 from nmtcli.data.subword import SPECIALS
 from nmtcli.errors import DirectoryError, Stopped, WorldError
 
-SAVE_EVERY = 10.0  # shortest time between two saves [seconds]
+SAVE_EVERY = 10.0  # minimum time between two saves [seconds]
 _HEADER_BYTES = 128  # length of the header of a .npy file
 _WORTH_KEEPING = (KeyboardInterrupt, Stopped, WorldError, OSError, MemoryError)  # the same run may succeed next time
 
 
 class ArrayWriter:
-    """A growing .npy file of one axis; the length in its header is written on closing."""
+    """A one-dimensional .npy file that grows; `close` writes the final length into its header."""
 
     def __init__(self, file: GrowingFile, dtype: "np.dtype[Any]") -> None:
         self._dtype = dtype
@@ -53,7 +53,7 @@ class ArrayWriter:
             file.write(self._header())
 
     def append(self, values: npt.NDArray[Any]) -> None:
-        """Append values."""
+        """Append values to the array."""
         self._file.write(values.astype(self._dtype, copy=False).tobytes())
         self.length += len(values)
 
@@ -63,7 +63,7 @@ class ArrayWriter:
         self._file.close()
 
     def _header(self) -> bytes:
-        """Return the header for the current length. NumPy pads headers, so that their size does not change."""
+        """Return the header for the current length; NumPy pads headers to the same size for any length."""
         header = io.BytesIO()
         facts = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": (self.length,)}
         np.lib.format.write_array_header_1_0(header, facts)
@@ -72,10 +72,10 @@ class ArrayWriter:
 
 
 class SentenceWriter:
-    """Writes one side of the training pairs without keeping it in memory.
+    """A writer for one side of the training pairs, which are not kept in memory.
 
     Args:
-        opened: opens a growing file by name: `train.<side>.tokens.npy` and `train.<side>.offsets.npy`.
+        opened: function that opens a growing file by name, `train.<side>.tokens.npy` or `train.<side>.offsets.npy`.
         side: source or target.
         vocabulary_size: determines the number of bytes per token [pieces].
     """
@@ -88,7 +88,7 @@ class SentenceWriter:
 
     @property
     def tokens(self) -> int:
-        """Tokens written so far."""
+        """Number of tokens written so far."""
         return self._tokens.length
 
     def append(self, tokens: npt.NDArray[Any], lengths: npt.NDArray[Any]) -> None:
@@ -97,21 +97,21 @@ class SentenceWriter:
         self._tokens.append(tokens)
 
     def close(self) -> None:
-        """Complete and close both files."""
+        """Write the final headers and close both files."""
         self._tokens.close()
         self._offsets.close()
 
 
 def token_dtype(vocabulary_size: int) -> "np.dtype[Any]":
-    """Return the type of a token: two bytes if they suffice, otherwise four; little-endian."""
+    """Return the dtype of token ids: two bytes if the vocabulary has at most 65,536 pieces, otherwise four."""
     return np.dtype("<u2") if vocabulary_size <= 1 << 16 else np.dtype("<u4")
 
 
 def write_meta(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Write meta.json; format, version, special ids and hashes are added.
+    """Write meta.json: `facts`, plus the format, the version, the special ids and the hash of each file.
 
     Args:
-        facts: the other keys, as specified in corpus.py.
+        facts: values of the other keys, as specified in corpus.py.
     """
     sha256 = {}
     for path in sorted(directory.iterdir()):
@@ -124,18 +124,18 @@ def write_meta(directory: Path, facts: Mapping[str, Any]) -> None:
 
 
 class Unfinished:
-    """A directory that a run is filling, and the progress of the run.
+    """An unfinished data directory and the progress of the run that writes it.
 
-    When the same run is started again, it finds everything as of its last save: the growing files are cut to their
-    length at that point, and `state` is the progress saved there. What another run left is removed.
+    When the same run is started again, it continues from its last save: the growing files are truncated to their saved
+    lengths, and `state` is the saved progress. Files left by a different run are removed.
 
     Args:
         directory: an existing directory.
-        run: fingerprint of the run.
+        run: fingerprint of the run; runs with the same fingerprint are the same run.
 
     Attributes:
-        work: a directory for what only the run needs; it is removed when the data directory is complete.
-        state: progress at the last save; empty if there was none.
+        work: directory for files that only the run needs; removed when the data directory is complete.
+        state: progress at the last save; empty if nothing has been saved.
     """
 
     def __init__(self, directory: Path, run: str) -> None:
@@ -152,31 +152,31 @@ class Unfinished:
         self._saved_at = time.monotonic()
 
     def growing(self, name: str) -> GrowingFile:
-        """Open a growing file of the directory at its length at the last save, or when it was taken over."""
+        """Open a growing file, truncated to its length at the last save or at `take_over`; otherwise empty."""
         self._files[name] = GrowingFile(self.directory / name, self._sizes.get(name, 0))
         return self._files[name]
 
     def take_over(self, path: Path) -> None:
-        """Copy a file of another directory, to grow further here."""
+        """Copy a file from another directory, so that the copy can grow here."""
         copy_whole(path, self.directory / path.name)
         self._sizes[path.name] = path.stat().st_size
 
     def begin_stage(self) -> None:
-        """Close the growing files; the next stage opens its own."""
+        """Close the growing files of the previous stage; the new stage opens its own."""
         for file in self._files.values():
             file.close()
         self._files, self._sizes = {}, {}
 
     @property
     def is_due(self) -> bool:
-        """True when it is time for a save."""
+        """True if at least SAVE_EVERY seconds have passed since the last save (or the start)."""
         return time.monotonic() - self._saved_at >= SAVE_EVERY
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Sync all files and save the progress, so that the same run can resume from here.
 
         Args:
-            state: the progress, in JSON types.
+            state: the progress, as values that JSON can hold.
         """
         for file in self._files.values():
             file.flush()
@@ -190,7 +190,7 @@ class Unfinished:
         self._saved_at = time.monotonic()
 
     def _load(self) -> bool:
-        """Load the last save if it is this run's and complete; return True if it was loaded."""
+        """Load the last save; return False if it is missing or from a different run, or if a file is too short."""
         try:
             saved = read_json(self._state_path, AGAIN)
             if saved["run"] != self._run:
@@ -206,18 +206,19 @@ class Unfinished:
 
 @contextmanager
 def new_data_directory(path: str, *, overwrite: bool, run: str = "") -> Iterator[Unfinished]:
-    """Yield a directory next to `path` to write into; rename it to `path` when the block succeeds.
+    """Yield an unfinished directory next to `path` for the block to fill; rename it to `path` when the block succeeds.
 
     If the block fails, the directory is removed, unless progress was saved and the same run may succeed when it is
-    started again; then a note is added to the exception. Kept progress is removed when another run starts.
+    started again; in that case the directory is kept and a note is added to the exception. A different run that is
+    started later removes the kept directory's content.
 
     Args:
-        overwrite: an existing data directory may be replaced. Anything else never is.
-        run: fingerprint of the run; a run with the same fingerprint resumes from kept progress.
+        overwrite: replace an existing data directory; anything else, except an empty directory, is never replaced.
+        run: fingerprint of the run; a run with the same fingerprint resumes from the kept directory.
 
     Raises:
-        DirectoryError: `path` exists and may not be replaced.
-        WorldError: another run is writing there.
+        DirectoryError: `path` exists and may not be replaced, or cannot be made.
+        WorldError: another run is writing to the same path.
     """
     final = Path(os.path.realpath(path))
     partial = final.with_name(f"{final.name}.partial")
@@ -249,12 +250,12 @@ def new_data_directory(path: str, *, overwrite: bool, run: str = "") -> Iterator
 
 
 def _old_name(final: Path) -> Path:
-    """Return the name of a directory while another takes its place."""
+    """Return the temporary name of the old directory while the new one is renamed into place."""
     return final.with_name(f"{final.name}.old")
 
 
 def _exchange(new: Path, final: Path) -> None:
-    """Rename a directory to `final`; if that exists, it is replaced and removed."""
+    """Rename the directory `new` to `final`; an existing directory `final` is replaced and removed."""
     old = _old_name(final)
     if final.exists():
         remove_tree(old, ignore_errors=True)
@@ -264,7 +265,7 @@ def _exchange(new: Path, final: Path) -> None:
 
 
 def _finish_exchange(final: Path) -> None:
-    """Restore the old directory's name if a run was killed between the two renames of `_exchange`."""
+    """Restore the name of the old directory if a run was killed between the two renames in `_exchange`."""
     old = _old_name(final)
     if old.exists() and not final.exists():
         rename(old, final)
