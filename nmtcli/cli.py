@@ -1,4 +1,4 @@
-"""The `nmt` command: parses options into configs, calls a command's module and reports errors; imports no torch."""
+"""The `nmt` command: parse options into configs, call the command's module and report errors; imports no torch."""
 
 import atexit
 import errno
@@ -29,7 +29,7 @@ from nmtcli.knobs import option_text
 from nmtcli.options import Given, command
 from nmtcli.ranks import RankEnvironment, environment
 
-READER_GONE = 141  # the exit code that a shell reports for a filter whose reader went away: 128 + SIGPIPE
+READER_GONE = 141  # exit code that a shell reports for a filter whose reader closed the pipe: 128 + SIGPIPE
 SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
@@ -117,9 +117,9 @@ def score(console: Console, _: Given, config: ScoreConfig) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code (see errors.py); exceptions that are bugs are raised."""
+    """Run one command line and return its exit code (see errors.py); exceptions caused by bugs propagate."""
     try:
-        # not nmt.main, which exits with 1 on a broken pipe
+        # Do not call nmt.main(), which exits with 1 on a broken pipe.
         with nmt.make_context("nmt", list(arguments), obj=tuple(arguments)) as context:
             nmt.invoke(context)
         sys.stdout.flush()
@@ -150,7 +150,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """The entry point of `nmt`."""
+    """Run `nmt` with the arguments of this process, and exit: the entry point of the package."""
     code = run(sys.argv[1:])
     if _ranks().world_size > 1:
         end_rank(code)
@@ -158,10 +158,11 @@ def main() -> None:
 
 
 def end_rank(code: int) -> NoReturn:
-    """Exit a process that trained with others, without finalising the interpreter.
+    """Exit a process of distributed training without finalising the interpreter.
 
-    The threads of DistributedDataParallel's process group outlive the group. A thread that frees a tensor during
-    finalisation asks for the interpreter's lock, is terminated instead, and aborts the process after all work is done.
+    The threads of DistributedDataParallel's process group outlive the group. If one of them frees a tensor during
+    finalisation, it requests the interpreter's lock, is terminated instead, and aborts the process after all work is
+    completed.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -183,7 +184,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _ranks() -> RankEnvironment:
-    """Read the settings from a launcher; ignore invalid ones, which `nmt train` refuses."""
+    """Read the settings from a launcher; if they are invalid, use the defaults, since `nmt train` reports the error."""
     try:
         return environment()
     except ConfigError:

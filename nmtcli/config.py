@@ -1,4 +1,4 @@
-"""The options of every command, one line each: type, default, help with its unit, bounds, source.
+"""The options of every command, one line each: type, default, help text with unit, bounds, source.
 
 The command-line option, the key in a recipe's TOML and the stored JSON are all derived from the field: `batch_tokens`
 is `--batch-tokens`, `batch_tokens = 4096` in TOML, and `"batch_tokens": 4096` in `config.json`. Configs are frozen:
@@ -22,7 +22,7 @@ DATA = opt("data-bin", "data directory", env="NMT_DATA")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreprocessConfig(Config):
-    """Raw parallel text -> data directory."""
+    """Options of preprocessing, which turns raw parallel text into a data directory."""
 
     source_lang: str = opt("", "source language, the suffix of the source files", short="s", required=True)
     target_lang: str = opt("", "target language, the suffix of the target files", short="t", required=True)
@@ -77,7 +77,7 @@ class PreprocessConfig(Config):
             raise ConfigError("--source-model and --target-model go together", "Name both; the same file if joint")
 
 
-# Defaults that each --arch sets; options and recipes override them. The wirings themselves are in model/decoder.py.
+# Defaults that each --arch sets; options and recipes override them. The architectures are built in model/decoder.py.
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gnmt": {},
     "luong": {"input_feeding": True, "bidirectional": False, "reverse_source": True, "residual": False},
@@ -96,7 +96,7 @@ ARCHITECTURE_SOURCES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig(Config):
-    """The shape of a model and its initialisation. Vocabulary sizes are not here, because the data determines them."""
+    """Architecture, sizes and initialisation of a model, except the vocabulary sizes, which the data determines."""
 
     arch: str = opt("gnmt", "architecture, which sets other defaults (see below)", choices=tuple(ARCHITECTURES))
     cell: str = opt("lstm", "recurrent cell of encoder and decoder", choices=("lstm", "gru", "rnn"))
@@ -185,7 +185,7 @@ LOSSES = {
     "max-margin": "margin of the best candidate over the model's favourite (Edunov et al. 2018)",
     "sequence-nll": "negative log-likelihood of the best candidate among all candidates (Edunov et al. 2018)",
 }
-LOSSES_OF_LOGITS = ("beam",)  # models trained with these score by logits, not by log-probabilities
+LOSSES_OF_LOGITS = ("beam",)  # models trained with these losses score by logits, not by log-probabilities
 OF_CANDIDATES = ("risk", "max-margin", "sequence-nll")
 LOSS_OPTIONS: dict[str, tuple[str, ...]] = {  # the losses that each option applies to
     "loss_mix": ("greedy", "beam", *OF_CANDIDATES),
@@ -205,7 +205,7 @@ LOSS_OPTIONS: dict[str, tuple[str, ...]] = {  # the losses that each option appl
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(Config):
-    """How a model is trained, for how long, and what is kept."""
+    """Options of training: loss, optimiser, data, length, validation, checkpoints and machine."""
 
     data: str = opt("data-bin", "data directory", env="NMT_DATA", may_change=True)
     model: str = opt("model", "model directory", env="NMT_MODEL", may_change=True)
@@ -363,7 +363,7 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig(Config):
-    """How the search for a translation works."""
+    """Options of the search for translations: beam search, greedy search or sampling."""
 
     beam: int = opt(5, "beam size; 1: greedy search", at_least=1)
     length_penalty: float = opt(1.0, "length penalty (alpha of Wu et al. 2016, eq. 14); 0: none", at_least=0.0)
@@ -394,7 +394,7 @@ class SearchConfig(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TranslateConfig(Config):
-    """Input and output of translation, and the machine that it runs on."""
+    """Options of `nmt translate` beside those of the search: models, input, output and machine."""
 
     files: tuple[str, ...] = opt((), "text to translate; none, or -: stdin", argument=True)
     model: tuple[str, ...] = opt(("model",), "model directory; several make an ensemble", env="NMT_MODEL")
@@ -422,7 +422,7 @@ class TranslateConfig(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreConfig(Config):
-    """What is scored, against what, and how."""
+    """Options of scoring: translations and references, with metrics or by a model."""
 
     hypotheses: tuple[str, ...] = opt((), "translations; none, or -: stdin", argument=True)
     ref: tuple[str, ...] = opt((), "reference translations; give several for multiple references", required=True)

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 class Bar:
-    """A progress bar; without a terminal, `update` does nothing."""
+    """A progress bar; if no bar is displayed, `update` does nothing."""
 
     def __init__(self, progress: "rich.progress.Progress | None" = None, description: str = "") -> None:
         self._progress = progress
         self._task = progress.add_task(description, total=None, facts="") if progress else None
 
     def update(self, *, completed: float | None = None, total: float | None = None, facts: str = "") -> None:
-        """Update the bar; `facts` is a short text shown next to it."""
+        """Update the bar; `facts` is a short text displayed next to it."""
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=completed, total=total, facts=facts)
 
@@ -28,7 +28,7 @@ class Console:
 
     Args:
         quiet: print only warnings and errors.
-        verbose: print details too.
+        verbose: also print details.
         silent: print nothing, because another process prints the same messages.
     """
 
@@ -50,13 +50,13 @@ class Console:
             self._line(text)
 
     def warn(self, text: str) -> None:
-        """Print a warning, with `-q` too."""
+        """Print a warning, even if `-q` was given."""
         if not self.silent:
             self._line(f"Warning: {text}")
 
     @contextmanager
     def bar(self, description: str) -> Iterator[Bar]:
-        """Show a progress bar with count and time left, on a terminal and without `-q` only."""
+        """Show a progress bar with the count and the time left, but only on a terminal and without `-q`."""
         if self.quiet or not self.is_terminal:
             yield Bar()
             return

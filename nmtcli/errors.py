@@ -1,23 +1,23 @@
-"""Errors that a user can fix: one line on stderr, and an exit code for each kind.
+"""Errors that a user can fix, each reported in one line on stderr, with an exit code for each kind.
 
 | exit | kind | class |
 |---|---|---|
 | 2 | usage or configuration | ConfigError |
 | 3 | input data | DataError |
 | 4 | a data or model directory | DirectoryError |
-| 5 | training cannot go on | TrainingError |
+| 5 | training cannot continue | TrainingError |
 | 6 | the system: disk, permissions, workers | WorldError |
-| 130, 143 | interrupted (Ctrl-C), terminated (SIGTERM), after saving | Stopped |
+| 130, 143 | interrupted (Ctrl-C) or terminated (SIGTERM), after saving | Stopped |
 
-Any other exception is a bug in nmt: a traceback, and exit code 1. If the reader of stdout goes away, the command exits
-silently with 141, like any filter.
+Any other exception is a bug in nmt, and gives a traceback and exit code 1. If the reader of stdout closes the pipe, the
+command exits silently with 141, like any filter.
 """
 
 import os
 
 
 class NmtError(Exception):
-    """An error of the user or of the system, reported in one line: `Error: <what>. <mend>.`
+    """Base class of errors that are reported to the user in one line: `Error: <what>. <mend>.`
 
     Args:
         what: what is wrong, with the value and the place; no full stop at the end.
@@ -61,18 +61,18 @@ class TrainingError(NmtError):
 
 
 class WorldError(NmtError):
-    """A full disk, a missing permission, or a worker that died."""
+    """An error outside nmt: a full disk, a missing permission, or a worker that died."""
 
     exit_code = 6
 
 
 class RankError(NmtError):
-    """One of several processes that train together has failed.
+    """One of the processes of a distributed training run has failed.
 
     Args:
-        rank: number of the process.
-        exit_code: its exit code; negative: the signal that killed it.
-        message: its error message; empty if it left none.
+        rank: rank of the failed process.
+        exit_code: exit code of the process; if negative, minus the number of the signal that killed it.
+        message: error message of the process; empty if it left no message.
     """
 
     def __init__(self, rank: int, exit_code: int, message: str) -> None:
@@ -83,10 +83,11 @@ class RankError(NmtError):
 
 
 class Stopped(NmtError):
-    """A command was stopped by a signal; training and preprocessing save first.
+    """A command was stopped by a signal; training and preprocessing save their progress first.
 
     Args:
-        signal_number: 2 (SIGINT) or 15 (SIGTERM); the exit code is 128 more, as in any shell.
+        signal_number: 2 (SIGINT) or 15 (SIGTERM); the exit code is 128 plus this number, as in any shell.
+        what, mend: as for NmtError.
     """
 
     def __init__(self, signal_number: int, what: str, mend: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Building blocks of configs: each field has a knob, which holds its help, bounds and spelling as an option."""
+"""Building blocks of configs: each field has a knob, which holds its help text, bounds and spelling as an option."""
 
 import dataclasses
 import math
@@ -12,20 +12,20 @@ from nmtcli.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Knob:
-    """The metadata of a field, in addition to its type and default.
+    """Metadata of a config field, in addition to its type and default.
 
     Args:
-        help: one phrase, with the unit, if any, in brackets.
+        help: help text: one phrase, with the unit, if any, in brackets.
         at_least, at_most: inclusive bounds of a number.
         below: exclusive upper bound of a number.
-        choices: the allowed values.
-        short: a one-letter option.
-        off: the option that turns a boolean off, if it is not `--no-<name>`.
-        env: an environment variable that overrides the default.
-        argument: the field is a positional argument, not an option.
-        required: the option must be given; the default is not used.
-        may_change: a resumed training run may use another value.
-        auto: 0 is entered and shown as `auto`.
+        choices: allowed values; empty: any value.
+        short: one-letter spelling of the option; empty: none.
+        off: option that turns a boolean off; empty: `--no-<name>`.
+        env: environment variable that overrides the default; empty: none.
+        argument: True if the field is a positional argument, not an option.
+        required: True if the option must be given; the field's default is then unused.
+        may_change: True if a resumed training run may use another value.
+        auto: True if the value 0 is entered and displayed as `auto`.
     """
 
     help: str
@@ -43,24 +43,24 @@ class Knob:
 
 
 def opt(default: Any, help: str, **about: Any) -> Any:
-    """Make a field of a config with its knob: `beam: int = opt(5, "beam size", at_least=1)`."""
+    """Make a config field with a knob: `beam: int = opt(5, "beam size", at_least=1)`."""
     return field(default=default, metadata={"knob": Knob(help=help, **about)})
 
 
 def knob_of(config_field: "dataclasses.Field[Any]") -> Knob:
-    """Return the knob of a config's field."""
+    """Return the knob of a config field."""
     knob = config_field.metadata["knob"]
     assert isinstance(knob, Knob)
     return knob
 
 
 def option_name(field_name: str) -> str:
-    """Spell a field as an option: `batch_tokens` is `--batch-tokens`."""
+    """Return the option for a field: `--batch-tokens` for `batch_tokens`."""
     return "--" + field_name.replace("_", "-")
 
 
 def option_text(field_name: str, value: Any) -> str:
-    """Spell a field and its value as on the command line.
+    """Return a field and its value as written on the command line.
 
     >>> option_text("bidirectional", False), option_text("encoder_layers", 1)
     ('--no-bidirectional', '--encoder-layers 1')
@@ -71,7 +71,7 @@ def option_text(field_name: str, value: Any) -> str:
 
 
 class Config:
-    """Base class of configs: values are checked at construction, and converted to and from plain dicts."""
+    """Base class of configs, which checks values at construction and converts configs to and from plain dicts."""
 
     __slots__ = ()
     __dataclass_fields__: ClassVar[dict[str, "dataclasses.Field[Any]"]]  # each config is a dataclass
@@ -84,7 +84,7 @@ class Config:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values in JSON types; `from_dict` restores the same config."""
+        """Return the values by field, in JSON types; `from_dict` restores the same config."""
         return {
             config_field.name: list(value) if isinstance(value := getattr(self, config_field.name), tuple) else value
             for config_field in dataclasses.fields(self)
@@ -92,11 +92,11 @@ class Config:
 
     @classmethod
     def with_presets(cls, values: dict[str, Any], given: Collection[str]) -> dict[str, Any]:
-        """Return the values of all fields; a field that was not given may depend on another's value.
+        """Return `values`, with defaults replaced where they depend on other fields; this base class replaces none.
 
         Args:
-            values: values by field, defaults included.
-            given: the fields set by the command line, a recipe or the environment.
+            values: the value of each field, defaults included.
+            given: fields that were set on the command line, in a recipe or in the environment; these never change.
         """
         return values
 
@@ -105,7 +105,7 @@ class Config:
         """Make a config from JSON values; missing keys take their defaults, unknown keys are an error.
 
         Raises:
-            ConfigError: an unknown key, or a value of the wrong type or out of bounds.
+            ConfigError: a key is unknown, or a value has the wrong type or is out of bounds.
         """
         known = {config_field.name for config_field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
@@ -115,7 +115,7 @@ class Config:
 
 
 def check_value(name: str, value: Any, declared: Any, knob: Knob) -> None:
-    """Check that a field may have this value.
+    """Check that a value is allowed for a field, given the field's declared type and knob.
 
     Raises:
         ConfigError: the value has the wrong type, is not among the choices, is not finite or is out of bounds.

@@ -1,4 +1,4 @@
-"""Click options made from dataclasses, and their defaults from a recipe's TOML.
+"""Make click options from dataclasses, and read their defaults from a TOML recipe.
 
 Precedence: the field's default < the environment variable < `--config recipe.toml` < the option itself.
 """
@@ -28,16 +28,16 @@ TABLES: dict[str, tuple[type[Config], ...]] = {
     "score": (config.ScoreConfig,),
 }
 AUTO = "auto"  # spelling of 0 for options where 0 lets the program choose
-EXPECT = "expect"  # a recipe's table of the scores that it should reach; no command reads it
+EXPECT = "expect"  # a recipe's table of expected scores; no command reads this table
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """How the command was called, in addition to the values of its configs.
+    """How the command was called, beyond the values in its configs.
 
     Attributes:
-        names: the fields set by the command line, the recipe or the environment, not by their defaults.
-        arguments: the whole command line, as passed to `cli.run`.
+        names: fields that were set on the command line, in the recipe or in the environment.
+        arguments: all command-line arguments, as passed to `cli.run`.
     """
 
     names: frozenset[str]
@@ -45,10 +45,10 @@ class Given:
 
 
 def command(*configs: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Decorate a click callback with the options of these configs, and with `--config`, `-q` and `-v`.
+    """Return a decorator that gives a click callback the options of these configs, `--config`, `-q` and `-v`.
 
-    The callback is called as `callback(console, given, *built)`, with one config built for each class. The command line
-    is taken from the `obj` of click's context.
+    The callback is called as `callback(console, given, *built)`, with one config built for each class. The command-line
+    arguments are read from the `obj` of click's context.
     """
     names = [config_field.name for cls in configs for config_field in dataclasses.fields(cls)]
     assert len(names) == len(set(names)), "two configs of one command share a field name"
@@ -78,12 +78,12 @@ def command(*configs: type[Config]) -> Callable[[Callable[..., None]], Callable[
 
 
 def _values_of(cls: type[Config], values: dict[str, Any]) -> dict[str, Any]:
-    """Select the values of the fields of one config."""
+    """Pick out the entries of `values` that are fields of `cls`."""
     return {config_field.name: values[config_field.name] for config_field in dataclasses.fields(cls)}
 
 
 def _shared_options(configs: tuple[type[Config], ...]) -> list[Callable[..., Any]]:
-    """Return decorators for the options that all commands have, in reverse order of the help text."""
+    """Return decorators that add the options common to all commands, in the reverse of the help text's order."""
     tables = [table for table, classes in TABLES.items() if set(classes) & set(configs)]
     return [
         click.option("-v", "--verbose", is_flag=True, help="Print more messages to stderr."),
@@ -99,7 +99,7 @@ def _shared_options(configs: tuple[type[Config], ...]) -> list[Callable[..., Any
 
 
 class _IntegerOrAuto(click.types.IntParamType):
-    """A whole number, or `auto` for 0."""
+    """Click type of an integer, or `auto`, which stands for 0."""
 
     name = "integer|auto"
 
@@ -108,7 +108,10 @@ class _IntegerOrAuto(click.types.IntParamType):
 
 
 class _Option(click.Option):
-    """An option whose recipe overrides its environment variable; the variable is a single value, spaces included."""
+    """An option for which the recipe takes precedence over the environment variable.
+
+    The variable holds a single value, which may contain spaces, even if the option is repeatable.
+    """
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
         if self.name in (ctx.default_map or {}):
@@ -153,10 +156,12 @@ def _parameter(config_field: "dataclasses.Field[Any]", declared: Any) -> Callabl
 
 
 def _read_recipe(context: click.Context, _: click.Parameter, path: str | None, *, tables: list[str]) -> str | None:
-    """Put the recipe's values into click's default map, after checking all its tables.
+    """Check all tables of a recipe, and put the values for this command into click's default map.
 
     Args:
-        tables: the tables that this command reads.
+        tables: names of the tables that this command reads.
+    Raises:
+        ConfigError: the file cannot be read, is not valid TOML, or has an unknown table or an invalid value.
     """
     if path is None:
         return None
@@ -180,7 +185,7 @@ def _read_recipe(context: click.Context, _: click.Parameter, path: str | None, *
 
 
 def _checked_table(path: str, table: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe's table, converted to the types of the fields.
+    """Check the values in a recipe's table; return the values by field, with `auto` and single values converted.
 
     Raises:
         ConfigError: a key is unknown, or its value is invalid.

@@ -1,18 +1,19 @@
-"""The environment variables of a process that trains with others; no other module reads them.
+"""Environment variables that launchers set for distributed training; no other module reads them.
 
 | variable | set by | meaning |
 |---|---|---|
-| RANK | torchrun, `nmt train --nproc`, some schedulers | number of this process among all, from 0 |
-| WORLD_SIZE | as RANK | number of all processes |
-| LOCAL_RANK | torchrun, `--nproc` | number of this process on its machine, from 0; also the number of its GPU |
+| RANK | torchrun, `nmt train --nproc`, some schedulers | rank of this process among all processes, from 0 |
+| WORLD_SIZE | as for RANK | total number of processes |
+| LOCAL_RANK | torchrun, `--nproc` | rank of this process on its machine, from 0; also its GPU's index |
 | LOCAL_WORLD_SIZE | torchrun, `--nproc` | number of processes on this machine, which share its cores |
-| MASTER_ADDR, MASTER_PORT | as RANK | address of the process with rank 0 |
+| MASTER_ADDR, MASTER_PORT | as for RANK | address of the process with rank 0 |
 | TORCHELASTIC_USE_AGENT_STORE | torchrun, `--nproc` | "True": the launcher hosts the rendezvous store |
-| TORCHELASTIC_RESTART_COUNT | torchrun, `--nproc` | number of this attempt, from 0 |
-| TORCHELASTIC_ERROR_FILE | torchrun, `--nproc` | file in which a process that fails leaves its error for the launcher |
-| NMT_SAYS_TO_LAUNCHER | `nmt train --nproc` | the launcher prints the error in that file, so the process does not |
+| TORCHELASTIC_RESTART_COUNT | torchrun, `--nproc` | number of restarts before this attempt |
+| TORCHELASTIC_ERROR_FILE | torchrun, `--nproc` | file in which a failing process leaves its error for the launcher |
+| NMT_SAYS_TO_LAUNCHER | `nmt train --nproc` | the launcher, not the process, prints the error in that file |
 
-`--nproc` uses torch's launcher, as torchrun does, so both set the same variables. Standard library only.
+`--nproc` uses torch's launcher, as torchrun does, so both set the same variables. This module imports the
+standard library only.
 """
 
 import os
@@ -30,7 +31,7 @@ class AgentStore:
 
     Attributes:
         host, port: address of the store.
-        attempt: number of the attempt, from 0, as text; all attempts share one store.
+        attempt: number of the attempt, from 0, as a string; all attempts share one store.
     """
 
     host: str
@@ -40,16 +41,16 @@ class AgentStore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RankEnvironment:
-    """The settings of a process from its launcher; the defaults are for a process without one.
+    """Settings that a process gets from its launcher; the defaults are for a process without a launcher.
 
     Attributes:
-        rank: number of this process among all, from 0.
+        rank: rank of this process among all processes, from 0.
         world_size: number of processes that train together.
-        local_rank: number of this process on its machine, from 0; None if the launcher did not set it.
+        local_rank: rank of this process on its machine, from 0; None if the launcher did not set it.
         local_world_size: number of processes on this machine.
-        is_launched: True if a launcher started this process, even as the only one.
-        agent_store: the rendezvous store; None: torch's default rendezvous.
-        error_file: file for this process's error, which the launcher prints; empty: the process prints it itself.
+        is_launched: True if a launcher started this process, even as the only process.
+        agent_store: the launcher's rendezvous store; None: use torch's default rendezvous.
+        error_file: file for this process's error, which the launcher prints; empty: the process prints its own error.
     """
 
     rank: int = 0
@@ -65,7 +66,7 @@ class RankEnvironment:
         """Read the settings from environment variables.
 
         Raises:
-            ConfigError: a variable that should be a whole number is not.
+            ConfigError: the value of a variable is not a whole number where one is required.
         """
         agent_store = None
         if variables.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
@@ -89,13 +90,13 @@ def environment() -> RankEnvironment:
     """Read the settings of this process from its environment.
 
     Raises:
-        ConfigError: a variable that should be a whole number is not.
+        ConfigError: the value of a variable is not a whole number where one is required.
     """
     return RankEnvironment.from_environ(os.environ)
 
 
 def leave_errors_to_launcher() -> None:
-    """Make the processes that this one launches leave their errors in a file instead of printing them."""
+    """Make the processes launched from this process leave their errors in a file instead of printing them."""
     os.environ[_SAYS_TO_LAUNCHER] = "1"
 
 

@@ -20,19 +20,19 @@ bootstrap; `*` marks p < 0.05.
     systems       one object for each text, in the order of the command line
       name          file name; "-" for stdin
       scores        by metric: "BLEU", "chrF2", "TER" (absent with --no-ter)
-        score         from 0 to 100; for TER 0 is best, and it may be above 100
+        score         from 0 to 100; for TER, 0 is best, and the score may exceed 100
         signature     sacreBLEU's signature
         detail        BLEU: precisions, brevity penalty and lengths, as sacreBLEU prints them; other metrics: ""
-        mean, ci      bootstrap mean, and half the width of the 95 % interval; null if there is only one text
-        p_value       significance of the difference from the first text; null for the first text
+        mean, ci      bootstrap mean, and half the width of its 95 % confidence interval; null if there is only one text
+        p_value       p-value of the difference from the first text; null for the first text
     warnings      the warnings about the text that were printed on stderr, one string each
 
-With --model, stdout has the log-probability of each pair of --source and --ref lines, one in a line [nats], and stderr
-the perplexity over all target tokens, EOS counted [1/token]. With --json: `log_probabilities`, their sum
-`log_probability` [nats], `tokens`, `perplexity`.
+With --model, stdout has the log-probability of each pair of --source and --ref lines, one per line [nats], and stderr
+has the perplexity per target token, EOS counted. With --json, stdout has one object instead: `log_probabilities` (one
+per pair), their sum `log_probability` [nats], the number of target `tokens`, and `perplexity`.
 
 Warnings about the text (it looks tokenised, the tokenizer does not fit the language) go to stderr; with -v, BLEU's
-detail does too.
+detail also goes there.
 """
 
 import io
@@ -47,13 +47,13 @@ from nmtcli.errors import DataError
 from nmtcli.scoring import metrics
 from nmtcli.scoring.metrics import Score
 
-PATIENCE = 30  # announce TER if it may take longer [s]
-MEMORY = 4e9  # warn of a bootstrap that needs more memory [bytes]
+PATIENCE = 30  # announce TER if it may take longer than this [s]
+MEMORY = 4e9  # warn if the bootstrap needs more memory than this [bytes]
 BYTES_A_RESAMPLED_LINE = 80  # an index, and chrF's 18 counts in float32
 
 
 def run(config: ScoreConfig, console: Console) -> None:
-    """Score translations, or pairs with a model; print the result on stdout."""
+    """Score translations with metrics, or sentence pairs with a model; print the result on stdout."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # UTF-8 whatever the locale; file names may be undecodable
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
     if config.model:
@@ -76,7 +76,7 @@ def run(config: ScoreConfig, console: Console) -> None:
 
 
 def _score_by_model(config: ScoreConfig, console: Console) -> None:
-    """Print the log-probability of each pair by forced decoding, and on stderr the perplexity over all."""
+    """Score sentence pairs by forced decoding: print their log-probabilities, and the perplexity over all pairs."""
     from nmtcli.commands.machine import (
         PRECISION_TYPES,
         choose_device,
@@ -148,7 +148,7 @@ def _check_line_counts(config: ScoreConfig, references: list[list[str]], systems
 def _warn(
     config: ScoreConfig, references: list[list[str]], systems: dict[str, list[str]], console: Console
 ) -> list[str]:
-    """Warn of suspicious text, and of long or large computations; return the warnings about the text."""
+    """Warn about suspicious text, and about slow or large computations; return the warnings about the text."""
     found: dict[str, None] = {}  # without duplicates: all systems share the references
     for name, hypotheses in systems.items():
         called = "the translations" if len(systems) == 1 else _named(name)

@@ -4,13 +4,13 @@ Output, by option:
 
     (none)       for each line, one line with the best translation; a blank line stays empty
     --nbest N    for each line, up to N lines in Moses' format, `index ||| text ||| log-probability ||| score`, best
-                 first: line number from 0, log-probability in nats; one line with empty text for a blank line. For
-                 models trained with --loss beam, both numbers are the score, which is a logit
+                 first; `index` is the line number, from 0, and the log-probability is in nats. A blank line gives
+                 one line with empty text. For models trained with --loss beam, both numbers are the score, a logit
     --alignments FILE
-        pharaoh  for each line, one line of pairs `s-t`: s is the source subword to which target subword t attends
-                 most; both count from 0, EOS is left out
+        pharaoh  for each line, one line of pairs `s-t`: s is the index of the source subword to which target
+                 subword t attends most; both indices start at 0, and EOS is left out
         json     for each line, one object: `source` and `target` (subwords, EOS last), `weights` (one row for each
-                 target subword, over the source; rows sum to 1)
+                 target subword: attention over the source subwords; rows sum to 1)
 """
 
 import json
@@ -46,9 +46,10 @@ from nmtcli.search.searchers import Searcher, worker_searcher
 from nmtcli.search.translator import LineTranslator, SubwordPair, Translation
 from nmtcli.store.reader import StoredModel
 
-# Lines in the buffer from which workers pay: one process translates hundreds of lines in the time they take to start.
+# Minimum number of lines in the buffer for starting workers: one process translates hundreds of lines in the time that
+# they take to start.
 LINES_FOR_WORKERS = 1000
-LINES_OF_A_WORKER = 250  # lines in the buffer for each worker, so that none is idle
+LINES_OF_A_WORKER = 250  # minimum number of lines in the buffer per worker, so that no worker is idle
 
 
 def run(search_config: SearchConfig, config: TranslateConfig, console: Console) -> None:
@@ -101,7 +102,7 @@ def run(search_config: SearchConfig, config: TranslateConfig, console: Console) 
 
 @dataclass(frozen=True)
 class SearcherMaker:
-    """Loads the models and makes a searcher with them; picklable, so that a worker process can call it."""
+    """Callable that loads the models and makes a searcher; picklable, so that a worker process can call it."""
 
     config: TranslateConfig
     device: torch.device
@@ -111,7 +112,7 @@ class SearcherMaker:
     forbidden_ids: Sequence[int]
 
     def __call__(self) -> Searcher:
-        """Make a searcher in this process; set its device and number of threads."""
+        """Set the device and the number of threads of this process, and make a searcher in it."""
         set_threads(self.threads)
         choose_device(str(self.device))
         models, shortlist = self.read()
@@ -126,7 +127,7 @@ class SearcherMaker:
 
     @torch.inference_mode()
     def read(self) -> tuple[list[Seq2Seq], Shortlist | None]:
-        """Load the models onto the device, and the shortlist if one is requested."""
+        """Load the models onto the device; also load the shortlist if it is requested, otherwise return None for it."""
         models = [self._read_model(path) for path in self.config.model]
         shortlist = StoredModel.open(self.config.model[0]).read_shortlist() if self.config.shortlist else None
         return models, shortlist
@@ -143,10 +144,11 @@ class SearcherMaker:
 
 @contextmanager
 def _searcher(maker: SearcherMaker, first_lines: int) -> Iterator[Searcher]:
-    """Make a searcher in this process, or start workers: one for each GPU, or several on a CPU.
+    """Yield a searcher in this process, or one with workers: one worker for each GPU, or several on a CPU.
 
-    On a CPU, several processes with few threads each are faster than one, whose small operations gain little from
-    threads. The models are loaded here in any case, so that a damaged one is reported once, even without input.
+    On a CPU, several processes with few threads each are faster than one process with many threads, because the
+    operations are too small to gain much from threads. This process loads the models in any case, so that a damaged
+    model is reported once, and even if there is no input.
     """
     config = maker.config
     count = config.workers
@@ -169,7 +171,7 @@ def _searcher(maker: SearcherMaker, first_lines: int) -> Iterator[Searcher]:
 
 
 def _check_gpus(count: int, device: torch.device) -> None:
-    """Check that the machine has `count` GPUs, and that --device does not choose a single one."""
+    """Check that the machine has `count` GPUs, and that --device does not name a single GPU."""
     if device.type != "cuda" or device.index is not None:
         raise ConfigError(f"--gpus {count} needs --device cuda, but the device is {device}", "Leave one of them out")
     if (available := torch.cuda.device_count()) < count:
@@ -197,7 +199,7 @@ def _same_subwords(directories: list[StoredModel]) -> SubwordPair:
 
 
 def _check_attention(directories: list[StoredModel], search_config: SearchConfig, config: TranslateConfig) -> None:
-    """Reject options that need attention if a model has none."""
+    """Reject options that need attention if one of the models has no attention."""
     for directory in directories:
         if directory.record.model.attention == "none" and (config.alignments or search_config.coverage_penalty):
             option = "--alignments" if config.alignments else "--coverage-penalty"
@@ -222,7 +224,7 @@ def _rules(
 
 
 def _by_logits(directories: list[StoredModel], config: SearchConfig) -> bool:
-    """Return True if the models score by logits (losses/beam.py); reject mixed ensembles, and penalties on logits."""
+    """Return whether the models score by logits (losses/beam.py); reject mixed ensembles, and penalties on logits."""
     (by_logits, *others) = dict.fromkeys(directory.record.searches_by_logits for directory in directories)
     if others:
         raise ConfigError(

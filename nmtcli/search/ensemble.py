@@ -1,7 +1,7 @@
-"""One decoding step of a model or an ensemble: the likeliest next tokens of each hypothesis.
+"""One decoding step of a model or an ensemble: the most probable next tokens for each hypothesis.
 
-On a CPU the output projection handles a few hypotheses at a time, so that their logits are still in the cache when the
-top tokens are selected. Logits are most of the memory traffic of a step.
+On a CPU, logits are computed for a few hypotheses at a time, so that they are still in the cache when the top tokens
+are selected: logits cause most of the memory traffic in a step.
 """
 
 import math
@@ -21,21 +21,22 @@ from nmtcli.model.seq2seq import Projection, Seq2Seq
 from nmtcli.search.host import Scoring
 from nmtcli.search.rules import Choices
 
-CHUNK_ELEMENTS = 1 << 20  # logits computed at a time on a CPU: 4 MiB in fp32
-TOP_BLOCK = 64  # values in a block of `top`
-UNIT = 512  # a shortlist is padded to a multiple of this, so that few matrix sizes occur
-FEW_ROWS = 1024  # up to this many rows, a GPU waits longer for kernel launches than for memory
-LEAST = -80.0  # exp of a smaller number is negligible beside 1, and ten to a hundred times as slow
+CHUNK_ELEMENTS = 1 << 20  # target number of logits computed at a time on a CPU; 4 MiB in fp32
+TOP_BLOCK = 64  # block size in `top` [values]
+UNIT = 512  # shortlists are padded to a multiple of this, to keep the number of matrix sizes small [tokens]
+FEW_ROWS = 1024  # up to this number of rows, a GPU spends more time on kernel launches than on memory traffic
+LEAST = -80.0  # exp(x) for smaller x is negligible next to 1, but 10 to 100 times slower to compute
 
 
 class Allowed(NamedTuple):
-    """The shortlist of a batch: the tokens that its sentences may be translated with.
+    """The shortlist for a batch: the tokens that may occur in translations of its sentences.
 
     Attributes:
-        ids_U: union of the sentences' shortlists, and padding.
-        disallowed_B1U: True for tokens outside the sentence's own shortlist: results must not depend on the batch.
+        ids_U: token ids: the union of the sentences' shortlists, plus padding, which is disallowed in every sentence.
+        disallowed_B1U: True for tokens outside the sentence's own shortlist, so that its result does not depend on the
+            batch.
         eos: index of EOS in `ids_U`.
-        projections: each model's output projection, restricted to `ids_U`.
+        projections: output projection of each model, restricted to `ids_U`.
     """
 
     ids_U: Tensor
@@ -45,11 +46,11 @@ class Allowed(NamedTuple):
 
 
 class EnsembleState(NamedTuple):
-    """Decoder state of a search over B sentences with K hypotheses each.
+    """Decoder state in a search over B sentences with K hypotheses each.
 
     Attributes:
-        memories, states: one for each model.
-        allowed: the shortlist; None: the whole vocabulary.
+        memories, states: encoded source and decoder state of each model.
+        allowed: the shortlist; None if the whole vocabulary is allowed.
         rows_B1: index of each sentence's first hypothesis among the B * K rows.
     """
 
@@ -59,7 +60,7 @@ class EnsembleState(NamedTuple):
     rows_B1: Tensor
 
     def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> "EnsembleState":
-        """Implement `search.rules.DecoderState`; tensors that are constant over the steps are updated in place."""
+        """Implement `DecoderState.select`; on a CPU, encoded source and shortlist mask are updated in place."""
         memories, states, allowed, rows_B1 = self
         if sentences_B is not None:
             memories = tuple(memory.keep(sentences_B) for memory in memories)
@@ -72,21 +73,22 @@ class EnsembleState(NamedTuple):
 
 
 def _first_rows(like_BK: Tensor) -> Tensor:
-    """Return the `rows_B1` of `EnsembleState` for a tensor of this shape."""
+    """Return `EnsembleState.rows_B1` for a tensor of shape (B, K)."""
     sentences, hypotheses = like_BK.shape
     return torch.arange(0, sentences * hypotheses, hypotheses, device=like_BK.device).unsqueeze(1)
 
 
 class Ensemble:
-    """One model, or several whose probabilities (or logits) are averaged.
+    """One model, or several models whose probabilities (or logits) are averaged.
 
     Args:
         models: in eval mode, all on one device, with the same vocabularies.
-        forbidden: ids that are never chosen; their probability is lost, not redistributed.
-        scoring: with LOG_PROBABILITY scores are normalised; otherwise they are logits, which need no sum over the
-            vocabulary.
-        shortlist: restrict each sentence to likely translations of its subwords; probabilities are normalised over
-            these. None: the whole vocabulary.
+        forbidden: ids of tokens that are never emitted; without a shortlist, their probability is not redistributed to
+            other tokens.
+        scoring: with LOG_PROBABILITY, scores are log-probabilities; otherwise they are logits, which need no sum over
+            the vocabulary.
+        shortlist: restricts translations to frequent tokens and likely translations of the sentence's own subwords;
+            probabilities are normalised over these tokens. None: use the whole vocabulary.
     """
 
     def __init__(
@@ -129,7 +131,7 @@ class Ensemble:
         return Allowed(ids_U, disallowed_BU.unsqueeze(1), int(place_V[EOS]), projections)
 
     def step(self, tokens_BK: Tensor, state: EnsembleState, count: int | None) -> tuple[Choices, Tensor, EnsembleState]:
-        """Take one step (`search.rules.AutoregressiveModel`)."""
+        """Take one decoding step (`search.rules.AutoregressiveModel`)."""
         steps = [
             model.advance(memory, one, tokens_BK)
             for model, memory, one in zip(self._models, state.memories, state.states, strict=True)
@@ -140,7 +142,7 @@ class Ensemble:
         return Choices(*(values.view(*tokens_BK.shape, *values.shape[1:]) for values in choices)), weights_BKS, state
 
     def _choices(self, readouts: list[Tensor], allowed: Allowed | None, count: int | None) -> Choices:
-        """Return log_probs_NC, ids_NC and eos_N for the readouts of N hypotheses; in chunks on a CPU."""
+        """Return the choices (log_probs_NC, ids_NC, eos_N) for the readouts of N hypotheses."""
         hypotheses = rows = len(readouts[0])
         beam = 1 if allowed is None else hypotheses // len(allowed.disallowed_B1U)
         if readouts[0].device.type == "cpu" and count is not None:
@@ -169,7 +171,7 @@ class Ensemble:
         return Choices(best_NC, ids_NC, eos_N1.squeeze(1))
 
     def _from_shortlist(self, readouts: list[Tensor], allowed: Allowed, count: int | None) -> Choices:
-        """Return the choices from the shortlist for a chunk of hypotheses; `allowed` holds their sentences only."""
+        """Return the choices from the shortlist for a chunk of hypotheses; `allowed` must hold only their sentences."""
         parts = zip(self._models, readouts, allowed.projections, strict=True)
         logits = [_logits(model, readout_NE, projection) for model, readout_NE, projection in parts]
         looks_later = self._by_logits and count is not None and logits[0].device.type == "cpu"
@@ -189,12 +191,12 @@ class Ensemble:
         return Choices(best_NC, allowed.ids_U[places_NC], eos_N1.squeeze(1))
 
     def _scores(self, logits: list[Tensor]) -> tuple[Tensor, bool]:
-        """Return scores_NU, which may be overwritten, and True if they are logits still to be normalised."""
+        """Return scores_NU, which the caller may overwrite, and whether they must still be normalised."""
         full = torch.promote_types(logits[0].dtype, torch.float32)
         if self._by_logits:
             mean_NU = logits[0].to(full) if len(logits) == 1 else torch.stack(logits).mean(dim=0, dtype=full)
             return mean_NU, False
-        if len(logits) == 1 and logits[0].is_cuda:  # a single kernel does it
+        if len(logits) == 1 and logits[0].is_cuda:  # one kernel normalises
             return logits[0].log_softmax(dim=-1, dtype=full), False
         if len(logits) == 1:
             return logits[0], True
@@ -204,36 +206,36 @@ class Ensemble:
 
 
 def _eos(scores_NU: Tensor, place: int) -> Tensor:
-    """Return eos_N1, the scores of EOS; on a CPU a copy, since the scores are overwritten and then freed."""
+    """Return eos_N1, the scores of EOS at index `place`; a copy on a CPU, where the scores are overwritten or freed."""
     eos_N1 = scores_NU[:, place : place + 1]
     return eos_N1.clone() if scores_NU.device.type == "cpu" else eos_N1
 
 
 def _everything(scores_NU: Tensor) -> tuple[Tensor, Tensor]:
-    """Return a copy of all scores, and the index of each."""
+    """Return a copy of all scores, and the index of each score in its row."""
     return scores_NU.clone(), torch.arange(scores_NU.shape[1], device=scores_NU.device).expand_as(scores_NU)
 
 
 def _disallow(logits_NU: Tensor, disallowed_B1U: Tensor) -> None:
-    """Set disallowed tokens to minus infinity, in place; each sentence has N / B consecutive rows."""
+    """Set the logits of disallowed tokens to minus infinity, in place; each sentence has N / B consecutive rows."""
     logits_NU.view(len(disallowed_B1U), -1, logits_NU.shape[1]).masked_fill_(disallowed_B1U, -torch.inf)
 
 
 def _normalised(logits_NU: Tensor, forbidden_NF: Tensor, best_NC: Tensor, eos_N1: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities of the best tokens and of EOS, given their logits; `logits_NU` is overwritten."""
+    """Convert the logits of the best tokens and of EOS to log-probabilities; `logits_NU` is overwritten."""
     normaliser_N1 = log_sum_exp(logits_NU, forbidden_NF, best_NC.amax(dim=1, keepdim=True))
     return best_NC - normaliser_N1, eos_N1 - normaliser_N1
 
 
 def log_sum_exp(values_NU: Tensor, others_NF: Tensor, largest_N1: Tensor) -> Tensor:
-    """Return log(sum(exp(x))) over the values and the others of each row.
+    """Return log(sum(exp(x))) for each row, over `values_NU` and `others_NF` together.
 
-    It takes half the time of `torch.logsumexp`, which searches for the maximum and makes copies.
+    This takes half the time of `torch.logsumexp`, which searches for the maximum and makes copies.
 
     Args:
-        values_NU: overwritten.
-        others_NF: a few more values.
-        largest_N1: maximum of `values_NU`.
+        values_NU: terms of the sum; overwritten.
+        others_NF: a few additional terms.
+        largest_N1: maximum of each row of `values_NU`.
     """
     largest_N1 = torch.cat([largest_N1, others_NF], dim=1).amax(dim=1, keepdim=True)
     sums_N1 = values_NU.sub_(largest_N1).clamp_(min=LEAST).exp_().sum(dim=1, keepdim=True)
@@ -241,16 +243,16 @@ def log_sum_exp(values_NU: Tensor, others_NF: Tensor, largest_N1: Tensor) -> Ten
 
 
 def _logits(model: Seq2Seq, readout_NE: Tensor, projection: Projection | None = None) -> Tensor:
-    """Return `model.logits`; in bf16 on a GPU without the cast to fp32, since the kernels that read it cast anyway."""
+    """Return `model.logits`; for bf16 on a GPU, omit the cast to fp32, since the kernels that read them cast anyway."""
     if readout_NE.is_cuda and readout_NE.dtype == torch.bfloat16:
         return F.linear(readout_NE, *(projection or (model.projection_VE, model.projection_bias_V)))
     return model.logits(readout_NE, projection)
 
 
 def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return `values_NV.topk(count)`: the largest values of each row, descending, and their indices.
+    """Return `values_NV.topk(count)`: the `count` largest values of each row, in descending order, and their indices.
 
-    The `count` largest values lie in the `count` blocks with the largest maxima, which one pass finds; this takes less
+    These values lie in the `count` blocks with the largest maxima, and one pass finds those blocks. This takes less
     than half the time of `topk` over whole rows.
     """
     blocks = values_NV.shape[1] // TOP_BLOCK
@@ -280,10 +282,10 @@ def _inside(device: torch.device) -> Tensor:
 
 
 def top_without(disallowed_B1V: Tensor, values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return `top` with disallowed values as minus infinity; each sentence has N / B consecutive rows.
+    """Return `top` with disallowed values replaced by minus infinity; each sentence has N / B consecutive rows.
 
-    Masking costs as much as `top` itself, so only rows whose top values include a disallowed one are masked and
-    searched again. They are few.
+    Masking costs as much as `top` itself, so only the few rows whose top values include a disallowed one are masked and
+    searched again.
     """
     best_NC, ids_NC = top(values_NV, count)
     sentence_N = torch.arange(len(values_NV)) // (len(values_NV) // len(disallowed_B1V))

@@ -1,8 +1,8 @@
 """Search in CUDA graphs: several steps are replayed at once, so that small steps do not wait for kernel launches.
 
-A graph has fixed shapes, so a search is padded to shapes that recur: rows, source and target lengths are rounded up, by
-a fifth on average. Finished sentences stay until the batch can shrink to the next shape. The first search with a new
-shape runs without a graph; the second captures one.
+A graph has fixed shapes, so searches are padded to keep the number of distinct shapes small: the number of rows and the
+source and target lengths are rounded up, by a fifth on average. Finished sentences stay in the batch until it can
+shrink to the next smaller shape. The first search with a new shape runs without a graph; the second captures one.
 """
 
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from torch import Tensor
 from nmtcli.search.host import rounded_up
 from nmtcli.search.rules import BeamState, Runner, S
 
-KEPT = 32  # graphs; the least recently used is dropped
+KEPT = 32  # maximum number of graphs; the least recently used graph is dropped
 
 
 def tensors_of(tree: object) -> Iterator[Tensor]:
@@ -28,14 +28,14 @@ def tensors_of(tree: object) -> Iterator[Tensor]:
 
 
 def shape_of(tree: object) -> object:
-    """Return the key of a captured call: nested tuples with each tensor replaced by its shape and dtype."""
+    """Return the key of a captured call: its nested tuples, with each tensor replaced by its shape and dtype."""
     if isinstance(tree, Tensor):
         return tree.shape, tree.dtype
     return tuple(shape_of(part) for part in tree) if isinstance(tree, tuple) else tree
 
 
 def copied(tree: Any) -> Any:
-    """Return the nested tuples with every tensor cloned."""
+    """Return a copy of nested tuples, with every tensor cloned."""
     if isinstance(tree, Tensor):
         return tree.clone()
     if isinstance(tree, tuple):
@@ -45,15 +45,15 @@ def copied(tree: Any) -> Any:
 
 
 class Graphs(Runner):
-    """Runs `steps` steps at a time in CUDA graphs.
+    """A runner that takes `steps` steps at a time in CUDA graphs.
 
     Args:
-        captures_starts: capture the computation of the first state, too; its shapes must depend on the source's shape
-            alone.
+        captures_starts: also capture the computation of the initial state; its shapes must then depend only on the
+            shape of the source.
 
     Attributes:
-        captured_starts: graphs that compute a first state.
-        captured_steps: graphs of `steps` steps each.
+        captured_starts: graphs that compute the initial state, one for each shape.
+        captured_steps: graphs that take `steps` steps, one for each shape.
     """
 
     steps = 8
@@ -65,19 +65,19 @@ class Graphs(Runner):
         self._captures_starts = captures_starts
 
     def rows(self, sentences: int) -> int:
-        """Round up the number of sentences."""
+        """Return the number of rows: the number of sentences, rounded up."""
         return rounded_up(sentences)
 
     def width(self, source: int) -> int:
-        """Round up the source length."""
+        """Return the length to which sources are padded: the longest, rounded up [tokens]."""
         return rounded_up(source)
 
     def capacity(self, longest: int) -> int:
-        """Make room for the longest hypothesis from the start, in few different sizes."""
+        """Return a capacity for the longest hypothesis, rounded up so that few sizes occur [steps]."""
         return rounded_up(longest + self.steps)
 
     def begin(self, start: Callable[[Tensor, Tensor], S], source_BS: Tensor, mask_BS: Tensor) -> S:
-        """Return `start` of the source, computed by a graph if starts are captured."""
+        """Return the initial state, `start(source_BS, mask_BS)`; use a graph if starts are captured."""
         if not self._captures_starts:
             return start(source_BS, mask_BS)
 
@@ -100,9 +100,9 @@ class Graphs(Runner):
 
 
 class CapturedCalls:
-    """CUDA graphs of one function, one for each shape of its inputs; they share a memory pool.
+    """CUDA graphs of one function, one graph for each input shape; the graphs share a memory pool.
 
-    The first call with a new shape runs without a graph; the second captures one. `len` is the number of graphs.
+    The first call with a new shape runs without a graph; the second captures one. `len()` returns the number of graphs.
     """
 
     def __init__(self) -> None:
@@ -115,13 +115,13 @@ class CapturedCalls:
         return len(self._graphs)
 
     def call(self, function: Callable[[Any], Any], inputs: Any, *, in_place: bool = False) -> Any:
-        """Return the function's outputs, which are valid until the next call.
+        """Call the function or replay its graph; return the outputs, which are valid until the next call.
 
         Args:
-            function: maps nested tuples of tensors to others; the same in all calls, except that tensors it holds may
-                be replaced by tensors with equal values.
+            function: maps nested tuples of tensors to nested tuples of tensors. All calls must pass the same function,
+                except that the tensors it holds may be replaced by tensors with equal values.
             inputs: a tensor, or nested tuples of tensors and hashable values.
-            in_place: outputs have the shapes of inputs and are the inputs of the next call.
+            in_place: the outputs have the same shapes as the inputs, and are passed as the inputs of the next call.
         """
         if in_place and self._last and self._last.outputs is inputs:  # skip the key: shapes are unchanged
             return self._last.replay(inputs)
@@ -140,13 +140,14 @@ class CapturedCalls:
 
 
 class CapturedCall:
-    """The CUDA graph of one function for one shape, captured on a copy of the inputs.
+    """The CUDA graph of one function for one input shape, captured on a copy of the inputs.
 
     Args:
-        function: maps nested tuples of tensors to others; kept alive, and with it the weights that the graph reads.
-        inputs: example inputs of the right shapes.
-        pool: memory pool of the graph.
-        in_place: copy the outputs to the input tensors, where the next replay finds them.
+        function: maps nested tuples of tensors to nested tuples of tensors. A reference is kept, so that the weights
+            that the graph reads stay alive.
+        inputs: example inputs; `replay` takes inputs of the same shapes.
+        pool: memory pool for the graph.
+        in_place: write the outputs back to the input tensors, where the next replay reads them.
     """
 
     def __init__(self, function: Callable[[Any], Any], inputs: Any, pool: Any, *, in_place: bool) -> None:
@@ -160,7 +161,7 @@ class CapturedCall:
                 self.outputs = self._inputs
 
     def replay(self, inputs: Any) -> Any:
-        """Return the outputs, which the next replay overwrites."""
+        """Replay the graph with these inputs; return the outputs, which the next replay overwrites."""
         _copy(inputs, self._inputs)
         self._graph.replay()
         return self.outputs

@@ -1,8 +1,8 @@
 """The loop over the steps of a search, with its input and output types. This module does not import torch.
 
-A `SearchProgram` holds a batch, one sentence in a row, and takes the steps; the loop decides which rows stay. Beam
-search, greedy search and sampling share it, on a CPU and in CUDA graphs: it deals with row numbers only, and leaves
-tensors, shapes and padding to the program.
+A `SearchProgram` holds a batch, one sentence per row, and takes the steps; the loop decides which rows to keep. Beam
+search, greedy search and sampling share this loop, on a CPU and in CUDA graphs: the loop handles row indices only, and
+leaves tensors, shapes and padding to the program.
 """
 
 import hashlib
@@ -18,17 +18,17 @@ import numpy.typing as npt
 from nmtcli.config import SearchConfig
 from nmtcli.data.subword import BOS, EOS
 
-EXTRA_LENGTH = 10  # allowed beyond `max_length` times the source length [tokens]
+EXTRA_LENGTH = 10  # added to `max_length` times the source length to give the maximum length [tokens]
 
 
 class Hypothesis(NamedTuple):
-    """A finished translation. It can be pickled, so that worker processes can return it.
+    """A finished hypothesis; picklable, so that worker processes can return it.
 
     Attributes:
-        ids: EOS at the end.
-        log_probability: sum over all ids, EOS included [nats]; equal to `score` if scores are logits.
-        score: hypotheses are ranked by it, highest first.
-        attention_TS: weights of each step over the source, in fp32 or better; None unless requested.
+        ids: token ids, ending in EOS.
+        log_probability: sum over all tokens, EOS included [nats]; equal to `score` if scores are logits.
+        score: the score by which hypotheses are ranked, highest first.
+        attention_TS: attention weights over the source at each step, in fp32 or better; None unless requested.
     """
 
     ids: list[int]
@@ -38,12 +38,12 @@ class Hypothesis(NamedTuple):
 
 
 class SearchBatch(NamedTuple):
-    """Sentences that are searched together.
+    """Source sentences that are searched together.
 
     Attributes:
-        sources: ids, EOS at the end.
-        line_numbers: with the seed, they determine the random numbers of sampling.
-        max_lengths: longest hypothesis of each, EOS included [tokens]; the last token is forced to be EOS.
+        sources: token ids of each sentence, ending in EOS.
+        line_numbers: line number of each sentence; with the seed, it determines the random numbers for sampling.
+        max_lengths: maximum length of hypotheses for each sentence, EOS included [tokens]; EOS is forced there.
     """
 
     sources: list[list[int]]
@@ -52,17 +52,17 @@ class SearchBatch(NamedTuple):
 
     @classmethod
     def of(cls, sources: list[list[int]], line_numbers: list[int], max_length: float) -> Self:
-        """Make a batch whose hypotheses have at most `max_length` times the source length plus EXTRA_LENGTH tokens."""
+        """Make a batch whose hypotheses have at most max_length * source length + EXTRA_LENGTH tokens."""
         return cls(sources, line_numbers, [math.floor(max_length * len(ids)) + EXTRA_LENGTH for ids in sources])
 
 
 class Scoring(Enum):
     """Kinds of hypothesis scores.
 
-    LOG_PROBABILITY: the sum over the tokens, which can only fall as the hypothesis grows.
-    LOGIT: the logit of the last token, for models trained by losses/beam.py; it may rise.
-    UNSCORED: logits choose the tokens and scores are meaningless. Greedy search with one model then needs no sum over
-    the vocabulary.
+    LOG_PROBABILITY: sum of the tokens' log-probabilities, which can only fall as the hypothesis grows.
+    LOGIT: logit of the last token, which may rise; for models trained with --loss beam (losses/beam.py).
+    UNSCORED: tokens are chosen by logits, and scores are meaningless; greedy search with one model then needs no sum
+    over the vocabulary.
     """
 
     LOG_PROBABILITY = auto()
@@ -85,12 +85,13 @@ class Sampling:
     seed: int = 1
 
     def uniform(self, line_numbers: Sequence[int], samples: int, steps: int) -> npt.NDArray[np.float32]:
-        """Return random numbers uniform_BKT in [0, 1), which depend on seed and line number, not on the batch."""
+        """Return uniform_BKT: random numbers in [0, 1) that depend on seed and line number, but not on the batch."""
         rows = []
         for number in line_numbers:
             key = hashlib.blake2b(f"{self.seed} {number}".encode(), digest_size=8).digest()
             random = np.random.default_rng(int.from_bytes(key, "little"))
-            rows.append(random.random((steps, samples), dtype=np.float32).T)  # by step: longer rows begin alike
+            # Drawn step by step: a larger `steps` must not change the numbers for the first steps.
+            rows.append(random.random((steps, samples), dtype=np.float32).T)
         return np.stack(rows)
 
 
@@ -99,15 +100,15 @@ class SearchRules:
     """Settings of a search.
 
     Attributes:
-        beam: K, the beam size, or the number of samples of each sentence.
-        bos, eos: ids.
+        beam: K, the beam size or, for sampling, the number of samples per sentence.
+        bos, eos: token ids.
         alpha: exponent of the length penalty.
         beta: weight of the coverage penalty.
-        best: a sentence is finished once its best `best` hypotheses are certain; at most K.
-        most: largest number of hypotheses to return; None: K.
-        scoring: kind of scores.
-        with_attention: keep the attention weights of every step.
-        sampling: draw tokens with these options; None: beam or greedy search.
+        best: number of best hypotheses that must be certain before the search for a sentence ends; at most K.
+        most: maximum number of hypotheses to return per sentence; None: K.
+        scoring: kind of hypothesis scores.
+        with_attention: record the attention weights of every step.
+        sampling: options of sampling; None: beam or greedy search.
     """
 
     beam: int
@@ -134,13 +135,13 @@ class SearchRules:
         scoring: Scoring = Scoring.LOG_PROBABILITY,
         with_attention: bool = False,
     ) -> Self:
-        """Make the rules of `nmt translate`.
+        """Make the rules for `nmt translate` from its options.
 
         Args:
-            config: the options.
-            wanted: number of hypotheses of each sentence: the n best, or n samples.
-            scoring: kind of scores; LOGIT turns penalties off.
-            with_attention: keep attention weights.
+            config: the search options.
+            wanted: number of hypotheses requested per sentence: the n best, or n samples.
+            scoring: kind of hypothesis scores; LOGIT turns the length and coverage penalties off.
+            with_attention: record the attention weights of every step.
         """
         has_penalties = scoring is not Scoring.LOGIT
         sampling = Sampling(top_k=config.top_k, top_p=config.top_p, temperature=config.temperature, seed=config.seed)
@@ -157,25 +158,25 @@ class SearchRules:
 
 
 class SearchProgram(Protocol):
-    """The search of one batch. Each row is a sentence; padding rows follow the sentences."""
+    """The search for one batch. Each row holds a sentence; padding rows follow the sentences."""
 
     def start(self, batch: SearchBatch) -> None:
-        """Encode the batch, one sentence in a row, in order."""
+        """Encode the batch: one sentence per row, in the order of the batch."""
 
     def advance(self) -> None:
         """Take one or more steps."""
 
     def done(self) -> list[bool]:
-        """Return True for each finished row; padding rows count as finished."""
+        """Return for each row whether it is finished; padding rows count as finished."""
 
     def rows_for(self, sentences: int) -> int:
-        """Return the number of rows for these sentences, padding included; it must not fall as `sentences` rises."""
+        """Return the number of rows, padding included, for `sentences` sentences; more sentences never need fewer."""
 
     def keep(self, rows: list[int]) -> None:
-        """Drop all but these rows, put them in this order, and add padding rows up to `rows_for`."""
+        """Keep only these rows, in this order, and add padding rows up to `rows_for(len(rows))`."""
 
     def results(self, rows: list[int]) -> list[list[Hypothesis]]:
-        """Return the hypotheses of these rows, best first."""
+        """Return the hypotheses of each of these rows, best first."""
 
 
 def run_search(program: SearchProgram, batch: SearchBatch) -> list[list[Hypothesis]]:
@@ -184,7 +185,7 @@ def run_search(program: SearchProgram, batch: SearchBatch) -> list[list[Hypothes
     Finished sentences are removed as soon as the others fit in fewer rows.
     """
     results: list[list[Hypothesis]] = [[] for _ in batch.sources]
-    sentences = list(range(len(batch.sources)))  # sentence number of each row, without padding rows
+    sentences = list(range(len(batch.sources)))  # index of the sentence in each row; padding rows are left out
     program.start(batch)
     while sentences:
         program.advance()
@@ -202,7 +203,9 @@ def run_search(program: SearchProgram, batch: SearchBatch) -> list[list[Hypothes
 
 
 def unfinished(done: Sequence[bool]) -> list[int]:
-    """Return the unfinished rows; those that fit keep their places, and later ones fill the gaps, so that few move.
+    """Return the indices of the unfinished rows, in an order that moves few rows.
+
+    Rows that fit stay where they are, and rows further down fill the gaps.
 
     >>> unfinished([False, True, False, False])
     [0, 3, 2]
@@ -213,7 +216,7 @@ def unfinished(done: Sequence[bool]) -> list[int]:
 
 
 def rounded_up(number: int) -> int:
-    """Round up to 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, so that few shapes occur.
+    """Round up to 1, 2, 3, 4, 6, 8, 12, 16, 24 and so on, to keep the number of distinct shapes small.
 
     >>> [rounded_up(number) for number in (1, 5, 17, 100)]
     [1, 6, 24, 128]
@@ -223,7 +226,7 @@ def rounded_up(number: int) -> int:
 
 
 def length_penalty(length: int, alpha: float) -> float:
-    """Return lp(Y) = ((5 + |Y|) / 6) ** alpha, EOS counted.
+    """Return the length penalty lp(Y) = ((5 + |Y|) / 6) ** alpha, where |Y| counts EOS.
 
     Source:
         Wu et al. 2016, eq. 14.

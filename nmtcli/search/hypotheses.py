@@ -1,4 +1,4 @@
-"""The hypotheses of a beam search as tensors: live ones, finished ones, and the history to trace them back."""
+"""Hypotheses in a beam search as tensors: live and finished hypotheses, and the history from which to build them."""
 
 import math
 from typing import NamedTuple, Self, TypeVar
@@ -12,7 +12,13 @@ from nmtcli.search.host import Hypothesis
 
 
 class Live(NamedTuple):
-    """The live hypotheses: scores, last tokens, and attention summed over the steps (S = 0 if there is no penalty)."""
+    """The live hypotheses.
+
+    Attributes:
+        scores_BK: score of each hypothesis; minus infinity in empty slots.
+        tokens_BK: last token of each hypothesis.
+        coverage_BKS: attention weights summed over the steps; S = 0 without a coverage penalty.
+    """
 
     scores_BK: Tensor
     tokens_BK: Tensor
@@ -20,7 +26,7 @@ class Live(NamedTuple):
 
     @classmethod
     def first(cls, sentences: int, beam: int, bos: int, source: int, device: torch.device) -> Self:
-        """Start each sentence with one hypothesis, BOS; the other K - 1 have score minus infinity until it branches."""
+        """Start each sentence with one hypothesis, BOS; the other K - 1 slots are empty, with score minus infinity."""
         scores_BK = torch.full((sentences, beam), -torch.inf, device=device)
         scores_BK[:, 0] = 0.0
         tokens_BK = torch.full((sentences, beam), bos, device=device)
@@ -28,11 +34,12 @@ class Live(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """The best K finished hypotheses of each sentence, best first.
+    """The K best finished hypotheses of each sentence, best first.
 
     Attributes:
-        ranks_BK, scores_BK: `score` and `log_probability` of `Hypothesis`; ranks of empty slots are minus infinity.
-        ends_BK: K * (number of steps before EOS) + (index k of the hypothesis that EOS ended).
+        ranks_BK: `Hypothesis.score`; minus infinity in empty slots.
+        scores_BK: `Hypothesis.log_probability`.
+        ends_BK: K * (number of steps before EOS) + (index k of the hypothesis that EOS completed).
     """
 
     ranks_BK: Tensor
@@ -51,7 +58,7 @@ class Finished(NamedTuple):
         return self.ranks_BK[:, -1] > -torch.inf
 
     def merge(self, ranks_BK: Tensor, scores_BK: Tensor, ends_BK: Tensor) -> Self:
-        """Add the hypotheses that ended in this step, those with a finite rank; keep the best K."""
+        """Add the hypotheses that ended in this step (those whose rank is finite); keep the K best of each sentence."""
         best_BK, choice_BK = torch.cat([self.ranks_BK, ranks_BK], dim=1).topk(ranks_BK.shape[1])
         return self.__class__(
             best_BK,
@@ -61,12 +68,12 @@ class Finished(NamedTuple):
 
 
 class History(NamedTuple):
-    """Tokens, parents and attention of T steps: back-pointers, from which `trace_back` builds hypotheses.
+    """Tokens, back-pointers and attention of T steps, from which `trace_back` builds hypotheses.
 
     Attributes:
         tokens_BTK: last token of each hypothesis after the step.
-        parents_BTK: index of the hypothesis that it extends.
-        attention_BTKS: weights of the hypotheses before the step; S = 0 unless requested.
+        parents_BTK: index k, before the step, of the hypothesis that each hypothesis extends.
+        attention_BTKS: attention weights in the step, in the order of the hypotheses before it; S = 0 unless requested.
     """
 
     tokens_BTK: Tensor
@@ -80,7 +87,7 @@ class History(NamedTuple):
         return cls(zeros_BTK, zeros_BTK.clone(), torch.zeros((sentences, capacity, beam, source), device=device))
 
     def add(self, place_1: Tensor, tokens_BK: Tensor, parents_BK: Tensor, weights_BKS: Tensor) -> Self:
-        """Write one step, in place."""
+        """Write one step at index `place_1`, in place."""
         self.tokens_BTK.index_copy_(1, place_1, tokens_BK.unsqueeze(1))
         self.parents_BTK.index_copy_(1, place_1, parents_BK.unsqueeze(1))
         if self.attention_BTKS.shape[-1]:
@@ -88,7 +95,7 @@ class History(NamedTuple):
         return self
 
     def with_room(self, capacity: int) -> Self:
-        """Return a copy with room for `capacity` steps in all."""
+        """Return a copy with room for `capacity` steps in total."""
         more = capacity - self.tokens_BTK.shape[1]
         return self.__class__(
             F.pad(self.tokens_BTK, (0, 0, 0, more)),
@@ -101,14 +108,14 @@ R = TypeVar("R", Live, Finished, History)
 
 
 def select_rows(record: R, rows_B: Tensor) -> R:
-    """Return the record of these sentences, in this order."""
+    """Return the record for the sentences in these rows, in this order."""
     return record.__class__(*(values[rows_B] for values in record))
 
 
 def trace_back(
     finished: Finished, history: History, source_mask_BS: Tensor, rows: list[int], *, eos: int, most: int
 ) -> list[list[Hypothesis]]:
-    """Build the finished hypotheses of these rows from the history: best first, at most `most` for each row."""
+    """Build the finished hypotheses of these rows from the history: at most `most` per row, best first."""
     rows_B = torch.tensor(rows, dtype=torch.long, device=source_mask_BS.device)
     of_rows = zip(
         *(values_BK[rows_B, :most].tolist() for values_BK in finished),

@@ -1,4 +1,4 @@
-"""The searcher with models in this process: beam search, greedy search or sampling; on a GPU in CUDA graphs."""
+"""The searcher that runs models in this process: beam search, greedy search or sampling; on a GPU, in CUDA graphs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -14,20 +14,20 @@ from nmtcli.search.rules import BeamProgram, Runner
 from nmtcli.search.sampling import StepwiseProgram
 from nmtcli.search.searchers import BatchSizes, Found
 
-BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}
+BATCH_TOKENS = {"cpu": 4096, "cuda": 32_768}  # `BatchSizes.tokens` for each type of device
 
 
 class ModelSearcher:
-    """A `search.searchers.Searcher` with one model or an ensemble.
+    """A `search.searchers.Searcher` that runs one model or an ensemble in this process.
 
     Args:
         models: in eval mode, all on one device, with the same vocabularies.
-        rules: settings of the search; `choose_scoring` chooses their scoring.
-        forbidden_ids: disallowed tokens.
+        rules: settings of the search; `choose_scoring` selects the kind of scores.
+        forbidden_ids: ids of tokens that are never emitted.
         device: device of the models.
-        shortlist: argument of `Ensemble`.
-        runner: takes the steps; None: CUDA graphs where they can be used, else one step at a time.
-        after_batch: called after every batch.
+        shortlist: see `Ensemble`.
+        runner: takes the steps; None: CUDA graphs on a GPU unless attention is recorded, otherwise one step at a time.
+        after_batch: called after every batch, if given.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ModelSearcher:
         forbidden = torch.tensor(forbidden_ids, device=device)
         self._ensemble = Ensemble(models, forbidden, scoring=rules.scoring, shortlist=shortlist)
         if runner is None:
-            # The size of a shortlist depends on the words of the source, so starts with one have no fixed shape.
+            # The size of a shortlist depends on the words in the source: the initial state then has no fixed shape.
             runner = Graphs(captures_starts=shortlist is None) if _uses_graphs(rules, device) else Runner()
         self._runner = runner
         self._after_batch = after_batch
@@ -61,7 +61,7 @@ class ModelSearcher:
         return found
 
     def search_all(self, batches: Iterable[SearchBatch]) -> Iterator[Found]:
-        """Search batches one after the other."""
+        """Search batches one after the other; yield the hypotheses for each batch."""
         return map(self.search, batches)
 
     def _program(self) -> SearchProgram:
@@ -72,7 +72,7 @@ class ModelSearcher:
 
 
 def batch_sizes(rules: SearchRules, device: torch.device) -> BatchSizes:
-    """Return the batch sizes of a `ModelSearcher` on this device."""
+    """Return the preferred batch sizes of a `ModelSearcher` on this device."""
     return BatchSizes(hypotheses=rules.beam, tokens=BATCH_TOKENS[device.type], pads_rows=_uses_graphs(rules, device))
 
 
@@ -86,11 +86,11 @@ def choose_scoring(
     """Choose how hypotheses are scored.
 
     Args:
-        config: the options of the search.
+        config: the search options.
         device: device of the models.
         models: number of models.
-        by_logits: the models were trained to be searched by logits.
-        with_scores: scores are shown, so they have to be computed.
+        by_logits: True if the models were trained for search by logits.
+        with_scores: True if scores are printed, and so must be computed.
     """
     if by_logits:
         return Scoring.LOGIT

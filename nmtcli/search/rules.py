@@ -1,11 +1,12 @@
-"""Beam search: one step as a batched function from tensors to tensors, independent of the model.
+"""Beam search: one step as a batched function on tensors, independent of the model.
 
-Every step expands all hypotheses of all sentences at once. A hypothesis that ends in EOS among the best K candidates is
-finished; the best K others stay live. A sentence is finished when K of its hypotheses are, or when no live hypothesis
-can still enter the best ones that are wanted. The result of a sentence does not depend on its batch.
+Every step expands all hypotheses of all sentences at once. Candidates that end in EOS and are among the K best become
+finished hypotheses; the K best other candidates stay live. A sentence is finished when it has K finished hypotheses, or
+when no live hypothesis can still become one of the n best requested. The result for a sentence does not depend on its
+batch.
 
-On a GPU, steps are replayed as graphs (search/graphs.py), so their shapes never change and they return nothing to the
-host. On a CPU, the host inspects the result of every step, and work without effect is skipped.
+On a GPU, steps are replayed as CUDA graphs (search/graphs.py), so their shapes are fixed and they return no values to
+the host. On a CPU, the host inspects the result of every step and skips work that would have no effect.
 """
 
 from collections.abc import Callable
@@ -22,12 +23,16 @@ from nmtcli.search.hypotheses import Finished, History, Live, select_rows, trace
 
 
 class DecoderState(Protocol):
-    """The state that a model carries from step to step."""
+    """The state that a model carries from one step to the next."""
 
     def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> Self:
-        """Return the state of these sentences (None: all), with hypothesis k taken from hypothesis `parents_BK[b, k]`.
+        """Return the state for some sentences, with each hypothesis taken from its parent.
 
-        The state on which this is called must not be used again: its tensors may be reused.
+        The old state must not be used afterwards: its tensors may be overwritten.
+
+        Args:
+            sentences_B: indices of the sentences to keep, in their new order; None: all sentences.
+            parents_BK: index k, in the old state, of the hypothesis that each new hypothesis continues.
         """
 
 
@@ -38,9 +43,9 @@ class Choices(NamedTuple):
     """Candidates for the next token of each hypothesis.
 
     Attributes:
-        log_probs_BKC: log-probabilities of C tokens (or logits); minus infinity for disallowed ones.
+        log_probs_BKC: log-probabilities (or logits) of C tokens; minus infinity for disallowed tokens.
         ids_BKC: ids of the tokens.
-        eos_BK: log-probability of EOS, whether or not it is among the C tokens.
+        eos_BK: log-probability (or logit) of EOS, whether or not it is among the C tokens.
     """
 
     log_probs_BKC: Tensor
@@ -55,13 +60,13 @@ class AutoregressiveModel(Protocol[S]):
         """Encode the sources; return the state before the first step, with `hypotheses` rows for each sentence."""
 
     def step(self, tokens_BK: Tensor, state: S, count: int | None) -> tuple[Choices, Tensor, S]:
-        """Take one step.
+        """Take one decoding step.
 
         Args:
-            tokens_BK: the last tokens.
+            tokens_BK: last token of each hypothesis.
             state: state before the step.
-            count: return the `count` likeliest tokens, best first (all, if there are fewer); None: all tokens by
-                rising id.
+            count: number of tokens to return, the most probable first (all tokens if there are fewer); None: return all
+                tokens, in the order of their ids.
         Returns:
             the choices, the attention weights_BKS, and the next state.
         """
@@ -83,17 +88,17 @@ def coverage_penalty(coverage_BKS: Tensor, mask_BS: Tensor, beta: float) -> Tens
 
 
 class BeamState(NamedTuple, Generic[S]):
-    """State of a beam search over B sentences after some steps.
+    """State of a beam search over B sentences, between two steps.
 
     Attributes:
-        live, finished: hypotheses.
-        history: their tokens.
+        live, finished: live and finished hypotheses.
+        history: tokens, back-pointers and attention of the steps so far.
         model_state: the model's state after the last step.
-        parents_BK: row of `model_state` that each live hypothesis continues; None: its own row.
+        parents_BK: index k, in `model_state`, of the hypothesis that each live hypothesis continues; None: its own k.
         length_1: number of steps so far.
         done_B: True for finished sentences and padding rows.
-        max_lengths_B: longest hypothesis, EOS included [tokens].
-        longest_penalty_B: length penalty of a hypothesis of that length.
+        max_lengths_B: maximum length of hypotheses, EOS included [tokens].
+        longest_penalty_B: length penalty of a hypothesis with the maximum length.
         source_mask_BS: True on real source tokens.
     """
 
@@ -109,12 +114,12 @@ class BeamState(NamedTuple, Generic[S]):
     source_mask_BS: Tensor
 
     def with_rows(self, kept: list[int], rows: int, *, is_fixed: bool) -> "BeamState[S]":
-        """Return the state of these rows, with padding rows, which count as done, up to `rows`.
+        """Return the state for the rows in `kept`, followed by padding rows, which count as done.
 
         Args:
-            kept: the rows that stay, in their new order.
-            rows: number of rows of the new state.
-            is_fixed: `Runner.is_fixed`.
+            kept: indices of the rows to keep, in their new order.
+            rows: number of rows in the new state, padding rows included.
+            is_fixed: see `Runner`.
         """
         device = self.done_B.device
         rows_B = torch.tensor([*kept, *[kept[0]] * (rows - len(kept))], device=device)
@@ -137,39 +142,39 @@ class BeamState(NamedTuple, Generic[S]):
 
 
 def own_parents(sentences: int, beam: int, device: torch.device) -> Tensor:
-    """Return parents_BK in which each hypothesis continues its own row."""
+    """Return parents_BK for hypotheses that each continue their own row."""
     return torch.arange(beam, device=device).repeat(sentences, 1)
 
 
 class Runner:
-    """Runs one step at a time, without padding; `search.graphs.Graphs` runs several in a CUDA graph.
+    """Runs one step at a time, without padding; `search.graphs.Graphs` runs several steps in a CUDA graph.
 
     Attributes:
-        steps: number of steps after which the host checks for finished sentences.
-        is_fixed: shapes must not depend on values, even if some work is wasted.
+        steps: number of steps in one call of `run`, after which the host checks for finished sentences.
+        is_fixed: True if shapes must not depend on the values in tensors, even if this wastes some work.
     """
 
     steps = 1
     is_fixed = False
 
     def rows(self, sentences: int) -> int:
-        """Return the number of rows, padding included, for a number of sentences."""
+        """Return the number of rows, padding included, for `sentences` sentences."""
         return sentences
 
     def width(self, source: int) -> int:
-        """Return the length to which sources are padded."""
+        """Return the length to which sources are padded, given the longest source [tokens]."""
         return source
 
     def capacity(self, longest: int) -> int:
-        """Return the number of steps that the history has room for at first."""
+        """Return the initial capacity of the history, given the maximum length of hypotheses [steps]."""
         return min(longest, 16)
 
     def begin(self, start: Callable[[Tensor, Tensor], S], source_BS: Tensor, mask_BS: Tensor) -> S:
-        """Return the state before the first step: `start` of the source."""
+        """Return the initial state, `start(source_BS, mask_BS)`."""
         return start(source_BS, mask_BS)
 
     def run(self, step: Callable[[BeamState[S]], BeamState[S]], state: BeamState[S]) -> BeamState[S]:
-        """Take `steps` steps."""
+        """Take `steps` steps; return the state after them."""
         return step(state)
 
 
@@ -190,10 +195,10 @@ class BeamStep(Generic[S]):
     Attributes:
         model: predicts the next tokens.
         rules: settings of the search.
-        is_fixed: `Runner.is_fixed`.
-        penalties_T: length penalty of each length.
-        never: minus infinity as a tensor on the device; a Python number would cost a kernel at each use.
-        only_first_C: 0 for the first of the 2K choices, minus infinity for the others.
+        is_fixed: see `Runner`.
+        penalties_T: length penalty for each length, from 0.
+        never: minus infinity as a tensor on the device; a Python number would need an extra kernel at each use.
+        only_first_C: 0 for the first of the 2K choices, minus infinity for the others; leaves EOS as the only choice.
     """
 
     model: AutoregressiveModel[S]
@@ -262,7 +267,7 @@ class BeamStep(Generic[S]):
         )
 
     def _only_eos(self, choices: Choices, last_B: Tensor) -> Choices:
-        """Return the choices, with EOS as the only one in sentences that reach their maximal length."""
+        """Return the choices, with EOS as the only choice in sentences that reach their maximum length."""
         last_B11 = last_B[:, None, None]
         only_eos_BKC = choices.eos_BK.unsqueeze(2) + self.only_first_C[: choices.ids_BKC.shape[2]]
         return choices._replace(
@@ -271,7 +276,7 @@ class BeamStep(Generic[S]):
         )
 
     def _candidates(self, live: Live, choices: Choices) -> tuple[Tensor, Tensor]:
-        """Return scores_BC of each sentence's best 2K extensions, and flat_BC, their indices in the K * C choices."""
+        """Return scores_BC of each sentence's 2K best candidates, and flat_BC, their indices in the K * C choices."""
         before_BK1 = live.scores_BK.unsqueeze(-1)
         if self.rules.scoring is not Scoring.LOG_PROBABILITY:
             before_BK1 = torch.where(before_BK1.isfinite(), 0.0, before_BK1)  # minus infinity marks an empty row
@@ -279,10 +284,11 @@ class BeamStep(Generic[S]):
         return totals_BN.topk(min(2 * self.rules.beam, totals_BN.shape[1]))
 
     def _done(self, finished: Finished, scores_BK: Tensor, longest_penalty_B: Tensor) -> Tensor:
-        """Return done_B: True where K hypotheses are finished, or no live one can still become one of the best.
+        """Return done_B: True where K hypotheses are finished, or no live hypothesis can still enter the `best` best.
 
-        Log-probabilities can only fall, so the current score over the largest length penalty bounds what a hypothesis
-        can reach. The caller adds sentences at their maximal length, which are done even if scores are NaN.
+        Log-probabilities can only fall, so the best live score divided by the largest length penalty is an upper bound
+        for all live hypotheses. The caller also marks sentences at their maximum length as done, even if scores
+        are NaN.
         """
         reachable_B = scores_BK[:, 0] / longest_penalty_B
         if self.rules.scoring is not Scoring.LOG_PROBABILITY:
@@ -292,20 +298,21 @@ class BeamStep(Generic[S]):
 
 
 class BeamProgram(Generic[S]):
-    """Beam search of one batch: a `search.host.SearchProgram`.
+    """Beam search for one batch; implements `search.host.SearchProgram`.
 
     Args:
         model: predicts the next tokens.
         rules: settings of the search. A beam of 1 is greedy search; a beam as large as the number of prefixes is
             exhaustive search.
         device: device of the model.
-        runner: takes the steps; it may be shared by searches with the same model and rules only.
+        runner: takes the steps; it may be shared only by searches with the same model and rules. None: a plain
+            `Runner`.
     """
 
     _step: BeamStep[S]
     _state: BeamState[S]
     _steps: int  # steps taken so far
-    _capacity: int  # steps that the history has room for
+    _capacity: int  # number of steps that the history has room for
 
     def __init__(
         self, model: AutoregressiveModel[S], rules: SearchRules, *, device: torch.device, runner: Runner | None = None
@@ -346,7 +353,7 @@ class BeamProgram(Generic[S]):
             self.keep(list(range(count)))
 
     def advance(self) -> None:
-        """Take the runner's number of steps; enlarge the history first if it is full."""
+        """Take `Runner.steps` steps; first enlarge the history if it has no room for them."""
         if self._steps + self._runner.steps > self._capacity:
             self._capacity *= 2
             self._state = self._state._replace(history=self._state.history.with_room(self._capacity))
@@ -354,20 +361,20 @@ class BeamProgram(Generic[S]):
         self._steps += self._runner.steps
 
     def done(self) -> list[bool]:
-        """Return True for each finished row; padding rows count as finished."""
+        """Return for each row whether it is finished; padding rows count as finished."""
         done: list[bool] = self._state.done_B.tolist()
         return done
 
     def rows_for(self, sentences: int) -> int:
-        """Return the runner's number of rows for a number of sentences."""
+        """Return the runner's number of rows for `sentences` sentences, padding included."""
         return self._runner.rows(sentences)
 
     def keep(self, rows: list[int]) -> None:
-        """Drop all but these rows, put them in this order, and pad."""
+        """Keep only these rows, in this order, and add padding rows."""
         self._state = self._state.with_rows(rows, self.rows_for(len(rows)), is_fixed=self._runner.is_fixed)
 
     def results(self, rows: list[int]) -> list[list[Hypothesis]]:
-        """Return the finished hypotheses of these rows, best first."""
+        """Return the finished hypotheses of each of these rows, best first."""
         state, rules = self._state, self._rules
         return trace_back(
             state.finished,
@@ -385,5 +392,5 @@ def _of_parents(values_BKS: Tensor, parents_BK: Tensor) -> Tensor:
 
 
 def _without_waiting(values: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor from the host to the device without waiting for the GPU to finish its queue."""
+    """Copy a tensor from the host to the device without waiting for the kernels queued on the GPU."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values

@@ -1,4 +1,4 @@
-"""Greedy search and sampling: hypotheses that grow by one token at a time and never branch."""
+"""Greedy search and sampling: hypotheses grow one token at a time and never branch."""
 
 from typing import Generic, NamedTuple
 
@@ -12,15 +12,16 @@ from nmtcli.search.rules import AutoregressiveModel, Choices, Runner, S, encode_
 
 
 def truncate(log_probs_BKV: Tensor, *, top_k: int, top_p: float, temperature: float) -> Tensor:
-    """Truncate a distribution for sampling.
+    """Apply temperature, top-k and top-p, in this order, to next-token distributions.
 
     Args:
-        log_probs_BKV: log-probabilities of the model.
-        top_k: keep the `top_k` most probable tokens; 0: all.
-        top_p: of those, keep the smallest set with this total probability; the most probable token always stays.
-        temperature: before that, raise probabilities to the power 1 / temperature.
+        log_probs_BKV: log-probabilities predicted by the model.
+        top_k: keep the `top_k` most probable tokens; 0: keep all tokens.
+        top_p: of those, keep the smallest set whose total probability is at least `top_p`; 1: keep all. The most
+            probable token is always kept.
+        temperature: raise probabilities to the power 1 / temperature.
     Returns:
-        probabilities_BKV, which sum to 1 and are exactly 0 for tokens that were cut.
+        probabilities_BKV, which sum to 1 and are exactly 0 for removed tokens.
     Source:
         top-k: Fan et al. 2018; top-p: Holtzman et al. 2020.
     """
@@ -39,7 +40,7 @@ def truncate(log_probs_BKV: Tensor, *, top_k: int, top_p: float, temperature: fl
 
 
 def draw(probabilities_BKV: Tensor, uniform_BK: Tensor) -> Tensor:
-    """Draw tokens by inverting the cumulative distribution; a token of probability 0 is never drawn.
+    """Draw tokens by inverting the cumulative distribution; a token with probability 0 is never drawn.
 
     Args:
         probabilities_BKV: distributions that sum to 1.
@@ -56,16 +57,16 @@ def draw(probabilities_BKV: Tensor, uniform_BK: Tensor) -> Tensor:
 
 
 class StepwiseState(NamedTuple):
-    """State of greedy search or sampling of B sentences, K hypotheses each, after some steps.
+    """State of greedy search or sampling for B sentences with K hypotheses each, between two steps.
 
     Attributes:
-        tokens_BK: the last tokens.
-        scores_BK: scores of the hypotheses; they no longer change once a hypothesis is finished.
-        lengths_BK: lengths of finished hypotheses, EOS included [tokens]; 0 for live ones.
-        own_BK: index k of each hypothesis, which is also its parent.
-        max_lengths_B: longest hypothesis, EOS included [tokens].
+        tokens_BK: last token of each hypothesis.
+        scores_BK: score of each hypothesis; fixed once the hypothesis is finished.
+        lengths_BK: lengths of finished hypotheses, EOS included [tokens]; 0 for live hypotheses.
+        own_BK: index k of each hypothesis, which is also its parent's index.
+        max_lengths_B: maximum length of hypotheses, EOS included [tokens].
         source_mask_BS: True on real source tokens.
-        uniform_BKT: a random number for each token; None: greedy search.
+        uniform_BKT: one random number for each token; None: greedy search.
     """
 
     tokens_BK: Tensor
@@ -78,15 +79,15 @@ class StepwiseState(NamedTuple):
 
 
 class StepwiseProgram(Generic[S]):
-    """Greedy search, or K samples of each sentence, for one batch: a `search.host.SearchProgram`.
+    """Greedy search, or sampling of K hypotheses per sentence, for one batch; implements `search.host.SearchProgram`.
 
-    Log-probabilities of samples are the model's, before any truncation.
+    The log-probabilities of samples are those predicted by the model, before temperature and truncation.
 
     Args:
         model: predicts the next tokens.
         rules: settings of the search; without `sampling`, the beam must be 1.
         device: device of the model.
-        runner: computes the first state.
+        runner: pads the sources and computes the initial state; None: a plain `Runner`.
     """
 
     _state: StepwiseState
@@ -122,7 +123,7 @@ class StepwiseProgram(Generic[S]):
         )
 
     def advance(self) -> None:
-        """Take one step."""
+        """Take one step with all hypotheses."""
         state, eos, steps = self._state, self._rules.eos, len(self._tokens)
         count = None if self._rules.sampling else 1
         choices, weights_BKS, self._model_state = self._model.step(state.tokens_BK, self._model_state, count)
@@ -143,7 +144,7 @@ class StepwiseProgram(Generic[S]):
         )
 
     def _chosen(self, choices: Choices, uniform_BKT: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the next tokens, tokens_BK, and their log-probabilities or logits."""
+        """Choose the next tokens; return tokens_BK and their log-probabilities (or logits)."""
         sampling = self._rules.sampling
         if sampling is None or uniform_BKT is None:
             return choices.ids_BKC[..., 0], choices.log_probs_BKC[..., 0]
@@ -157,7 +158,7 @@ class StepwiseProgram(Generic[S]):
         return tokens_BK1.squeeze(-1), log_probs_BK1.squeeze(-1)
 
     def done(self) -> list[bool]:
-        """Return True for each sentence with all hypotheses finished."""
+        """Return for each sentence whether all its hypotheses are finished."""
         done: list[bool] = (self._state.lengths_BK > 0).all(dim=1).tolist()
         return done
 
@@ -166,7 +167,7 @@ class StepwiseProgram(Generic[S]):
         return sentences
 
     def keep(self, rows: list[int]) -> None:
-        """Drop all but these rows, and put them in this order."""
+        """Keep only these rows, in this order."""
         rows_B = torch.tensor(rows, dtype=torch.long, device=self._device)
         state, uniform_BKT = self._state, self._state.uniform_BKT
         self._model_state = self._model_state.select(rows_B, state.own_BK[rows_B])
@@ -183,7 +184,7 @@ class StepwiseProgram(Generic[S]):
         )
 
     def results(self, rows: list[int]) -> list[list[Hypothesis]]:
-        """Return the hypotheses of these rows; samples in the order in which they were drawn, not by score."""
+        """Return the hypotheses of each of these rows; samples are in the order in which they were drawn."""
         state, rules = self._state, self._rules
         rows_B = torch.tensor(rows, dtype=torch.long, device=self._device)
         tokens_BKT = torch.stack(self._tokens, dim=2)[rows_B].tolist()
@@ -204,6 +205,6 @@ class StepwiseProgram(Generic[S]):
 
 
 def _as_array(values: Tensor) -> npt.NDArray[np.floating]:
-    """Convert a tensor to numpy, which has no bf16: in fp32 or better."""
+    """Convert a tensor to a numpy array in fp32 or better, since numpy has no bf16."""
     array: npt.NDArray[np.floating] = values.to(torch.promote_types(values.dtype, torch.float32)).cpu().numpy()
     return array

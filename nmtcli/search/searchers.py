@@ -1,7 +1,7 @@
-"""The protocol of searchers, and the one that runs worker processes. This module does not import torch.
+"""The protocol of searchers, and a searcher that runs worker processes. This module does not import torch.
 
-A translator groups sentences into batches and receives hypotheses; the searcher decides which models search, in which
-process and on which device. `model_searcher` has the searcher with models in this process.
+A translator passes batches of sentences to a searcher and receives hypotheses; the searcher decides which models run,
+in which process and on which device. The searcher that runs models in this process is in `model_searcher`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,10 +21,10 @@ class BatchSizes:
     """Preferred batch sizes of a searcher.
 
     Attributes:
-        hypotheses: beam size, or number of samples, of each sentence.
-        tokens: default of `--batch-tokens`: sentences * hypotheses * longest source [tokens].
+        hypotheses: beam size, or number of samples per sentence.
+        tokens: default of `--batch-tokens`: maximum of sentences * hypotheses * longest source in a batch [tokens].
         at_once: number of batches searched in parallel.
-        pads_rows: the number of rows of a batch is padded to `rounded_up`.
+        pads_rows: True if the searcher pads the number of rows in a batch to `rounded_up`.
     """
 
     hypotheses: int
@@ -33,32 +33,32 @@ class BatchSizes:
     pads_rows: bool = False
 
     def full(self, sentences: int) -> int:
-        """Largest batch up to `sentences` that needs no padding rows."""
+        """Return the largest batch size, at most `sentences`, that needs no padding rows."""
         if not self.pads_rows:
             return sentences
         return max(number for number in range(1, sentences + 1) if rounded_up(number) == number)
 
 
 class Searcher(Protocol):
-    """Finds the hypotheses of sentences."""
+    """Finds the hypotheses for source sentences."""
 
     @property
     def sizes(self) -> BatchSizes:
-        """Preferred batch sizes."""
+        """Preferred batch sizes of this searcher."""
 
     def search(self, batch: SearchBatch) -> Found:
         """Search one batch; return the hypotheses of each sentence, best first."""
 
     def search_all(self, batches: Iterable[SearchBatch]) -> Iterator[Found]:
-        """Search batches, in parallel where the searcher can; yield their hypotheses in the order of the batches."""
+        """Search batches, possibly in parallel; yield the hypotheses for each batch, in the order of the batches."""
 
 
 class WorkerSearcher:
     """Distributes batches over worker processes (`data.parallel.workers`).
 
     Args:
-        answers: sends batches to the workers, and yields their hypotheses in the order of the batches.
-        sizes: preferred batch sizes.
+        answers: function that sends batches to the workers and yields the hypotheses for each batch, in order.
+        sizes: preferred batch sizes of this searcher.
     """
 
     def __init__(self, answers: Callable[[Iterable[SearchBatch]], Iterator[Found]], sizes: BatchSizes) -> None:
@@ -66,22 +66,22 @@ class WorkerSearcher:
         self.sizes = sizes
 
     def search(self, batch: SearchBatch) -> Found:
-        """Search one batch, in one of the workers."""
+        """Search one batch in one of the workers; return the hypotheses of each sentence, best first."""
         (found,) = self._answers([batch])
         return found
 
     def search_all(self, batches: Iterable[SearchBatch]) -> Iterator[Found]:
-        """Search batches in all workers; yield their hypotheses in the order of the batches."""
+        """Search batches in all workers; yield the hypotheses for each batch, in the order of the batches."""
         return self._answers(batches)
 
 
 @contextmanager
 def worker_searcher(makers: Sequence[Callable[[], Searcher]], sizes: BatchSizes) -> Iterator[Searcher]:
-    """Start worker processes; they exit at the end of the `with` block.
+    """Start worker processes, which exit at the end of the `with` block; yield a searcher that uses them.
 
     Args:
-        makers: one for each worker, which calls it at its first batch to make its searcher; it must be picklable.
-        sizes: preferred batch sizes of one such searcher.
+        makers: one function for each worker, which calls it at its first batch to make its searcher; must be picklable.
+        sizes: preferred batch sizes of one worker's searcher.
     """
     with workers([_InWorker(maker) for maker in makers]) as answers:
         yield WorkerSearcher(answers, replace(sizes, at_once=len(makers)))

@@ -16,7 +16,7 @@ from nmtcli.search.searchers import BatchSizes, Searcher
 
 
 class SubwordPair(NamedTuple):
-    """The subword models of both sides."""
+    """The subword models for source and target."""
 
     source: Subword
     target: Subword
@@ -26,8 +26,8 @@ class Candidate(NamedTuple):
     """One translation of a line.
 
     Attributes:
-        text: detokenised.
-        hypothesis: ids, log-probability [nats] and score.
+        text: detokenised text.
+        hypothesis: token ids, log-probability [nats] and score.
     """
 
     text: str
@@ -39,8 +39,8 @@ class Translation(NamedTuple):
 
     Attributes:
         candidates: best first; empty for a blank line.
-        source_ids: EOS at the end.
-        was_cut: the line was longer than `max_source_length`, and its end was cut off.
+        source_ids: subword ids of the line, ending in EOS.
+        was_cut: True if the line was longer than `max_source_length`, so that its end was cut off.
     """
 
     candidates: list[Candidate]
@@ -54,12 +54,12 @@ class Translation(NamedTuple):
 
 
 class LineTranslator:
-    """Translates lines: handles text, order and batches, and leaves the search to a searcher.
+    """Translates lines: handles text, order and batching, and leaves the search to a searcher.
 
     Args:
-        searcher: finds the hypotheses of a batch.
+        searcher: finds the hypotheses for a batch.
         text: the subword models.
-        config: limits of lengths and batches.
+        config: maximum lengths and batch size.
     """
 
     def __init__(self, searcher: Searcher, text: SubwordPair, config: SearchConfig) -> None:
@@ -71,8 +71,8 @@ class LineTranslator:
         """Translate each line; return the translations in the order of the lines.
 
         Args:
-            lines: text, without line ends.
-            first_line: line number of the first line in its stream, from 0; sampling depends on it.
+            lines: lines of text, without line endings.
+            first_line: index of the first line in the input stream, from 0; random numbers for sampling depend on it.
         """
         limit = self._config.max_source_length
         encoded = self._text.source.encode_many(["" if is_blank(line) else line for line in lines])
@@ -92,14 +92,14 @@ class LineTranslator:
 def search_sentences(
     searcher: Searcher, sources: Sequence[list[int]], line_numbers: Sequence[int], config: SearchConfig
 ) -> list[list[Hypothesis]]:
-    """Search sentences in batches; return the hypotheses of each, best first, in the order of the sentences.
+    """Search sentences in batches; return the hypotheses of each sentence, best first, in input order.
 
     Args:
-        searcher: finds the hypotheses of a batch.
-        sources: ids, EOS at the end. EOS alone (white space, or only characters that the subword model drops) gets no
-            hypothesis.
-        line_numbers: with the seed, they determine the random numbers of sampling.
-        config: limits of lengths and batches.
+        searcher: finds the hypotheses for a batch.
+        sources: ids of each sentence, ending in EOS. A sentence with EOS alone (white space, or only characters that
+            the subword model drops) gets no hypotheses.
+        line_numbers: line number of each sentence; with the seed, it determines the random numbers for sampling.
+        config: maximum lengths and batch size.
     """
     found: list[list[Hypothesis]] = [[] for _ in sources]
     order = sorted((n for n, ids in enumerate(sources) if len(ids) > 1), key=lambda n: (len(sources[n]), n))
@@ -117,22 +117,23 @@ def search_sentences(
 
 
 def _batches(order: list[int], sources: Sequence[list[int]], sizes: BatchSizes, limit: int) -> list[list[int]]:
-    """Group sentences into batches.
+    """Group sentences into batches; return the indices of the sentences in each batch.
 
     Args:
-        order: indices of the sentences by rising length, so that the last one of a batch is its longest.
+        order: indices of the sentences, sorted by length, so that the last sentence in a batch is the longest.
         sources: ids of all sentences.
-        sizes: batch sizes of the searcher. If it searches several batches in parallel, their number is a multiple of
-            `at_once`, and all are about the same size.
-        limit: sentences * hypotheses * longest source of a batch; one sentence alone may exceed it [tokens].
+        sizes: preferred batch sizes. If the searcher runs several batches in parallel, the number of batches returned
+            is a multiple of `sizes.at_once` where possible, and they are of roughly equal size.
+        limit: maximum of sentences * hypotheses * longest source in a batch; one sentence alone may exceed it
+            [tokens].
     """
-    share = math.inf  # tokens of a batch if the batches are searched in parallel
+    share = math.inf  # target size of a batch if batches are searched in parallel [tokens]
     if sizes.at_once > 1:
         tokens = sizes.hypotheses * sum(len(sources[number]) for number in order)
         share = tokens / (sizes.at_once * max(1, math.ceil(tokens / limit / sizes.at_once)))
     batches: list[list[int]] = []
     batch: list[int] = []
-    before = 0  # tokens in all batches so far
+    before = 0  # tokens in all batches so far, the current batch included
     for number in order:
         size = sizes.hypotheses * len(sources[number])
         if batch and ((len(batch) + 1) * size > limit or before >= share * (len(batches) + 1)):
