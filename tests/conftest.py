@@ -17,7 +17,7 @@ from hypothesis import settings
 
 from nmtcli import cli
 
-pytest.register_assert_rewrite("tests.oracles")
+pytest.register_assert_rewrite("tests.oracles", "tests.training.run")
 
 settings.register_profile("shared machine", deadline=None)  # the machines of the tests are shared and small
 settings.load_profile("shared machine")
