@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type chaos bench bench-gpu fmt clean
+.PHONY: help setup demo quick test lint type chaos bench bench-gpu fmt clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: setup  ## learn English to Chinese from a small grammar, translate and score (minutes, no network)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" recipes/demo/run.sh
+
+quick: lint type  ## lint, types and the tests that need no training (under 90 seconds on two cores)
+	$(BIN)/python -m pytest -m "not slow"
 
 test: lint type  ## lint, types and all tests (NMT_CORPORA=dir: also those that need real corpora)
 	$(BIN)/python -m pytest

@@ -16,7 +16,7 @@ from hypothesis import settings
 
 from nmtcli import cli
 
-pytest.register_assert_rewrite("tests.oracles")
+pytest.register_assert_rewrite("tests.oracles", "tests.training.run")
 
 settings.register_profile("shared machine", deadline=None)  # test machines are small and shared
 settings.load_profile("shared machine")
@@ -91,6 +91,21 @@ def run_in_process(*arguments: str | Path, stdin: bytes = b"") -> Result:
             stream.flush()
     out, err = (content.getvalue() for content in contents[1:])
     return Result(code, out, err.decode())
+
+
+# What `make quick` leaves out: tests that train or use what was trained, known by their fixtures, and whole modules.
+TRAINING_FIXTURES = {"nmt", "data", "other_data", "trained", "model"}
+SLOW_MODULES = {"recipes", "test_pipeline", "losses/test_beam"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests as slow that need training or are in a slow module."""
+    here = Path(__file__).parent
+    for item in items:
+        module = item.path.relative_to(here).with_suffix("").as_posix() if item.path.is_relative_to(here) else ""
+        if TRAINING_FIXTURES & set(getattr(item, "fixturenames", ())) or SLOW_MODULES & {module, module.split("/")[0]}:
+            item.add_marker("slow")
 
 
 @pytest.fixture(scope="session")

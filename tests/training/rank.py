@@ -9,7 +9,6 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,31 +22,8 @@ from nmtcli.model.seq2seq import Seq2Seq
 from nmtcli.training.assembly import assembled, begun
 from nmtcli.training.distributed import joined
 from nmtcli.training.loop import Trainer
-from nmtcli.training.progress import Progress
-from nmtcli.training.validation import Validation
 from tests.training.on_cpu import ON_CPU
-
-
-class Silent:
-    """Nobody is told."""
-
-    def updated(self, progress: Progress, batches_per_epoch: int) -> None:
-        return
-
-    def logged(self, record: dict[str, Any]) -> None:
-        return
-
-    def validated(self, record: dict[str, Any], validation: Validation) -> None:
-        return
-
-    def skipped(self, update: int, norm: float) -> None:
-        return
-
-    def split(self, update: int, batch: Batch) -> None:
-        return
-
-    def save_failed(self, update: int, error: OSError) -> None:
-        return
+from tests.training.run import Events
 
 
 class Watched:
@@ -96,7 +72,7 @@ def main(data_path: str, out: str, loss_name: str, updates: str, accumulate: str
         world.broadcast(None)  # each rank has read the state before the first one replaces it
         parts.writer.create(data.path / "source.model", data.path / "target.model", None)
         world.broadcast(None)
-        Trainer(parts, events=Silent(), signal_seen=lambda: 0).run()
+        Trainer(parts, events=Events(), signal_seen=lambda: 0).run()
         Path(f"{out}/seen-{world.rank}.json").write_text(json.dumps(watched.seen), encoding="utf-8")
 
 
