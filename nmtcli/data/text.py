@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 STDIN = "-"
 _BOM = b"\xef\xbb\xbf"
-_BLOCK = 1 << 17  # size of the blocks in which .zst files are read [bytes]
+_CHUNK = 1 << 17  # size of the blocks in which .zst files are read [bytes]
 _PAIRS = 1000  # pairs that `read_pairs` reads at a time
 
 
