@@ -131,9 +131,9 @@ def test_every_nmt_line_runs_in_order(name: str, nmt: Nmt, tmp_path: Path, monke
     monkeypatch.setitem(cli.nmt.context_settings, "default_map", SMALL)
     write_corpus()
     lines = commands(PAGES[name])
-    verbs = [line.split()[1] for line in lines]
+    names = [line.split()[1] for line in lines]
     if name == "README.md":
-        assert verbs[:4] == ["preprocess", "train", "translate", "score"]
+        assert names[:4] == ["preprocess", "train", "translate", "score"]
     else:  # other pages start from what the README's first two lines make, unless they make it themselves
         lines = [line for line in commands(README)[:2] if line not in lines] + lines
     for line in lines:

@@ -9,7 +9,7 @@
     train.target.tokens.npy  train.target.offsets.npy     the same for the target side
     train.hashes.npy             only with --dedup: uint64, two numbers per pair (see clean.py); needed for
                                  --append --dedup
-    valid.source.txt  valid.target.txt                    raw text, UTF-8; every line ends in "\\n"; no other line ends
+    valid.source.txt  valid.target.txt                    raw text, UTF-8; every line, even the last, ends in "\\n" only
     test.1.source.txt  test.1.target.txt  test.2.…        the same for each `--test`, in the order given
 
 `meta.json` is one JSON object in UTF-8. Its keys, in this order:

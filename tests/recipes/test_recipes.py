@@ -40,11 +40,11 @@ tatoeba: Any = load("tatoeba-zh-en/split_tatoeba.py")
 def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The commands that were called; they do nothing."""
     calls: list[str] = []
-    for verb in REQUIRED:
-        module = ModuleType(f"nmtcli.commands.{verb}")
-        vars(module)["run"] = lambda *_, verb=verb: calls.append(verb)
+    for command in REQUIRED:
+        module = ModuleType(f"nmtcli.commands.{command}")
+        vars(module)["run"] = lambda *_, command=command: calls.append(command)
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr(nmtcli.commands, verb, module, raising=False)
+        monkeypatch.setattr(nmtcli.commands, command, module, raising=False)
     return calls
 
 
