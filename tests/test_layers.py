@@ -9,25 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.layers import LAYERS, PLANNED
+
 PACKAGE = Path(__file__).parents[1] / "nmtcli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# from the top down; a module or package may import those in its own row or below it
-LAYERS = [
-    {"__main__"},
-    {"cli", "options"},
-    {"commands"},
-    {"training"},
-    {"losses"},
-    {"runtime"},
-    {"search"},
-    {"scoring"},
-    {"store"},
-    {"model"},
-    {"data"},
-    {"console", "config", "knobs", "ranks", "errors", "__init__"},
-]
-PLANNED = {"runtime"}  # exported graphs: it has a row, but no module yet
 LAYER_OF = {package: layer for layer, packages in enumerate(LAYERS) for package in packages}
 COMMANDS = {"preprocess", "train", "translate", "score"}
 AXES = re.compile(r"_*[a-z].*_([A-Z0-9]*[A-Z][A-Z0-9]*)")  # `memory_BSH` has axes BSH

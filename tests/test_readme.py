@@ -22,7 +22,7 @@ from nmtcli import __version__, cli, config, errors
 from nmtcli.config import ARCHITECTURE_SOURCES, ARCHITECTURES, LOSSES
 from nmtcli.knobs import Config, knob_of, option_text
 from tests.conftest import Nmt
-from tests.test_layers import LAYERS, PLANNED
+from tests.layers import LAYERS, PLANNED
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
