@@ -52,7 +52,7 @@ def _defaults() -> dict[str, Any]:
 
 
 def added(old: DataDirectory, facts: dict[str, Any]) -> dict[str, Any]:
-    """Combine the facts in the meta.json of `old` with the facts about the appended pairs, for the new meta.json."""
+    """Merge `facts`, the entries for the appended pairs, into the meta.json of `old`; return the new meta.json."""
     meta = old.meta
     cleaning = {rule: meta["cleaning"].get(rule, 0) + count for rule, count in facts["cleaning"].items()}
     kept = {name: meta[name] for name in ("subword", "joint", "user_words", "config")}

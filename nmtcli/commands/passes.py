@@ -39,14 +39,14 @@ class PassState:
     """Progress of a run of `nmt preprocess`, saved so that the run can resume.
 
     Attributes:
-        encodes: False in the first pass, True in the second.
+        encodes: False in the first pass, True in the second pass.
         read: number of pairs read in the current pass.
-        blank: first pass: number of pairs with a blank side.
+        blank: number of pairs with a blank side, counted in the first pass.
         examined: total number of pairs; None until the first pass is completed, or if it was skipped.
-        words: first pass: number of occurrences of each word of --user-words, in the source and in the target.
+        words: number of occurrences of each word of --user-words in the source and in the target (first pass).
         user_words: the entry `user_words` of meta.json.
-        report: second pass: numbers of pairs kept and dropped by each rule (see `CleaningReport`).
-        kept: second pass: number of pairs kept from each training text.
+        report: numbers of pairs read, dropped by each rule, and kept in the second pass (see `CleaningReport`).
+        kept: number of pairs kept from each training text in the second pass.
     """
 
     encodes: bool = False
@@ -60,7 +60,7 @@ class PassState:
 
 
 def _blocks(config: PreprocessConfig, after: int) -> Iterator[tuple[int, PairBlock]]:
-    """Yield each block after the first `after` pairs, preceded by the index of its training text."""
+    """Yield (index of the training text, block) for each block after the first `after` pairs."""
     read = 0
     for text, prefix in enumerate(config.train):
         for block in read_blocks(prefix, config.source_lang, config.target_lang, PAIRS_AT_ONCE):
@@ -72,10 +72,10 @@ def _blocks(config: PreprocessConfig, after: int) -> Iterator[tuple[int, PairBlo
 def _spread(
     function: Callable[[Item], Result], items: Iterable[Item], config: PreprocessConfig, *, alone: int
 ) -> Generator[Result, None, None]:
-    """Yield the function's result for each item, in order, computed on a Ray cluster, by workers or in this process.
+    """Yield the function's result for each item, in order, computed on a Ray cluster, in workers or in this process.
 
     Args:
-        alone: maximum number of items for which no worker processes are started.
+        alone: maximum number of items that this process handles itself, without starting workers (ignored with Ray).
     """
     if config.engine == "ray":
         from nmtcli.data.cluster import in_order_on_ray
@@ -97,7 +97,7 @@ def first_pass(
 
     Args:
         state: the progress so far; updated in place.
-        old: the data directory that --append extends; None: the data directory is new.
+        old: the data directory that --append extends; None if the data directory is new.
 
     Raises:
         DataError: the text or the word list is invalid, or all pairs have a blank side.
@@ -165,7 +165,7 @@ def _add_known(duplicates: Duplicates, old: DataDirectory) -> None:
 
 
 class _PairWriter:
-    """A writer for both sides of the training pairs and, if `hashing`, their hashes."""
+    """A writer for both sides of the training pairs and, if `hashing` is True, for their hashes."""
 
     def __init__(self, unfinished: Unfinished, subwords: Sequence[Subword], *, hashing: bool) -> None:
         self._sides = [
@@ -254,7 +254,7 @@ def _with_repeats(
     Args:
         flags: a flag for each pair, True for a duplicate; None if duplicates are kept.
         place: position in `flags` of the first pair of the first block.
-        texts: the index of each block's training text is appended to this queue.
+        texts: queue to which the index of each block's training text is appended.
     """
     for text, block in blocks:
         texts.append(text)

@@ -143,7 +143,7 @@ def _keep_text(prefix: str, name: str, config: PreprocessConfig, directory: Path
 
 
 def _chosen_words(config: PreprocessConfig, state: PassState) -> list[Chosen]:
-    """Choose the words of --user-words that become pieces on each side, and record their numbers in `state`."""
+    """Choose the words of --user-words that become pieces on each side; record how many do and do not in `state`."""
     if state.user_words is None:
         return [Chosen([], 0, 0) for _ in SIDES]
     counts = [Counter(counts) for counts in state.words]

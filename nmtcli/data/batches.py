@@ -1,14 +1,14 @@
 """From pairs of ids to padded batches: token budget, length buckets, seeded order, and a position to resume from.
 
 For a given corpus and token budget, the plan of an epoch depends only on the seed and the epoch's number: the pairs
-are shuffled, sorted by length within windows, and cut into batches by the budget; then the batches are shuffled. A run
-that resumes at batch 17 of epoch 3 therefore sees the same batches as an uninterrupted run.
+are shuffled, sorted by length within windows, and cut into batches within the budget; then the batches are shuffled. A
+run that resumes at batch 17 of epoch 3 therefore sees the same batches as an uninterrupted run.
 
 An epoch of more than a million pairs is a sequence of blocks, each planned when it begins, so that the plan of a whole
 epoch is never in memory. A block consists of up to 64 runs of 16,384 neighbouring pairs; the runs come from all over
 the corpus and are drawn anew in each epoch. Each pair is still seen exactly once per epoch, unless several corpora are
-mixed (mixture.py), and the pairs of a block are fully shuffled. Neighbours in the corpus mostly fall into the same
-block, but among the pairs of up to 63 other runs.
+mixed (mixture.py), and the pairs of a block are fully shuffled. Pairs that are neighbours in the corpus mostly fall
+into the same block, where they are mixed with the pairs of up to 63 other runs.
 """
 
 import dataclasses
@@ -82,7 +82,7 @@ class Batch:
         )
 
     def halves(self) -> "tuple[Batch, Batch]":
-        """Split the batch (at least two sentences) into halves, each padded only to its own longest sentences."""
+        """Split a batch of at least two sentences into halves, each with only the padding that its sentences need."""
         middle = len(self.source_BS) // 2
         first, second = (self._rows(slice(None, middle)), self._rows(slice(middle, None)))
         return first, second
@@ -120,7 +120,10 @@ class Batch:
 
 
 def padded(sentences: Sequence[Ids], multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """Return ids_BS, padded on the right to a multiple of `multiple` tokens, and mask_BS, True on real tokens.
+    """Pad sentences on the right to one common length, a multiple of `multiple` [tokens].
+
+    Returns:
+        ids_BS, and mask_BS, which is True on real tokens.
 
     >>> padded([[7, 3], [3]])[0].tolist()
     [[7, 3], [3, 0]]
@@ -145,9 +148,10 @@ def cut(
     Args:
         order: pair indices, with pairs of similar length next to each other.
         longest: length of the longer side of each pair, by pair index [tokens].
-        batch_tokens: maximum of sentences times the longest side in a batch, padding included; a pair that exceeds it
-            becomes a batch of its own [tokens].
-        sentences: every batch of at least twice this size, except the last, is cut down to a multiple of it.
+        batch_tokens: maximum of the number of sentences times the longest side in a batch, padding included [tokens];
+            a single pair that exceeds this maximum becomes a batch of its own.
+        sentences: a batch of at least twice this many sentences, unless it is the last batch, is reduced to a multiple
+            of this number [sentences].
     """
     batches = []
     widths = _up(longest[order], LENGTHS).tolist()
@@ -180,9 +184,9 @@ def plan(
     Args:
         source_lengths, target_lengths: length of each pair's source and target, EOS counted [tokens].
         batch_tokens: as for `cut`.
-        seed, epoch, block: determine the random order; the block is None if the epoch has only one.
+        seed, epoch, block: determine the random order; `block` is None if the epoch has only one block.
     Returns:
-        an array for each batch, with the indices of its pairs in `source_lengths`.
+        an array for each batch: the indices, in `source_lengths`, of the pairs in the batch.
     """
     random = np.random.default_rng([seed, epoch] if block is None else [seed, epoch, block])
     shuffled = random.permutation(len(source_lengths))
@@ -196,17 +200,17 @@ def plan(
 
 
 def _by_length(source_lengths: npt.NDArray[np.int64], target_lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return pair indices in an order in which neighbours have similar lengths on both sides.
+    """Return the pair indices, sorted so that neighbouring pairs have similar lengths on both sides.
 
     Pairs are sorted by padded target length. Pairs of equal target length are sorted by source length, in ascending
-    and descending order by turns, so that the source length does not jump where the target length changes.
+    and descending order alternately, so that the source length does not jump where the target length changes.
     """
     target = -(-target_lengths // LENGTHS)
     return np.lexsort((np.where(target % 2, source_lengths, -source_lengths), target))
 
 
 def places_of_block(count: int, *, seed: int, epoch: int, block: int) -> npt.NDArray[np.int64]:
-    """Return the places (positions in an epoch) that belong to a block, ascending.
+    """Return the places (positions in an epoch) that belong to a block, in ascending order.
 
     Args:
         count: number of places in the epoch; each place holds a pair (see mixture.py).
@@ -226,7 +230,7 @@ def blocks_of(count: int) -> int:
 
 
 def batches_by_length(pairs: Sequence[tuple[Ids, Ids]], batch_tokens: int) -> list[npt.NDArray[np.int64]]:
-    """Cut pairs into batches of similar length, short pairs first, not shuffled; return arrays of pair indices."""
+    """Cut pairs into batches of similar length, shortest first; return an array of pair indices for each batch."""
     source_lengths = np.array([len(source) for source, _ in pairs], dtype=np.int64)
     target_lengths = np.array([len(target) for _, target in pairs], dtype=np.int64)
     return cut(_by_length(source_lengths, target_lengths), np.maximum(source_lengths, target_lengths), batch_tokens)
@@ -237,16 +241,16 @@ class TrainingBatches:
 
     Args:
         corpus: the training pairs as ids.
-        source_subword, target_subword: the subword models; used to check the ids and for subword sampling.
+        source_subword, target_subword: the subword models, used to check the ids and to sample segmentations.
         batch_tokens: as for `cut`.
         seed: determines the order of the batches and the sampled segmentations.
-        subword_alpha: strength of subword sampling (see `Subword.sample`); 0: use the ids on disk. The segmentation of
-            a sentence depends only on the seed, the epoch and the place in the epoch.
+        subword_alpha: strength of subword sampling (see `Subword.sample`); 0: no sampling, the ids on disk are used.
+            The segmentation of a sentence depends only on the seed, the epoch and the place in the epoch.
         workers: number of processes that prepare batches; 0: this process prepares them.
-        pin_memory: put batches into page-locked memory, for non-blocking copies to a GPU.
-        mixture: the pairs that make up an epoch; None: each pair of the corpus once.
-        share: (rank, ranks): take every `ranks`-th batch of a block, beginning with batch `rank` [from 0], counted from
-            the place in the block where the stream starts; by default all batches.
+        pin_memory: if True, put batches into page-locked memory, for non-blocking copies to a GPU.
+        mixture: the pairs that make up an epoch; None: an epoch has each pair of the corpus once.
+        share: (rank, ranks): yield only every `ranks`-th batch of a block, beginning with batch `rank`. Batches are
+            counted from 0 at the point in the block where the stream starts. By default all batches are yielded.
     Attributes:
         blocks: number of blocks in an epoch.
     """
@@ -291,7 +295,7 @@ class TrainingBatches:
         return self._plans[epoch, block]
 
     def shapes(self, epoch: int) -> list[tuple[int, int, int]]:
-        """Return the shape (B, S, T) of each batch in an epoch's first block, without subword sampling."""
+        """Return the shape (B, S, T) of each batch in the first block of an epoch, without subword sampling."""
         shapes = []
         for places in self.plan(epoch):
             source, target = self._corpus.lengths(self._mixture.pairs(places, epoch))
@@ -299,7 +303,7 @@ class TrainingBatches:
         return shapes
 
     def tokens(self, epoch: int) -> int:
-        """Return the number of tokens, source and target, in an epoch's first block, without subword sampling."""
+        """Return the number of source plus target tokens in the first block of an epoch, without subword sampling."""
         numbers = (self._mixture.pairs(places, epoch) for places in self.plan(epoch))
         return sum(int(side.sum()) for pairs in numbers for side in self._corpus.lengths(pairs))
 
@@ -340,8 +344,8 @@ class TrainingBatches:
 def loader_deaths() -> Iterator[None]:
     """Turn the death of a worker process of `TrainingBatches.stream` into a one-line error.
 
-    Torch raises its error wherever the main process happens to be, even while other contexts exit, so this context must
-    enclose all others.
+    Torch raises its error at whatever point the main process has reached, even while other contexts exit, so this
+    context must enclose all others.
 
     Raises:
         WorldError: a worker process died.
@@ -370,7 +374,7 @@ class _Batches(Dataset[Batch | DirectoryError]):
         self._alpha = alpha
 
     def __getitem__(self, key: tuple[int, npt.NDArray[np.int64]]) -> Batch | DirectoryError:
-        """Make a batch; return a DirectoryError rather than raise it, because the loader would add a long traceback."""
+        """Make a batch. A DirectoryError is returned, not raised, because the loader would add a long traceback."""
         epoch, places = key
         pairs = self._mixture.pairs(places, epoch)
         try:
@@ -404,6 +408,6 @@ class _Batches(Dataset[Batch | DirectoryError]):
 
 
 def _leave_signals_to_the_trainer(_: int) -> None:
-    """Ignore Ctrl-C and SIGTERM: they reach all processes, but the trainer must save before it ends its workers."""
+    """Ignore Ctrl-C and SIGTERM, which reach workers too: the trainer must save before it ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -24,13 +24,13 @@ import numpy.typing as npt
 from nmtcli.data.files import GrowingFile, open_to_read, remove_file
 from nmtcli.data.text import is_blank
 
-LINE_CHARACTERS = 4000  # lines are cut to this length for the sample [characters]
-SAMPLE_CHARACTERS = 15_000_000  # maximum for both sides together; SentencePiece needs about 50 bytes per character
+LINE_CHARACTERS = 4000  # lines in the sample are cut to this length [characters]
+SAMPLE_CHARACTERS = 15_000_000  # maximum of a sample, both sides; SentencePiece needs about 50 bytes per character
 _HASH_BYTES = 16
 _HASH = np.dtype(">u8")  # one half of a hash
 _BUCKETS = 256  # with a billion pairs, a bucket has 100 MB; only one bucket is in memory at a time
 _RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("number", "<u8")])
-RECORDS_AT_ONCE = 1 << 17  # records distributed to buckets at a time
+RECORDS_AT_ONCE = 1 << 17  # number of records that are distributed to buckets at a time
 
 
 @dataclass(slots=True)
@@ -55,7 +55,7 @@ def is_empty_pair(source: str, target: str) -> bool:
 
 
 def dropping_rule(source_length: int, target_length: int, *, max_length: int, max_ratio: float) -> str | None:
-    """Return the name (a field of `CleaningReport`) of the rule on lengths that drops a pair; None: keep the pair.
+    """Return the name of the length rule that drops a pair, a field of `CleaningReport`; None if the pair is kept.
 
     Args:
         source_length, target_length: length of each side, EOS not counted [tokens].
@@ -93,8 +93,9 @@ class Sample:
     by one, and only the sample is in memory.
 
     Args:
-        size: maximum number of pairs [pairs].
-        characters: maximum number of characters, both sides together, in lines cut to LINE_CHARACTERS [characters].
+        size: maximum size of the sample [pairs].
+        characters: maximum size of the sample, both sides together; each line is first cut to LINE_CHARACTERS
+            [characters].
 
     Attributes:
         below: only pairs whose hash, as an integer, is below this number can still enter the sample.
@@ -108,7 +109,10 @@ class Sample:
         self.below = 1 << 8 * _HASH_BYTES
 
     def offer(self, source: str, target: str, digest: bytes) -> bool:
-        """Add a pair if its hash (`pair_hash`) is new and small enough; return False if the pair was not added."""
+        """Add a pair if its hash (see `pair_hash`) is new and below `below`; otherwise return False.
+
+        While the sample exceeds a limit, the pair with the largest hash is removed.
+        """
         number = int.from_bytes(digest)
         if number >= self.below or number in self._hashes:
             return False
@@ -143,13 +147,13 @@ class Duplicates:
         self._directory = directory
 
     def add(self, hashes: npt.NDArray[np.uint64], numbers: npt.NDArray[np.integer]) -> None:
-        """Record the hashes of pairs, two numbers for each pair, and the indices of the pairs, ascending."""
+        """Record pairs: `hashes` has two numbers for each pair, `numbers` has the indices of the pairs, ascending."""
         records = np.empty(len(numbers), _RECORD)
         records["high"], records["low"], records["number"] = hashes[::2], hashes[1::2], numbers
         self._hashes.write(records.tobytes())
 
     def find(self, pairs: int) -> Path:
-        """Compare all hashes; of several pairs with equal hashes, all but the first are duplicates.
+        """Compare all hashes; among pairs with equal hashes, all but the first are duplicates.
 
         Args:
             pairs: total number of pairs, including pairs that were not added.

@@ -27,11 +27,11 @@ def in_order_on_ray(
     The actors are killed when the generator ends or fails.
 
     Args:
-        function: sent to each actor once; the function and the items must be picklable.
+        function: the function to apply, sent to each actor once; the function and the items must be picklable.
         items: consumed lazily, no faster than the results.
         actors: number of actors; 0: one per core of the cluster.
-        address: address of the cluster, as for `ray.init`; empty: RAY_ADDRESS if that variable is set, otherwise a
-            local cluster on this machine.
+        address: address of the cluster, as for `ray.init`; empty: the address in the environment variable
+            RAY_ADDRESS if it is set, otherwise a local cluster on this machine.
 
     Raises:
         ConfigError: Ray is not installed.

@@ -70,7 +70,7 @@ class Corpus:
         directory: a data directory.
 
     Raises:
-        DirectoryError: a file is missing or truncated, or the files do not match.
+        DirectoryError: a file is missing or truncated, or the files do not match each other.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -132,13 +132,13 @@ class Corpus:
 
 
 class DataDirectory:
-    """An open data directory. The time it takes to open one does not grow with the corpus.
+    """An open data directory. The time to open a directory does not grow with the corpus.
 
     Attributes:
         path: path of the directory.
         meta: content of meta.json.
         train: the training pairs.
-        corpora: {"name", "pairs"} of each training text, in the order of the pairs.
+        corpora: an object {"name", "pairs"} for each training text, in the order in which their pairs are stored.
         source_subword, target_subword: the subword models; the same object if the vocabulary is joint.
     """
 
@@ -180,7 +180,7 @@ class DataDirectory:
 
     @property
     def training_sha256(self) -> str:
-        """Fingerprint of the training pairs: a hash of the hashes in meta.json of the files that hold them."""
+        """Fingerprint of the training pairs: a hash of the hashes that meta.json records for the files of the pairs."""
         names = [f"train.{side}.{part}.npy" for side in SIDES for part in ("tokens", "offsets")]
         return hashlib.sha256("".join(self.meta["sha256"][name] for name in names).encode()).hexdigest()
 
@@ -203,10 +203,10 @@ class DataDirectory:
         return self._text(f"test.{number}", self.meta["test"][number - 1]["pairs"])
 
     def verify(self, *, quick: bool = False) -> None:
-        """Check that the files have the hashes in meta.json.
+        """Check that each file has the hash that meta.json records for it.
 
         Args:
-            quick: check only files of at most QUICK_BYTES; by default all files are checked.
+            quick: if True, check only files of at most QUICK_BYTES; by default all files are checked.
         Raises:
             DirectoryError: a file is missing or damaged.
         """
@@ -282,7 +282,7 @@ def _mapped(path: Path) -> npt.NDArray[Any]:
     """Memory-map the one-dimensional integer array in a .npy file.
 
     Raises:
-        DirectoryError: the file is missing or damaged, or holds no such array.
+        DirectoryError: the file is missing or damaged, or does not hold such an array.
     """
     size_of_regular(path, AGAIN)
     try:

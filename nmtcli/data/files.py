@@ -46,7 +46,7 @@ def size_of_regular(path: Path, mend: str) -> int:
 
 
 def read_small(path: Path, at_most: int, mend: str) -> bytes:
-    """Return the content of a file, if it is not too large.
+    """Return the content of a file of at most `at_most` bytes.
 
     Args:
         at_most: maximum size of the file [bytes].
@@ -142,7 +142,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Copy the content of a file atomically: the copy appears whole or not at all, and is then on disk."""
+    """Copy a file atomically: the copy appears whole or not at all, and is on disk when the function returns."""
     with _appearing(target) as temporary:
         shutil.copyfile(source, temporary)
         sync(temporary)
@@ -150,7 +150,10 @@ def copy_whole(source: Path, target: Path) -> None:
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path for the block to write and sync; rename the file to `path`, or remove it on failure."""
+    """Yield a temporary path, at which the caller's block writes and syncs a file.
+
+    The file is then renamed to `path`, or removed if the block fails.
+    """
     make_directory(path.parent)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -176,7 +179,7 @@ def cut_to_whole_lines(path: Path, length: int) -> int:
     """Truncate a file to the lines that end within its first `length` bytes; create the file if it is missing.
 
     Args:
-        length: maximum new length [bytes].
+        length: maximum length of the truncated file [bytes].
 
     Returns:
         the new length [bytes].
@@ -227,7 +230,7 @@ def remove_empty_directory(path: Path) -> None:
 
 
 def empty_directory(path: Path, keep: Collection[str] = ()) -> None:
-    """Remove everything in a directory except the names in `keep`; links are removed, not followed."""
+    """Remove everything in a directory except the entries named in `keep`; links are removed, not followed."""
     for child in path.iterdir():
         if child.name in keep:
             continue
@@ -248,7 +251,7 @@ def open_lock(path: Path) -> int:
 
 
 def try_lock(descriptor: int) -> bool:
-    """Try to lock an open file or directory; a lock lasts until the descriptor is closed or this process exits.
+    """Try to lock an open file or directory; the lock lasts until the descriptor is closed or this process exits.
 
     Returns:
         True if the lock was acquired, False if another process holds it.

@@ -54,8 +54,8 @@ def mixture_of(mix: str, corpora: Sequence[Mapping[str, Any]]) -> Mixture:
 
     Args:
         mix: NAME=WEIGHT,…; NAME is the prefix of a training text as given to `nmt preprocess`, or its last path
-            component.
-        corpora: {"name", "pairs"} of each training text (see corpus.py).
+            component (without `.tsv`).
+        corpora: an object {"name", "pairs"} for each training text (see corpus.py).
 
     Raises:
         ConfigError: a name is unknown or ambiguous, a training text has no weight, a weight is invalid, all weights

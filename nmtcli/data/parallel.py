@@ -39,7 +39,7 @@ def in_order(
     The workers are killed when the generator ends or fails.
 
     Args:
-        function: sent to each worker once; the function and the items must be picklable.
+        function: the function to apply, sent to each worker once; the function and the items must be picklable.
         items: consumed lazily, no faster than the results.
         processes: number of workers.
 
@@ -58,7 +58,7 @@ def workers(functions: Sequence[Callable[[Item], Result]]) -> Iterator[Callable[
     The function may be called again for more items once all results of the previous call have been read.
 
     Args:
-        functions: the function that each worker applies, one per worker; any worker may get any item.
+        functions: one function for each worker, which the worker applies to its items; any worker may get any item.
 
     Raises:
         NmtError, WorldError: as for `in_order`; raised while results are being read.

@@ -27,7 +27,7 @@ class Segmenter:
     Args:
         processor: a SentencePieceProcessor.
         kind: unigram or bpe.
-        user_defined: pieces that are never split; of two that start at the same position, the longer one is used.
+        user_defined: pieces that are never split; if two of them match at the same position, the longer one is used.
     """
 
     def __init__(self, processor: Any, kind: str, user_defined: Sequence[str] = ()) -> None:
@@ -74,10 +74,11 @@ class Segmenter:
         return [one for ids in reversed(pieces) for one in ids]
 
     def _lattice(self, word: str, alpha: float) -> list[list[Way]]:
-        """For each position in the word, return the pieces that end there, with cumulative probabilities.
+        """Return, for each position in the word, the pieces that end there, with cumulative probabilities.
 
-        A segmentation is weighted by its probability to the power of alpha. The probability of a piece is the weight
-        of the segmentations up to the position that end with this piece, divided by the weight of all of them.
+        A segmentation is weighted by its probability to the power of alpha. The probability of a piece at a
+        position is the total weight of the segmentations up to this position that end with the piece, divided by the
+        total weight of all segmentations up to this position.
         """
         arriving: list[list[Way]] = [[] for _ in range(len(word) + 1)]  # with log-weights
         lattice: list[list[Way]] = [[]]

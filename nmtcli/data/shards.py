@@ -31,7 +31,7 @@ class Examined:
         numbers: indices, within the block, of the pairs without a blank side.
         hashes: hashes of these pairs, two numbers for each pair.
         candidates: pairs that may enter the vocabulary sample (see `Sample`).
-        words: numbers of occurrences of the user words, in the source and in the target.
+        words: number of occurrences of each user word, in the source and in the target.
     """
 
     pairs: int
@@ -90,7 +90,7 @@ class Encoded:
     Attributes:
         pairs: number of pairs before cleaning.
         source, target: the two sides of the kept pairs.
-        hashes: hashes of the kept pairs, two numbers for each pair; empty unless `Encoder.hashing`.
+        hashes: hashes of the kept pairs, two numbers for each pair; empty unless `Encoder.hashing` is True.
         dropped: number of pairs dropped by each rule.
     """
 
@@ -108,7 +108,7 @@ class Encoder:
     Args:
         source, target: the subword models.
         max_length, max_ratio: as for `dropping_rule`.
-        hashing: also return the hashes of the kept pairs.
+        hashing: if True, also return the hashes of the kept pairs.
     """
 
     source: Subword
@@ -118,7 +118,11 @@ class Encoder:
     hashing: bool
 
     def __call__(self, item: tuple[PairBlock, npt.NDArray[np.bool_] | None]) -> Encoded:
-        """Encode a block; `item` is (block, flags): a flag per pair, True for a duplicate; None: keep duplicates."""
+        """Encode a block.
+
+        Args:
+            item: (block, flags), where `flags` has True for each pair that is a duplicate; None: keep duplicates.
+        """
         block, repeats = item
         dropped: Counter[str] = Counter()
         pairs = []

@@ -1,14 +1,14 @@
 """Likely translations of each source piece, learnt from the training pairs, for search with a shortlist.
 
     of_piece_SC     for each source piece its C likeliest target pieces, best first, padded with PAD; in a joint
-                    vocabulary followed by the piece itself, so that it can be copied
+                    vocabulary, followed by the source piece itself, so that it can be copied
     frequent_F      the most frequent target pieces
 
 Target pieces t are ranked by p(t | s) of IBM Model 1, estimated by EM. In each iteration, every target piece of a pair
 is distributed over the source pieces of the pair and the empty word, in proportion to p; the total assigned to (s, t),
 divided by the total assigned to s, is the next p(t | s). The initial p is count(s, t)^2 / (count(s) count(t)), where
-counts are numbers of training pairs; only the candidates with the highest initial p take part in EM. A piece that is
-repeated within a sentence is counted once.
+each count is the number of training pairs that contain the pieces; only the candidates with the highest initial p take
+part in EM. A piece that is repeated within a sentence is counted once.
 
 Source:
     Brown et al. 1993, section 4.1.
@@ -30,13 +30,13 @@ CHUNK = 1 << 22  # pairs of pieces (s, t) processed at a time
 SHARED = 1 << 25  # approximate maximum number of pairs of pieces (s, t) in EM
 CANDIDATES = 64  # maximum number of target pieces per source piece in EM
 ROUNDS = 3  # iterations of EM
-KEPT = 1e-6  # weight of the initial p in every later p; ranks the candidates that occur in no pair used for EM
+KEPT = 1e-6  # weight of the initial p in every later p, so that candidates in no pair used for EM are ranked too
 TRANSLATIONS = 16  # default of C
 FREQUENT = 200  # default maximum of F
 
 
 class Shortlist(NamedTuple):
-    """The two arrays described in the docstring of this module."""
+    """A shortlist: the two arrays that the module docstring describes."""
 
     of_piece_SC: Array
     frequent_F: Array
@@ -56,7 +56,7 @@ def shortlist(
     Args:
         pairs: source and target ids.
         source_size, target_size: sizes of the vocabularies [pieces].
-        joint: source and target share one vocabulary.
+        joint: True if source and target share one vocabulary.
         translations: C, the maximum number of translations per source piece, not counting the piece itself.
         frequent: maximum of F, the number of frequent target pieces.
     """
@@ -84,15 +84,16 @@ def shortlist(
 
 
 def _distinct(ids: Ids, size: int) -> Array:
-    """Return the distinct ids that are in a vocabulary of `size` pieces, ascending."""
+    """Return the distinct valid ids (from 0 to `size` - 1) in ascending order; `size` is the vocabulary size."""
     distinct = np.unique(np.asarray(ids, np.int64))
     return distinct[(distinct >= 0) & (distinct < size)]
 
 
 def _chunks(known: Sequence[tuple[Array, Array]], target_size: int) -> Iterator[tuple[Array, Array]]:
-    """Yield keys and numbers in arrays of about CHUNK entries, one entry for each pair of pieces (s, t) in each pair.
+    """Yield an array of keys and an array of numbers, with about CHUNK entries each.
 
-    The key is s * target_size + t; the number identifies, within the arrays, the pair and its target piece t.
+    There is one entry for each pair of pieces (s, t) in each training pair. The key is s * target_size + t; the number
+    identifies, within the arrays, the training pair and its target piece t.
     """
     keys: list[Array] = []
     numbers: list[Array] = []
@@ -109,8 +110,8 @@ def _chunks(known: Sequence[tuple[Array, Array]], target_size: int) -> Iterator[
 
 
 def _counted(chunks: Iterable[Array]) -> tuple[Array, Array]:
-    """Return the distinct keys, ascending, and the number of occurrences of each."""
-    counted = [(np.empty(0, np.int64), np.empty(0, np.int64))]  # each longer than the next: merging is cheap
+    """Return the distinct keys, in ascending order, and the number of occurrences of each key."""
+    counted = [(np.empty(0, np.int64), np.empty(0, np.int64))]  # each array is longer than the next: merging is cheap
     for keys in chunks:
         counted.append(np.unique(keys, return_counts=True))
         while len(counted) > 1 and len(counted[-2][0]) <= len(counted[-1][0]):
@@ -149,8 +150,7 @@ def _probabilities(
 def _best(together: Array, scores: npt.NDArray[np.floating[Any]], target_size: int, most: int) -> Array:
     """Return the positions of the keys with the best scores, at most `most` for each source piece.
 
-    The positions are ordered by source piece, then from the best score down; of equal scores, the smaller target id
-    comes first.
+    The positions are ordered by source piece, then by descending score, then (for equal scores) by ascending target id.
     """
     order = np.lexsort((together % target_size, -scores, together // target_size))
     return order[_rank(together[order] // target_size) < most]
@@ -162,5 +162,5 @@ def _rank(sources: Array) -> Array:
 
 
 def evenly(count: int, most: int = PAIRS) -> Iterable[int]:
-    """Return the indices of at most `most` out of `count` pairs, evenly spaced."""
+    """Return at most `most` evenly spaced indices below `count`, the number of pairs."""
     return range(count) if count <= most else (number * count // most for number in range(most))

@@ -1,11 +1,12 @@
 """Subword models: text <-> ids. Ids are defined here: pad 0, unk 1, bos 2, eos 3, then SentencePiece's pieces.
 
-Three kinds split text into pieces: `unigram` (Kudo 2018), `bpe` (Sennrich et al. 2016) and `char`. Characters outside
-the vocabulary fall back to bytes, so that no text is unknown. A run of spaces becomes one space, and so does "▁"
-(U+2581), SentencePiece's own space marker. Decoding restores all other text exactly, unless a normalisation rule was
-chosen. Text that looks like a special piece (`<s>`, `<0x41>`) is treated as ordinary text.
+Three kinds of model split text into pieces: `unigram` (Kudo 2018), `bpe` (Sennrich et al. 2016) and `char`. Characters
+outside the vocabulary fall back to bytes, so that no text is unknown. A run of spaces becomes one space, and so does
+"▁" (U+2581), SentencePiece's own space marker. Decoding restores all other text exactly, unless a normalisation rule
+was chosen. Text that looks like a special piece (`<s>`, `<0x41>`) is treated as ordinary text.
 
-Two kinds use whole words; a word outside the vocabulary becomes `<unk>`. Both are SentencePiece models of type WORD:
+Two kinds of model use whole words; a word outside the vocabulary becomes `<unk>`. Both kinds are
+SentencePiece models of type WORD:
 
 - `none`: the text is already tokenised. Units are separated by spaces and kept verbatim; decoding joins them with
   spaces.
@@ -59,7 +60,7 @@ class Subword:
         sha256: SHA-256 of the model file, in hexadecimal.
 
     Raises:
-        DirectoryError: the bytes are not a SentencePiece model, or its special ids are not those of SPECIALS.
+        DirectoryError: the bytes are not a SentencePiece model, or its special ids differ from SPECIALS.
     """
 
     def __init__(self, model: bytes, name: str) -> None:
@@ -87,7 +88,7 @@ class Subword:
         """Load a model; return `known` if the bytes are the same.
 
         Raises:
-            DirectoryError: the file is missing or damaged, or the model has other special ids.
+            DirectoryError: the file is missing or damaged, or the model's special ids differ from SPECIALS.
         """
         mend = "Copy it again, or run nmt preprocess again"
         model = read_small(Path(path), SUBWORD_BYTES, mend)
@@ -130,9 +131,9 @@ class Subword:
         """Sample a segmentation of a text; return its ids, ending in EOS.
 
         Args:
-            alpha: unigram: exponent of the probabilities (a smaller one gives a flatter distribution); bpe: probability
-                of dropping a merge.
-            seed: the same text, alpha and seed give the same ids in any process.
+            alpha: for unigram, the exponent of the probabilities (a smaller exponent gives a flatter distribution); for
+                bpe, the probability of dropping a merge.
+            seed: random seed; the same text, alpha and seed give the same ids in any process.
 
         Raises:
             ConfigError: the model is neither unigram nor bpe, so there is only one segmentation.
@@ -151,7 +152,7 @@ class Subword:
         """Convert ids to text, leaving out special pieces; the text never contains "\\n" or "\\r".
 
         Args:
-            unknown: text that replaces each unknown word (word models only); empty: leave unknown words out.
+            unknown: text that replaces each unknown word (word models only); if empty, unknown words are left out.
         """
         special = (PAD, BOS, EOS) if unknown and self.kind == "word" else (PAD, UNK, BOS, EOS)
         kept = [int(one) for one in ids if one not in special]
@@ -248,7 +249,7 @@ def _learning_error(message: str, vocab_size: int) -> Exception:
 
 
 def _lines_of_units(lines: Iterable[str], normalization: str) -> Iterator[str]:
-    """Yield each line with spaces between its units; it is normalised before it is split, as in encoding."""
+    """Normalise each line, as encoding does, and yield the line with spaces between its units."""
     normalizer: Any = sentencepiece.SentencePieceNormalizer(rule_name=normalization)
     for line in lines:
         yield " ".join(split_units(normalizer.normalize(line).replace(_SPACE, " ")))
@@ -295,7 +296,7 @@ def _is_mark(character: str) -> bool:
 
 
 def join_units(units: list[str]) -> str:
-    """Join units to text, with a space between two units unless one carries a joiner on that side."""
+    """Join units into text, with a space between two neighbours unless one has a joiner on the side of the other."""
     text = ""
     glued = True
     for unit in units:
@@ -346,7 +347,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(message: bytes, position: int) -> tuple[int, int]:
-    """Read a variable-length integer (seven bits per byte); return it and the position after it."""
+    """Read a variable-length integer (seven bits per byte); return the integer and the position after it."""
     value = shift = 0
     while True:
         byte = message[position]

@@ -1,7 +1,7 @@
-"""Read and write text files. Only this module decides where lines end, how files are compressed and what parallel is.
+"""Read and write text files. Line ends, compression and the pairing of parallel files are handled only here.
 
 Only "\\n" ends a line: U+2028, U+0085, vertical tab, form feed and NUL are ordinary characters. One CR before the "\\n"
-is dropped, and so is a byte-order mark at the start of a file. A last line may lack its "\\n". Text is UTF-8.
+is dropped, and so is a byte-order mark at the start of a file. The last line may lack its "\\n". Text is UTF-8.
 """
 
 import bz2
@@ -52,7 +52,7 @@ def read_lines(path: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class PairBlock:
-    """Neighbouring pairs of a parallel text, still undecoded, so that another process can decode them.
+    """Neighbouring pairs of a parallel text, not yet decoded, so that another process can decode them.
 
     Attributes:
         paths: the source and the target file, or one file whose lines are source TAB target.
@@ -93,7 +93,7 @@ def read_blocks(prefix: str, source_lang: str, target_lang: str, size: int) -> I
     """Yield the pairs of a parallel text in blocks of at most `size` pairs.
 
     Raises:
-        DataError: as for `read_pairs`, except for errors in a line, which `PairBlock.pairs` raises.
+        DataError: as for `read_pairs`, except that errors within a line are raised later, by `PairBlock.pairs`.
     """
     paths = paths_of(prefix, source_lang, target_lang)
     with ExitStack() as stack:
@@ -136,7 +136,7 @@ def decode_stream(stream: BinaryIO, on_replacement: Callable[[int], None]) -> It
     """Yield the lines of a stream one at a time, as they arrive; bytes that are not UTF-8 become U+FFFD.
 
     Args:
-        on_replacement: called with the line number of each line with replacements, before the line is yielded [from 1].
+        on_replacement: called before a line with replacements is yielded, with the number of the line [from 1].
     """
     for number, raw in enumerate(_byte_lines(stream), start=1):
         try:
@@ -170,7 +170,7 @@ def read_written_lines(path: Path) -> Iterator[str]:
 
 def _byte_lines(stream: BinaryIO) -> Iterator[bytes]:
     """Yield the lines of a binary stream, without line ends and without a byte-order mark at the start. Each line is
-    yielded before the next one is read, so that a person can type the lines."""
+    yielded before the next one is read, so that a person can type the lines at a terminal."""
     for raw in _raw_lines(stream):
         if raw.endswith(b"\n"):
             raw = raw[:-2] if raw.endswith(b"\r\n") else raw[:-1]
@@ -218,7 +218,7 @@ def _decoded(raw: bytes, path: str, number: int) -> str:
 
 @contextmanager
 def _opened(path: str) -> Iterator[BinaryIO]:
-    """Yield a stream of the decompressed bytes of a file; `-` is stdin."""
+    """Yield a stream of the decompressed bytes of a file, or stdin if the path is `-`."""
     if path == STDIN:
         yield sys.stdin.buffer
         return
@@ -232,7 +232,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
 
 
 class _ZstandardFile(io.RawIOBase):
-    """The decompressed bytes of a .zst file. (The package's own reader does not detect a truncated file.)"""
+    """The decompressed bytes of a .zst file. (The zstandard package's reader does not detect a truncated file.)"""
 
     def __init__(self, file: BinaryIO) -> None:
         self._blocks = _zstandard_blocks(file)

@@ -18,7 +18,7 @@ class Chosen(NamedTuple):
     Attributes:
         words: the words that become pieces, most frequent first.
         rare: number of words that are too rare in the text.
-        beyond: number of words that are frequent enough, but exceed the maximum number of pieces.
+        beyond: number of words that are frequent enough, but left out because the maximum number of pieces is reached.
     """
 
     words: list[str]
@@ -78,12 +78,12 @@ class WordCounter:
 
 
 def choose(counts: Counter[str], *, at_least: int, most: int) -> Chosen:
-    """Choose the words that become pieces: at most `most` words, the most frequent, each with at least `at_least` uses.
+    """Choose the words that become pieces: the most frequent words that occur often enough.
 
     Args:
-        counts: number of occurrences of each word; ties are broken by code points, ascending.
-        at_least: minimum number of occurrences of a word.
-        most: maximum number of pieces.
+        counts: number of occurrences of each word; words with equal counts are ordered by code points, ascending.
+        at_least: minimum number of occurrences of a chosen word.
+        most: maximum number of chosen words.
 
     >>> choose(Counter({"人民": 9, "中国": 9, "长江": 5, "黄河": 1}), at_least=2, most=2)
     Chosen(words=['中国', '人民'], rare=1, beyond=1)

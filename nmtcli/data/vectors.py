@@ -19,10 +19,10 @@ _SPACE = "▁"
 
 
 def read_vectors(path: str, pieces: Sequence[str], width: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Read the vectors of those pieces of a vocabulary that a file contains.
+    """Read from a file the vectors of the pieces of a vocabulary; pieces that the file does not have are left out.
 
-    A piece gets the vector of the identical word, space marker included ("▁the"); if the file has no such word, the
-    vector of the word without the marker ("the"). Special pieces get no vectors.
+    A piece gets the vector of the identical word, space marker included ("▁the"), or, if the file has no such
+    word, the vector of the word without the marker ("the"). Special pieces get no vectors.
 
     Args:
         path: the file, plain or compressed (`.gz .bz2 .xz .zst`); it is read line by line.

@@ -39,7 +39,7 @@ from nmtcli.errors import DirectoryError, Stopped, WorldError
 
 SAVE_EVERY = 10.0  # minimum time between two saves [seconds]
 _HEADER_BYTES = 128  # length of the header of a .npy file
-_WORTH_KEEPING = (KeyboardInterrupt, Stopped, WorldError, OSError, MemoryError)  # the same run may succeed next time
+_WORTH_KEEPING = (KeyboardInterrupt, Stopped, WorldError, OSError, MemoryError)  # after these, a retry may succeed
 
 
 class ArrayWriter:
@@ -77,7 +77,7 @@ class SentenceWriter:
     Args:
         opened: function that opens a growing file by name, `train.<side>.tokens.npy` or `train.<side>.offsets.npy`.
         side: source or target.
-        vocabulary_size: determines the number of bytes per token [pieces].
+        vocabulary_size: size of the vocabulary, which determines the number of bytes per token [pieces].
     """
 
     def __init__(self, opened: Callable[[str], GrowingFile], side: str, vocabulary_size: int) -> None:
@@ -152,12 +152,15 @@ class Unfinished:
         self._saved_at = time.monotonic()
 
     def growing(self, name: str) -> GrowingFile:
-        """Open a growing file, truncated to its length at the last save or at `take_over`; otherwise empty."""
+        """Open a growing file, truncated to its length at the last save, or as copied by `take_over`.
+
+        A file that was neither saved nor copied starts empty.
+        """
         self._files[name] = GrowingFile(self.directory / name, self._sizes.get(name, 0))
         return self._files[name]
 
     def take_over(self, path: Path) -> None:
-        """Copy a file from another directory, so that the copy can grow here."""
+        """Copy a file from another directory, so that this run can append to the copy."""
         copy_whole(path, self.directory / path.name)
         self._sizes[path.name] = path.stat().st_size
 
@@ -213,11 +216,11 @@ def new_data_directory(path: str, *, overwrite: bool, run: str = "") -> Iterator
     started later removes the kept directory's content.
 
     Args:
-        overwrite: replace an existing data directory; anything else, except an empty directory, is never replaced.
+        overwrite: if True, replace an existing data directory. An empty one is always replaced, anything else never.
         run: fingerprint of the run; a run with the same fingerprint resumes from the kept directory.
 
     Raises:
-        DirectoryError: `path` exists and may not be replaced, or cannot be made.
+        DirectoryError: `path` exists and may not be replaced, or the directory cannot be made.
         WorldError: another run is writing to the same path.
     """
     final = Path(os.path.realpath(path))
@@ -250,7 +253,7 @@ def new_data_directory(path: str, *, overwrite: bool, run: str = "") -> Iterator
 
 
 def _old_name(final: Path) -> Path:
-    """Return the temporary name of the old directory while the new one is renamed into place."""
+    """Return the name that the old directory has while the new directory is renamed into place."""
     return final.with_name(f"{final.name}.old")
 
 
