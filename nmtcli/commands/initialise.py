@@ -19,12 +19,12 @@ from nmtcli.training.assembly import Start
 
 
 def shape_to_start_from(path: str, asked: ModelConfig, given: frozenset[str]) -> ModelConfig:
-    """Return the model options of a new run; options that were not given are copied from the --init-from model.
+    """Return the model options of a new run; with --init-from, copy the options that were not given from that model.
 
     Args:
-        path: directory of the --init-from model; if empty, `asked` is returned.
+        path: directory of the --init-from model; if "", return `asked` unchanged.
         asked: all model options, including defaults.
-        given: names of the options that were given.
+        given: names of the options that were given; these keep their values in `asked`.
     """
     if not path:
         return asked
@@ -35,7 +35,7 @@ def shape_to_start_from(path: str, asked: ModelConfig, given: frozenset[str]) ->
 
 
 def initialiser(start: Start, console: Console) -> Callable[[Seq2Seq], None]:
-    """Return a function that copies the weights of --init-from and the given word vectors, if any, into a model."""
+    """Return a function that copies the --init-from weights, then the given word vectors, if any, into a model."""
     config, data = start.config, start.data
 
     def initialise(model: Seq2Seq) -> None:
@@ -43,7 +43,7 @@ def initialiser(start: Start, console: Console) -> Callable[[Seq2Seq], None]:
             _copy_weights(model, config.init_from, start.stored.record, console)
         if config.source_vectors:
             _copy_vectors(model.source_embedding.weight, data.source_subword, config.source_vectors, console)
-        if config.target_vectors:  # if both sides share one matrix, these vectors replace the source's
+        if config.target_vectors:  # if both sides share one matrix, the target vectors overwrite the source vectors
             _copy_vectors(model.target_embedding_VE, data.target_subword, config.target_vectors, console)
 
     return initialise
@@ -78,7 +78,7 @@ def _copy_weights(model: Seq2Seq, path: str, record: ModelRecord, console: Conso
 
 
 def _copy_vectors(embedding_VE: torch.Tensor, subword: Subword, path: str, console: Console) -> None:
-    """Copy word vectors from a file into the embedding rows of the pieces that the file contains."""
+    """Copy word vectors from a file into the embedding matrix; pieces that the file lacks keep their embeddings."""
     ids, vectors = read_vectors(path, subword.pieces(range(subword.size)), embedding_VE.shape[1])
     device = embedding_VE.device
     start_from_vectors(embedding_VE, torch.from_numpy(ids).to(device), torch.from_numpy(vectors).to(device))

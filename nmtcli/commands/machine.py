@@ -1,4 +1,4 @@
-"""Choose the device, precision and number of threads for a command; only commands do so."""
+"""Choose the device, precision and number of threads; only commands make these choices."""
 
 import ctypes
 import os
@@ -14,8 +14,8 @@ from nmtcli.model.linear import sums_are_exact
 from nmtcli.training.machine import Machine
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # of glibc's mallopt
-BATCHES_KEPT = 25  # number of batches after which freed memory is returned to the kernel
-CLEARLY_FASTER = 0.75  # maximum of bf16 time / fp32 time; leaves a margin for noise on a busy machine
+BATCHES_KEPT = 25  # number of batches after which freed memory is returned to the operating system
+CLEARLY_FASTER = 0.75  # maximum bf16 time / fp32 time to choose bf16; leaves a margin for noise on a busy machine
 PRECISION_TYPES = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -24,7 +24,7 @@ PRECISION_TYPES = {
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device named by `--device`; on a GPU, turn off TF32, so that fp32 means full fp32 precision.
+    """Return the device named by `--device`; on a GPU, turn off TF32, so that fp32 products have full precision.
 
     Raises:
         ConfigError: the name is not valid, or this machine has no such device.
@@ -49,7 +49,7 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def deterministic_algorithms() -> Iterator[None]:
-    """Make torch use only deterministic algorithms in this context; operations without one raise an error.
+    """Make torch use only deterministic algorithms in this context; an operation that has none raises an error.
 
     On a CPU, results are deterministic anyway as long as the number of threads stays the same.
     """
@@ -65,9 +65,9 @@ def deterministic_algorithms() -> Iterator[None]:
 def choose_precision(name: str, device: torch.device) -> str:
     """Resolve `--precision` to fp32, bf16 or int8.
 
-    `auto` is bf16 on hardware with native bf16 products; on a CPU, bf16 must also be clearly faster than fp32. CPUs
-    differ: of two with AVX512-BF16, one multiplied matrices in bf16 twice as fast as in fp32, the other half as fast.
-    So both precisions are timed, with the current number of threads, which takes about 100 milliseconds.
+    `auto` becomes bf16 on hardware with native bf16 products, else fp32; a CPU must also be clearly faster in bf16.
+    CPUs differ: of two with AVX512-BF16, one multiplied matrices twice as fast in bf16 as in fp32, the other half as
+    fast. So both precisions are timed, with the current number of threads, which takes about 100 ms.
 
     Raises:
         ConfigError: int8 was requested on a GPU, or on a CPU that cannot add int8 products exactly.
@@ -113,7 +113,7 @@ def product_seconds() -> tuple[float, float]:
 
 
 def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[object]]:
-    """Return a function that makes a context for matrix products in bf16 if `precision` is bf16, else in fp32."""
+    """Return a function that makes a context in which matrix products use bf16 if `precision` is bf16, else fp32."""
 
     def context() -> AbstractContextManager[object]:
         return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
@@ -122,7 +122,7 @@ def autocast(device: torch.device, precision: str) -> Callable[[], AbstractConte
 
 
 def keep_few_compiled() -> None:
-    """Limit oneDNN's cache of compiled kernels, for work in which tensor shapes keep changing.
+    """Limit the number of compiled kernels that oneDNN caches, for work in which tensor shapes keep changing.
 
     oneDNN keeps the last 1,024 kernels by default, about 150 MB. The limit must be set before oneDNN starts.
     """
@@ -130,16 +130,16 @@ def keep_few_compiled() -> None:
 
 
 def set_threads(threads: int) -> None:
-    """Set the number of threads per operation; 0: one for each core that this process may use."""
+    """Set the number of CPU threads per operation; 0 means one thread per core that this process may use."""
     torch.set_num_threads(threads or cores())
 
 
 class FreedMemory:
-    """Makes glibc keep freed memory for the next batch, instead of returning it to the kernel and requesting it again.
+    """Makes glibc keep freed memory for the next batch rather than return it to the operating system at once.
 
     This saves a tenth of the training time. But batches differ in shape, and blocks freed by one batch seldom fit the
-    next: kept forever, free memory would grow to several times the memory in use, so all of it is returned now and
-    then. Without glibc, this class does nothing.
+    next. If freed memory were kept forever, it would grow to several times the memory in use, so `after_batch` returns
+    all of it every `BATCHES_KEPT` batches. Without glibc, this class does nothing.
     """
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class FreedMemory:
             libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
     def after_batch(self) -> None:
-        """Count a batch; every `BATCHES_KEPT` batches, return free memory to the kernel, which takes 25 ms."""
+        """Count a batch; every `BATCHES_KEPT` batches, return freed memory to the operating system in 25 ms."""
         self._batches += 1
         if self._trim is not None and self._batches % BATCHES_KEPT == 0:
             self._trim(0)

@@ -1,4 +1,4 @@
-"""Console and TensorBoard output of `nmt train`: at its start, during training, and for a dry run."""
+"""Console and TensorBoard output of `nmt train`: at the start, during training, and for a dry run."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ def introduce(console: Console, parts: Parts, data: DataDirectory) -> None:
 
 
 def show_plan(console: Console, config: TrainConfig, plan: Estimate, precision: str) -> None:
-    """Report the estimate of a dry run."""
+    """Report the estimated cost of training, for a dry run."""
     sentences, source, target = plan.largest
     megabytes = {
         "weights": plan.weights,
@@ -95,13 +95,13 @@ class Reporter:
         self._memory = FreedMemory()
 
     def updated(self, progress: Progress, batches_per_epoch: int) -> None:
-        """Advance the progress bar, and return freed memory to the kernel if due."""
+        """Advance the progress bar, and return freed memory to the operating system if due."""
         self._memory.after_batch()
         total = self._total(progress, batches_per_epoch)
         self._bar.update(completed=progress.update, total=total, facts=f"epoch {progress.epoch + 1}  {self._facts}")
 
     def logged(self, record: dict[str, Any]) -> None:
-        """Show a log line beside the progress bar or, without a terminal, as a message; send it to TensorBoard."""
+        """Show a log line beside the progress bar or, without a terminal, as a message; send it to TensorBoard too."""
         self._facts = (
             f"loss {record['loss']:.3f}  lr {record['learning_rate']:.2g}  {record['tokens_per_second']:,.0f} tokens/s"
         )
@@ -110,7 +110,7 @@ class Reporter:
             self._console.info(f"update {record['update']:,}  epoch {record['epoch'] + 1}  {self._facts}")
 
     def validated(self, record: dict[str, Any], validation: Validation) -> None:
-        """Report the scores and sample translations of a validation."""
+        """Report the scores and the sample translations from a validation."""
         what = f"average of {len(record['averaged'])} checkpoints" if "averaged" in record else "validation"
         best = " (best)" if record.get("best") else ""
         self._console.info(

@@ -47,9 +47,9 @@ def run(
 
     Args:
         model_config, config: options from the command line and the recipe, completed with defaults.
-        given: names of the options set in the command line or the recipe; a resumed run takes all others from the
-            stored run.
-        arguments: the whole command line, to start further processes with.
+        given: names of the options set on the command line or in the recipe; a resumed run takes all other options
+            from the stored run.
+        arguments: command-line arguments of this process, passed on to the processes started for --nproc.
         console: for messages.
     """
     if config.nproc > 1 and not environment().is_launched:
@@ -76,10 +76,10 @@ def run(
             show_plan(console, config, plan, machine.precision)
             return
 
-        # all checks have passed: only from here on are files created or deleted
+        # all checks have passed; files are created or deleted only from here on
         if writes and not resumes:
             stack.enter_context(locked(Path(config.model)))
-            _check_room(config)  # again, since another run may have started here meanwhile
+            _check_room(config)  # checked again, since another run may have started in this directory meanwhile
         _open_for_writing(parts, start.data)
         world.broadcast(None)  # barrier: no rank reads the directory before it exists
 
@@ -92,7 +92,7 @@ def run(
 
 
 def _device_of_rank(name: str) -> str:
-    """Return the device name for this rank: on a machine with GPUs, each rank uses its own GPU."""
+    """Return the device for this rank: its own GPU if `name` is cuda, or auto on a machine with GPUs; else `name`."""
     local_rank = environment().local_rank
     return f"cuda:{local_rank}" if local_rank is not None and choose_device(name) == torch.device("cuda") else name
 
@@ -100,7 +100,7 @@ def _device_of_rank(name: str) -> str:
 def _begin(
     model_config: ModelConfig, config: TrainConfig, given: frozenset[str], device: torch.device, world: World
 ) -> tuple[Start, Machine]:
-    """Return the starting point of a new run, and its machine."""
+    """Return the starting point of a new run, and the hardware and precision to use."""
     data = _open_data(config)
     if world.is_first and not config.dry_run:
         _check_room(config)
@@ -112,7 +112,7 @@ def _begin(
 def _resume(
     model_config: ModelConfig, config: TrainConfig, given: frozenset[str], device: torch.device, _: World
 ) -> tuple[Start, Machine]:
-    """Return the starting point of a resumed run, and its machine."""
+    """Return the starting point of a resumed run, and the hardware and precision to use."""
     stored = StoredModel.open(config.model)
     config = merged((stored.record.model, stored.train_config), (model_config, config), given)[1]
     data = _open_data(config)
@@ -130,14 +130,14 @@ def _open_data(config: TrainConfig) -> DataDirectory:
 def merged(
     stored: tuple[ModelConfig, TrainConfig], asked: tuple[ModelConfig, TrainConfig], given: frozenset[str]
 ) -> tuple[ModelConfig, TrainConfig]:
-    """Return the options of a resumed run: the stored options, overridden by those given now.
+    """Return the options of a resumed run: the stored options, overridden by the options given now.
 
     Args:
         stored: options stored in the model directory.
         asked: options given now, completed with defaults.
         given: names of the options given now.
     Raises:
-        ConfigError: an option that must not change has a different value now; the message lists all such options.
+        ConfigError: an option that must not change now has a different value; the message lists all such options.
     """
     differences: list[str] = []
     both = [_merged(old, new, given, differences) for old, new in zip(stored, asked, strict=True)]
@@ -162,7 +162,7 @@ def _merged(stored: Config, asked: Config, given: frozenset[str], differences: l
 
 
 def _check_room(config: TrainConfig) -> None:
-    """Check that the model directory does not exist, is empty, or holds a run that may be replaced."""
+    """Check that the model directory is missing or empty, or that it holds a run that --overwrite may replace."""
     path = Path(config.model)
     if not path.exists():
         return
@@ -196,7 +196,7 @@ def _shortlist(data: DataDirectory) -> Shortlist:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM, so that training can save before it stops; a second signal stops it at once."""
+    """Collect SIGINT and SIGTERM, so that training can save before it stops; the same signal again stops it at once."""
     seen: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield seen

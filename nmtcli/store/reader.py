@@ -28,12 +28,12 @@ CHECKPOINTS = "checkpoints"
 
 
 def holds_model(path: str | Path) -> bool:
-    """Return True if a directory has a `config.json`, whether valid or not."""
+    """Return True if a directory contains a `config.json`, even an invalid one."""
     return (Path(path) / CONFIG).exists()
 
 
 def check_is_model(path: str | Path) -> None:
-    """Check that a directory is a model directory in the format version that this nmt reads.
+    """Check that a directory is a model directory in the format version that this release reads.
 
     Raises:
         DirectoryError: the configuration is missing or damaged, or its format or version is not supported.
@@ -43,10 +43,10 @@ def check_is_model(path: str | Path) -> None:
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model directory, for reading.
+    """A model directory, opened for reading.
 
     Attributes:
-        path: the directory, which a new run creates later.
+        path: path of the directory; for a new run, it need not exist yet.
         record: content of its `config.json`.
     """
 
@@ -65,11 +65,11 @@ class StoredModel:
 
     @property
     def train_config(self) -> TrainConfig:
-        """Options that the model was trained with; raises the same errors as `ModelRecord.train_config`."""
+        """Options that the model was trained with. Raises the errors of `ModelRecord.train_config`."""
         return self.record.train_config(self.path / CONFIG)
 
     def subwords(self) -> tuple[Subword, Subword]:
-        """Load the subword models of source and target; if both are the same, return the same object twice.
+        """Load the source and target subword models; if the two files are equal, return the same object twice.
 
         Raises:
             DirectoryError: a subword model is missing or damaged, or is not the one used in training.
@@ -88,7 +88,7 @@ class StoredModel:
         return both[0], both[1]
 
     def read_shortlist(self) -> Shortlist:
-        """Read the likely translations of each source piece.
+        """Read the shortlist: the likely translations of each source piece.
 
         Raises:
             DirectoryError: the shortlist is missing or damaged, or was made for other vocabularies.
@@ -115,8 +115,8 @@ class StoredModel:
         """Read the model with the weights of a checkpoint, in fp32 on the CPU.
 
         Args:
-            checkpoint: last, best, or a name under checkpoints/; "": the weights used by translate.
-            verify: as for `read_tensors`.
+            checkpoint: last, best, or a name under checkpoints/; by default, the weights that `nmt translate` uses.
+            verify: if True, check the hash of the weights even if the file is large; see `read_tensors`.
         Raises:
             ConfigError: `checkpoint` is not the name of a checkpoint.
             DirectoryError: the checkpoint is missing or damaged, or its shapes differ from the record.
@@ -131,7 +131,7 @@ class StoredModel:
         return model
 
     def average(self, updates: Sequence[int]) -> Seq2Seq:
-        """Average the weights of the checkpoints saved at these updates; return a model with the averaged weights."""
+        """Return a model whose weights are the average over the checkpoints saved at `updates`."""
         sums: dict[str, Tensor] = {}
         for update in updates:
             tensors, _ = self._weights_of(checkpoint_name(update))
@@ -169,7 +169,7 @@ class StoredModel:
 
 
 def checkpoint_name(update: int) -> str:
-    """Return the name under checkpoints/ of the checkpoint saved at an update.
+    """Return the directory name, under checkpoints/, of the checkpoint saved at an update.
 
     >>> checkpoint_name(1000)
     'update-00001000'

@@ -9,13 +9,13 @@ The file holds one JSON object with these keys, in this order:
     source_size, target_size          sizes of the vocabularies [pieces]
     source_sha256, target_sha256      hashes of the SentencePiece files, in hexadecimal
     training_sha256       hash of the training pairs (see data/corpus.py)
-    model                 the fields of `ModelConfig`; if scale_attention is missing, attention scores are not scaled
+    model                 the fields of `ModelConfig`; scale_attention defaults to false if it is missing
     training              the fields of `TrainConfig`
     precision             the value of --precision, with `auto` resolved to fp32 or bf16
     batch_tokens          the value of --batch-tokens, with `auto` resolved [tokens/batch]
 
 `format`, `version`, `joint`, the two sizes and `model` are always required. Of the other keys, translation needs only
-the hashes of the vocabularies; a resumed run also needs the training options. Unknown keys are kept when the record is
+source_sha256 and target_sha256; a resumed run needs all but `subword`. Unknown keys are kept when the record is
 written again.
 """
 
@@ -41,7 +41,7 @@ class ModelRecord:
             training_sha256, model, precision: see the module docstring; None if the key is missing.
         training: the training options, not yet parsed; see `train_config`.
         batch_tokens: the JSON value, not yet checked; see `resolved_batch_tokens`.
-        others: unknown keys with their values.
+        others: all unknown keys, with their values.
     """
 
     source_lang: str | None = None
@@ -108,16 +108,16 @@ class ModelRecord:
         return f"{self.source_lang} to {self.target_lang}"
 
     def sha256_of(self, side: str) -> str | None:
-        """Return the hash of a subword model; `side` is "source" or "target"."""
+        """Return the hash of the subword model for one side, "source" or "target"; None if it is missing."""
         return self.source_sha256 if side == "source" else self.target_sha256
 
     @property
     def searches_by_logits(self) -> bool:
-        """True if search scores a hypothesis by the logit of its last token, not by log-probabilities."""
+        """True if search scores a hypothesis by the logit of its last token, not by summed log-probabilities."""
         return self.training is not None and self.training.get("loss") in LOSSES_OF_LOGITS
 
     def train_config(self, file: Path) -> TrainConfig:
-        """Parse the training options, which only a resumed run needs.
+        """Parse the training options; only a resumed run needs them.
 
         Args:
             file: path of `config.json`, for error messages.
@@ -152,7 +152,7 @@ _TEXTS = (  # keys whose values are converted to text, whatever their JSON type
 
 
 def check_format(values: Mapping[str, Any], file: Path) -> None:
-    """Check that a JSON object is a model configuration in the format version that this nmt reads.
+    """Check that a JSON object is a model configuration in the format version that this release reads.
 
     Raises:
         DirectoryError: the format or version is not supported.

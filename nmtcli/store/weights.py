@@ -15,17 +15,17 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 def unique_state(model: Seq2Seq) -> dict[str, Tensor]:
-    """Return the parameters by name; tied parameters appear once."""
+    """Return a model's parameters, keyed by name; tied parameters appear once."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def weights_bytes(model: Seq2Seq) -> bytes:
-    """Return the content of a weights file for a model."""
+    """Return a model's weights as the bytes of a weights file."""
     return tensors_bytes(unique_state(model), {})  # no further metadata keys: their order varies between processes
 
 
 def tensors_bytes(tensors: dict[str, Tensor], metadata: dict[str, str]) -> bytes:
-    """Return the content of a safetensors file; to its metadata, add the hash of the tensors as `sha256`."""
+    """Return tensors and metadata as the bytes of a safetensors file; add the hash of the tensors as `sha256`."""
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     return bytes(safetensors.torch.save(contiguous, {**metadata, "sha256": _sha256_of(contiguous)}))
 
@@ -43,10 +43,10 @@ def read_tensors(path: Path, *, verify: bool = False) -> tuple[dict[str, Tensor]
     """Read the tensors and the metadata of a safetensors file.
 
     Args:
-        verify: always check the hash of the tensors; by default, it is checked only for files up to QUICK_BYTES. Files
-            written by early versions have no hash and are not checked.
+        verify: if True, check the hash of the tensors whatever the size of the file; by default, check it only for
+            files of at most QUICK_BYTES. Files written by early versions have no hash and are not checked.
     Raises:
-        DirectoryError: the file is missing, truncated, not a safetensors file, or its tensors do not match the hash.
+        DirectoryError: the file is missing, truncated or not a safetensors file, or its tensors do not match the hash.
     """
     size = size_of_regular(path, "Train the model first, or copy it again")
     tensors, metadata = _read_tensors(path)
@@ -65,7 +65,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_weights(model: Seq2Seq, weights: dict[str, Tensor], path: Path) -> None:
-    """Copy weights into a model after `check_shapes` has checked their names and shapes."""
+    """Check the names and shapes of weights with `check_shapes`, then copy them into a model."""
     check_shapes(model, weights, path)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

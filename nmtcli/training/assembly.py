@@ -1,7 +1,7 @@
-"""Assemble a run: make the parts that the training loop needs from options, data and a model directory.
+"""Assemble a run: from options, data and a model directory, make the parts that the training loop needs.
 
     begun(...) or resumed(...)          the starting point of the run
-    assembled(start, machine, world)    the parts of the run, at the position where it starts or continues
+    assembled(start, machine, world)    the parts of the run, ready to start or to continue
 
 This module writes nothing: `nmt train` writes only after all checks have passed.
 """
@@ -43,7 +43,7 @@ class Start:
     Attributes:
         config: options of the run.
         data: the data directory.
-        stored: the model directory, which a new run creates later.
+        stored: the model directory; a new run has not created it yet.
         has_state: True if there is a saved training state to continue from.
     """
 
@@ -62,11 +62,11 @@ class Parts:
         stored: the model directory, from which checkpoints are read.
         state: model in training mode, optimiser, progress and moving average.
         loss: the training objective.
-        batches: this rank's share of the training corpus.
-        validate: validates a model.
+        batches: this rank's share of the training batches.
+        validate: computes the validation scores of a model.
         writer: writes the model directory.
         batch_tokens: the value of `--batch-tokens`, with `auto` resolved [tokens/batch].
-        continues: True if the state was restored from a saved run.
+        continues: True if the state was restored from a saved training state.
         machine: the hardware and precision used by this rank.
         world: the ranks that train together.
     """
@@ -116,9 +116,9 @@ def resumed(stored: StoredModel, config: TrainConfig, data: DataDirectory) -> St
     Args:
         stored: the model directory.
         config: the stored options, overridden by the options given now that may change.
-        data: the data directory, with the languages, vocabularies and training pairs that the run began with.
+        data: the data directory; must have the languages, vocabularies and training pairs that the run began with.
     Raises:
-        DirectoryError: the data has other languages, vocabularies or training pairs.
+        DirectoryError: the languages, vocabularies or training pairs of the data differ.
     """
     _check_same_data(stored, data)
     record = dataclasses.replace(stored.record, training=config.to_dict())
@@ -133,19 +133,19 @@ def assembled(
     initialise: Callable[[Seq2Seq], None] = lambda model: None,
     loss: Loss | None = None,
 ) -> Parts:
-    """Make the parts of a run, at the position where it starts or continues; seed or restore torch's generators.
+    """Make the parts of a run, ready to start or to continue; seed or restore torch's random generators.
 
     Args:
         start: from `begun` or `resumed`.
         machine: the hardware and precision used by this rank.
         world: the ranks that train together.
-        initialise: changes the randomly drawn weights; not called if a training state is restored. By default, it does
-            nothing.
-        loss: the training objective; None: the one named in the options.
+        initialise: changes the randomly drawn weights in place; not called if a training state is restored. By
+            default, the drawn weights are kept.
+        loss: the training objective; by default, the objective named by `--loss`.
     Raises:
         ConfigError: options are incompatible with each other or with the data.
         DirectoryError: the training state is damaged.
-        TrainingError: no batch fits in memory.
+        TrainingError: with `--batch-tokens auto`, not even the smallest batch fits in memory.
     """
     config, data = start.config, start.data
     _check_sampling(config, data)
@@ -196,7 +196,7 @@ def _batches(
     machine: Machine,
     world: World,
 ) -> TrainingBatches:
-    """Return this rank's share of the training corpus."""
+    """Return this rank's share of the training batches."""
     return TrainingBatches(
         data.train,
         data.source_subword,

@@ -6,8 +6,8 @@
       target.model
       model.safetensors        the weights used by translate: the best by the validation metric, or, with --average,
                                an average of checkpoints
-      best.safetensors         the best weights, which were in model.safetensors until they were replaced by an average,
-                               or by the result of the extra validation at the end of a run
+      best.safetensors         the best weights, moved here when an average, or the weights of the extra validation at
+                               the end of a run, replaced them in model.safetensors
       log.jsonl                one JSON object per line (see training/loop.py)
       shortlist.safetensors    the likely translations of each source piece (see data/shortlist.py)
       lock                     exists while training runs (see training/lock.py)
@@ -21,8 +21,8 @@ random generators, as bytes; for a rank r above 0, `random.<device>.<r>`) and, w
 metadata `sha256` of each safetensors file is the hash of the name, type, shape and bytes of every tensor, in order of
 the names.
 
-Every file is written under a temporary name, flushed to the disk and renamed, so that a file under its own name is
-always complete. Nothing is pickled.
+Every file except log.jsonl and lock is written under a temporary name, flushed to the disk and renamed, so that a file
+under its final name is always complete. Nothing is pickled.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ from nmtcli.store.weights import load_weights, read_tensors, tensors_bytes, uniq
 from nmtcli.training.lock import LOCK
 from nmtcli.training.progress import Progress
 
-LEFT_AT_START = {LOCK, f"{CONFIG}.tmp"}  # files that may be left behind by a run killed at its very start
+LEFT_AT_START = {LOCK, f"{CONFIG}.tmp"}  # files that a run killed at its very start may leave behind
 LOG = "log.jsonl"
 
 
@@ -73,7 +73,7 @@ class RunWriter(Protocol):
 
         Args:
             source_model, target_model: SentencePiece files to copy.
-            shortlist: the likely translations of each source piece; None: write no shortlist.
+            shortlist: the likely translations of each source piece; if None, write no shortlist.
         """
 
     def continue_run(self) -> None:
@@ -83,18 +83,18 @@ class RunWriter(Protocol):
         """Save the weights under checkpoints/, named after the update."""
 
     def keep_checkpoints(self, updates: set[int]) -> None:
-        """Delete all checkpoints except the ones of these updates."""
+        """Delete all checkpoints except those saved at `updates`."""
 
     def save_best(self, model: Seq2Seq, *, keeping_last: bool = False) -> None:
-        """Save the weights as model.safetensors, which translate uses.
+        """Save the best weights as model.safetensors, which `nmt translate` uses.
 
         Args:
             model: the model with the best weights.
-            keeping_last: keep the previous best weights as best.safetensors; by default, they are replaced.
+            keeping_last: if True, keep the previous best weights as best.safetensors; by default, they are lost.
         """
 
     def save_average(self, model: Seq2Seq) -> None:
-        """Save the weights as model.safetensors, which translate uses, and keep the best ones as best.safetensors."""
+        """Save averaged weights as model.safetensors, and keep the best weights as best.safetensors."""
 
     def save_last(self, state: "RunState", generators: Sequence[dict[str, Tensor]]) -> None:
         """Save everything that a resumed run needs.
@@ -105,13 +105,13 @@ class RunWriter(Protocol):
         """
 
     def append_log(self, line: str, length: int) -> int:
-        """Truncate log.jsonl to `length`, append a line, and return the new length [bytes]."""
+        """Truncate log.jsonl to `length` [bytes], append a line, and return the new length [bytes]."""
 
     def cut_log(self, length: int) -> int:
-        """Truncate log.jsonl to the lines that end within `length`; a resumed run repeats the later updates.
+        """Truncate log.jsonl to the lines that end in its first `length` bytes; a resumed run writes later lines anew.
 
         Args:
-            length: maximum length to keep [bytes].
+            length: maximum length of the truncated log [bytes].
         Returns:
             the new length [bytes].
         """
@@ -119,12 +119,12 @@ class RunWriter(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class RunState:
-    """Everything that changes in the course of a run, except the random generators.
+    """Everything that changes during a run, except the states of the random generators.
 
     Attributes:
         model: the model that is trained.
         optimizer: the optimiser, with its state.
-        progress: counters, and the position in the training data.
+        progress: counters of the run, and its position in the training data.
         ema_model: the moving average of the weights; None without --ema.
     """
 
@@ -148,7 +148,7 @@ class DiskWriter:
     def create(self, source_model: Path, target_model: Path, shortlist: Shortlist | None) -> None:
         if self._path.exists():
             empty_directory(self._path, keep={LOCK})
-        self._write_record()  # first, so that an interrupted run leaves a directory that nmt recognises
+        self._write_record()  # written first, so that an interrupted run leaves a directory that nmt recognises
         write_whole(self._path / "source.model", source_model.read_bytes())
         write_whole(self._path / "target.model", target_model.read_bytes())
         if shortlist is not None:
@@ -205,7 +205,7 @@ class DiskWriter:
 
 
 class NoWriter:
-    """Replaces `DiskWriter` on ranks other than the first: writes nothing."""
+    """A `RunWriter` that writes nothing, for all ranks other than the first."""
 
     def create(self, source_model: Path, target_model: Path, shortlist: Shortlist | None) -> None:
         pass
@@ -236,14 +236,14 @@ class NoWriter:
 
 
 def load_last(file: Path, state: RunState, rank: int = 0) -> RunState:
-    """Restore a model, its optimiser and torch's generators from a file written by `RunWriter.save_last`.
+    """Restore a run and torch's random generators from a file written by `RunWriter.save_last`.
 
     Args:
         file: path of the training state.
         state: state of the run; its model, optimiser and ema_model are changed in place.
-        rank: the rank whose generators are restored; if none were saved for it, torch's generators stay unchanged.
+        rank: the rank whose generator states to restore; if the file has none for it, the generators stay unchanged.
     Returns:
-        the state, with the saved progress.
+        a copy of `state` with the saved progress.
     Raises:
         DirectoryError: the file is missing or damaged, or does not fit this model.
     """
@@ -278,7 +278,7 @@ def _load_optimizer(state: RunState, tensors: dict[str, Tensor]) -> None:
 
 
 def generator_states(device: torch.device) -> dict[str, Tensor]:
-    """Return the states of torch's default generators in this process, keyed by device type ("cpu", "cuda")."""
+    """Return the states of torch's default random generators in this process, keyed by device type ("cpu", "cuda")."""
     states = {"cpu": torch.get_rng_state()}
     return states | ({"cuda": torch.cuda.get_rng_state()} if device.type == "cuda" else {})
 

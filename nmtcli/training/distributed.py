@@ -1,4 +1,4 @@
-"""Data-parallel training of one model by several processes, on one machine or several, with torch.distributed.
+"""Data-parallel training of one model by several processes, on one or more machines, with torch.distributed.
 
 A launcher (`torchrun`, or `nmt train --nproc`) starts the processes and gives each its rank in environment variables.
 Each update uses `accumulate` batches per rank, in the order of the epoch's plan: batch i goes to rank i modulo the
@@ -37,7 +37,7 @@ NO_ANSWER = "has no answer from another rank"
 
 
 class World:
-    """The ranks that train together: here, a single process. `Ranks` is the subclass for several processes.
+    """The ranks that train together. This class is for a single process, its subclass `Ranks` for several.
 
     Attributes:
         rank: rank of this process, from 0.
@@ -53,15 +53,15 @@ class World:
         return self.rank == 0
 
     def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
-        """Sum each number over all ranks; return the sums on every rank."""
+        """Sum each number over all ranks, and return the sums on every rank."""
         return [float(number) for number in numbers]
 
     def broadcast(self, value: T) -> T:
-        """Return the first rank's value on every rank."""
+        """Return, on every rank, the value passed by the first rank."""
         return value
 
     def gather(self, value: T) -> list[T]:
-        """Return the values of all ranks, ordered by rank, on the first rank; return an empty list on the others."""
+        """On the first rank, return the values of all ranks, ordered by rank; on the other ranks, an empty list."""
         return [value]
 
     def all_reduce_max(self, number: float) -> float:
@@ -77,10 +77,11 @@ class World:
 
 
 class Ranks(World):
-    """One of several processes that train together.
+    """The ranks that train together, as seen from one of several processes.
 
     Args:
-        control: process group for numbers and decisions; None: the default group, which gradients always use.
+        control: process group that exchanges numbers and decisions; if None, use the default group. Gradients and
+            weights always use the default group.
     """
 
     def __init__(self, control: Any) -> None:
@@ -135,12 +136,12 @@ class Objective(nn.Module):
         self._loss = loss
 
     def forward(self, batch: Batch, update: int) -> LossSums:
-        """Return the loss sums of a batch; arguments are as in `Loss.__call__`."""
+        """Return the loss sums of a batch; the arguments are those of `Loss.__call__`."""
         return self._loss(self.model, batch, update)
 
 
 def without_sync(objective: nn.Module) -> AbstractContextManager[object]:
-    """Return a context in which a backward pass accumulates this rank's gradients without an all-reduce."""
+    """Return a context in which backward passes accumulate gradients on this rank only, without an all-reduce."""
     if isinstance(objective, nn.parallel.DistributedDataParallel):
         return objective.no_sync()
     return nullcontext()
@@ -148,7 +149,7 @@ def without_sync(objective: nn.Module) -> AbstractContextManager[object]:
 
 @contextmanager
 def answered(world: World) -> Iterator[None]:
-    """Turn the failure of a collective operation into a one-line error.
+    """Turn the failure of a collective operation in this context into an error with a one-line message.
 
     Raises:
         WorldError: another rank died, or did not respond within the timeout.
@@ -172,7 +173,7 @@ def joined(device: torch.device, timeout: float) -> Iterator[World]:
 
     Args:
         device: the device of the model.
-        timeout: maximum time that a rank waits for another [seconds].
+        timeout: maximum time that a rank waits for another rank [seconds].
 
     Raises:
         ConfigError: the launcher's environment variables are incomplete or contradictory.
@@ -183,7 +184,7 @@ def joined(device: torch.device, timeout: float) -> Iterator[World]:
         return
     distributed, wait = torch.distributed, timedelta(seconds=timeout)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    if ranks.agent_store is None:  # torch reads the environment itself
+    if ranks.agent_store is None:  # torch reads the launcher's environment variables itself
         distributed.init_process_group(backend, timeout=wait)
     else:
         store = _store_of_attempt(ranks.agent_store, ranks.world_size, wait)
@@ -197,8 +198,8 @@ def joined(device: torch.device, timeout: float) -> Iterator[World]:
 def _store_of_attempt(agent: AgentStore, world_size: int, wait: timedelta) -> Any:
     """Open the part of the launcher's store that belongs to this attempt.
 
-    torchrun uses the same store after a restart, so the new ranks would find the addresses of ranks that have exited
-    (pytorch issue 135712). Therefore each attempt has its own key prefix.
+    After a restart, torchrun uses the same store again, so the new ranks would find the addresses of ranks that have
+    exited (pytorch issue 135712). Therefore each attempt has its own key prefix.
     """
     stores: Any = torch.distributed
     whole = stores.TCPStore(agent.host, agent.port, world_size, False, timeout=wait)
@@ -206,14 +207,14 @@ def _store_of_attempt(agent: AgentStore, world_size: int, wait: timedelta) -> An
 
 
 def launch(processes: int, arguments: Sequence[str]) -> None:
-    """Start several `nmt` processes on this machine, one per rank, and wait for them. If one fails, stop all.
+    """Start several `nmt` processes on this machine, one per rank, and wait for them; if one fails, stop all others.
 
     Args:
         processes: number of processes.
         arguments: command-line arguments of each process, starting with `train`.
 
     Raises:
-        RankError: a rank failed; if several did, this is the error of the first one to fail.
+        RankError: a rank failed; if several failed, the error is that of the rank that most likely failed first.
         Stopped: a signal arrived, and the ranks have saved a checkpoint.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
@@ -244,7 +245,7 @@ def launch(processes: int, arguments: Sequence[str]) -> None:
 
 
 def _failure_order(failure: Any) -> tuple[int, int]:
-    """Sort key that puts the root cause first; timestamps in whole seconds cannot separate cause and effect."""
+    """Return a sort key that puts the root cause first; timestamps are too coarse (whole seconds) to show the order."""
     if failure.exitcode < 0 and failure.exitcode != -signal.SIGTERM:
         return 0, failure.timestamp
     was_stopped = abs(failure.exitcode) in (signal.SIGTERM, 128 + signal.SIGTERM)

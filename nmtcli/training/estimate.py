@@ -1,4 +1,4 @@
-"""Estimate the cost of training: memory, padding, number of updates, and time, measured over a few updates."""
+"""Estimate the cost of training: memory, padding and the number of updates, and time, measured in a few updates."""
 
 import itertools
 import time
@@ -19,7 +19,7 @@ from nmtcli.training.distributed import World
 from nmtcli.training.machine import Machine
 from nmtcli.training.updater import OutOfMemory, Updater
 
-WARM_UP, TIMED = 2, 8  # number of updates before and during the timing
+WARM_UP, TIMED = 2, 8  # number of untimed updates at the start, and of timed updates
 LEAST, MOST = 1 << 10, 1 << 16  # range of `auto` [tokens/batch]; larger batches are no faster and learn less
 ROOM = 0.9  # maximum fraction of a GPU's memory to use
 OPTIMIZER_STATES = 2  # each as large as the weights; allocated by the first update
@@ -34,14 +34,14 @@ class Estimate:
         weights: memory of the parameters [bytes].
         gradients: memory of the gradients [bytes].
         optimizer: memory of the optimiser's state [bytes].
-        activations: memory of the tensors that the largest batch saves for its backward pass; the peak may be higher
-            [bytes].
+        activations: memory of the tensors that the forward pass of the largest batch saves for its backward pass; peak
+            memory may be higher [bytes].
         largest: shape of the largest batch: sentences, source positions, target positions.
         padding: fraction of the positions in an epoch that are padding.
-        updates_per_epoch: number of updates in an epoch, with the given number of ranks and accumulated batches.
-        tokens_per_second: speed of all ranks together, if all are as fast as this one; counts source and target tokens,
-            without padding.
-        seconds_per_update: mean over the updates of an epoch, computed from `tokens_per_second`.
+        updates_per_epoch: number of updates in an epoch, given the number of ranks and --accumulate.
+        tokens_per_second: speed of all ranks together, if each is as fast as this process; source and target tokens are
+            counted, padding is not.
+        seconds_per_update: mean time per update in an epoch, computed from `tokens_per_second`.
     """
 
     parameters: int
@@ -57,24 +57,24 @@ class Estimate:
 
     @property
     def memory(self) -> int:
-        """Memory of weights, gradients, optimiser state and activations together [bytes]."""
+        """Total memory of weights, gradients, optimiser state and activations [bytes]."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
 def fitting_batch_tokens(
     state: RunState, loss: Loss, longest: tuple[int, int], config: TrainConfig, machine: Machine
 ) -> int:
-    """Resolve `--batch-tokens auto`: on a GPU, find the largest batch that fits in memory by trial.
+    """Resolve `--batch-tokens auto`: on a GPU, try batches of growing size and return the largest that fits in memory.
 
     Args:
         state: state of the run, with the model in training mode; torch's generators stay unchanged.
         loss: the training objective.
-        longest: lengths of the longest source and the longest target sentence; all trial pairs are this long [tokens].
+        longest: lengths of the longest source and the longest target sentence, which all trial pairs have [tokens].
         config: options of the run.
         machine: the hardware and precision used.
     Returns:
-        maximum of sentences times the longest sentence, source or target, in a batch: a power of two; on a CPU, the
-        option's default [tokens/batch].
+        maximum of sentences times the longest sentence, source or target, in a batch [tokens/batch]: on a GPU, a power
+        of two; on a CPU, the default of `TrainConfig.batch_tokens`.
     Raises:
         TrainingError: not even the smallest batch fits in memory.
     """
@@ -109,10 +109,10 @@ def fitting_batch_tokens(
 def estimate(
     state: RunState, loss: Loss, batches: TrainingBatches, config: TrainConfig, machine: Machine, *, ranks: int
 ) -> Estimate:
-    """Estimate the cost of training from the plan of the first epoch and a few updates, which change the model.
+    """Estimate the cost of training from the batches planned for the first epoch and a few updates of the model.
 
     Args:
-        state: state of the run, with the model in training mode.
+        state: state of the run, with the model in training mode; the updates change it in place.
         loss, batches, config, machine: as in `training.assembly.Parts`.
         ranks: number of processes that will train together.
     Raises:
@@ -161,7 +161,7 @@ def estimate(
 
 
 def _refuse(batch: Batch) -> NoReturn:
-    """Raise an error where a run would cut a batch in two, since the estimate does not cover the time this takes."""
+    """Raise an error for a batch that training would cut in two; the estimate does not cover the time this takes."""
     raise TrainingError(
         f"a batch of {len(batch.source_BS):,} pairs, {batch.source_BS.shape[1]:,} and "
         f"{batch.target_output_BT.shape[1]:,} positions, does not fit in memory",

@@ -2,8 +2,8 @@
 
     model/lock    exists while training runs; its content is "<process id> on <host>"
 
-The lock is on the open file, and the kernel releases it when the process ends, however that happens. So a lock file
-left behind by a killed process does not lock the directory.
+The lock belongs to the open file, and the operating system releases it when the process ends for any reason. So a lock
+file left behind by a killed process does not lock the directory.
 """
 
 import os
@@ -20,7 +20,7 @@ LOCK = "lock"
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock of a directory. Create the directory if needed, and remove it again if it ends up empty.
+    """Hold the lock of a directory. Create the directory if needed; if it was created, remove it if it ends up empty.
 
     Raises:
         DirectoryError: the path, or a parent of it, is a file.
@@ -39,7 +39,8 @@ def locked(directory: Path) -> Iterator[None]:
         rewrite(file, f"{os.getpid()} on {socket.gethostname()}\n".encode())
         yield
     finally:
-        remove_file(path, missing_ok=True)  # before unlocking, so that a process that has it open notices the removal
+        # removed before unlocking, so that a process that has already opened the file notices the removal
+        remove_file(path, missing_ok=True)
         os.close(file)
         if made and not any(directory.iterdir()):
             remove_empty_directory(directory)

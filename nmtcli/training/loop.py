@@ -1,17 +1,18 @@
 """The training loop: batches, updates, validations and saves, until there is a reason to stop.
 
-`log.jsonl` has one JSON object per line. All have `kind`, `update` (completed updates) and `epoch` (completed
-epochs).
+`log.jsonl` has one JSON object per line. Every object has `kind`, `update` (completed updates) and `epoch`
+(completed epochs).
 
-    kind "train": `loss` (the mean of the --loss objective; for cross-entropy, with label smoothing and in nats/token),
+    kind "train": `loss` (mean of the --loss objective; for cross-entropy, in nats/token, including label smoothing),
         `nll` [nats/token] (null if the loss does not compute it), `learning_rate`, `gradient_norm` (of the last update,
         before clipping), `tokens_per_second` (source and target), `skipped` (updates so far whose gradient was not
-        finite), `splits` (batches so far that did not fit in memory and were cut in two; after the first, the run no
-        longer equals, bit for bit, a run that splits no batch), `seconds` (training time so far, excluding validations)
+        finite), `splits` (batches so far that did not fit in memory and were cut in two; after the first split, the
+        run is no longer bit for bit equal to a run without splits), `seconds` (training time so far, excluding
+        validations)
     kind "validation": `loss` [nats/token], `perplexity`, `bleu`, `bleu_signature`, `chrf`, `chrf_signature`, `best`
         (true if this result is the best so far), `seconds` (duration of the validation)
-    kind "average": as for "validation", but with `averaged` (update numbers of the averaged checkpoints) instead of
-        `best`
+    kind "average": the validation of the averaged model; the keys of "validation", with `averaged` (update numbers of
+        the averaged checkpoints) in place of `best`
 """
 
 import itertools
@@ -38,7 +39,7 @@ class Trainer:
     Args:
         parts: the parts of the run.
         events: receives the events of training.
-        signal_seen: returns the number of a received signal that asks training to stop; 0 if there is none.
+        signal_seen: returns the number of the last signal that asked training to stop; 0 if no signal has arrived.
     """
 
     def __init__(self, parts: Parts, *, events: Events, signal_seen: Callable[[], int]) -> None:
@@ -72,12 +73,12 @@ class Trainer:
         self._validated_at = self._progress.validations[-1][0] if self._progress.validations else 0
 
     def run(self) -> str:
-        """Train until there is a reason to stop, then validate once more, and average if asked to.
+        """Train until there is a reason to stop; then validate if needed and, with --average, average checkpoints.
 
         Returns:
             the reason why training stopped, as a phrase.
         Raises:
-            Stopped: a signal arrived, and the training state is saved.
+            Stopped: a signal arrived, and the training state has been saved.
             TrainingError: `max_skips` updates in a row had a gradient that was not finite, or a batch does not fit in
                 memory.
             WorldError: a file could not be saved.
@@ -95,7 +96,7 @@ class Trainer:
         return reason
 
     def _advance(self, stream: Iterator[Batch]) -> str:
-        """Make one update; log, validate and save if due; return the reason to stop, or "" if there is none."""
+        """Make one update; log, validate and save if due; return the reason to stop, or "" to go on."""
         config, progress, world = self._config, self._progress, self._world
         began = time.monotonic()
         blocks, count = self._batches.blocks, len(self._batches.plan(progress.epoch, progress.block))
@@ -118,7 +119,7 @@ class Trainer:
         return self._reason_to_stop() or world.broadcast(self._out_of_time())
 
     def _update(self, group: list[Batch]) -> bool:
-        """Make one update from a group of batches; return False if it was skipped for a non-finite gradient."""
+        """Make one update from a group of batches; if the gradient is not finite, skip it and return False."""
         progress = self._progress
         rate = self._schedule.rate(progress.update + 1, cuts=progress.cuts, epochs=self._epochs())
         result = self._updater.update(group, progress.update + 1, rate)
@@ -152,7 +153,7 @@ class Trainer:
             )
 
     def _epochs(self) -> float:
-        """Return the number of completed epochs, including the fraction of the current one."""
+        """Return the number of completed epochs, plus the completed fraction of the current epoch."""
         progress, batches = self._progress, self._batches
         if not progress.batch and not progress.block:
             return progress.epoch
@@ -163,7 +164,7 @@ class Trainer:
         """Validate, save a checkpoint, and update the counters for the best result, --patience and --decay plateau.
 
         Args:
-            is_extra: True for the extra validation at the end of a run, which deletes no checkpoint that a resumed run
+            is_extra: if True, this is the extra validation at the end of a run: delete no checkpoint that a resumed run
                 would still need, so that a resumed run equals one that was never stopped.
         """
         config, progress = self._config, self._progress
@@ -193,7 +194,7 @@ class Trainer:
         self._events.validated({"update": progress.update, "epoch": progress.epoch, **record}, validation)
 
     def _kept(self) -> set[int]:
-        """Return the updates whose checkpoints to keep: the latest ones, and the ones that would be averaged."""
+        """Return the updates whose checkpoints are to be kept: the latest, and those that would be averaged."""
         latest = [update for update, _ in self._progress.validations]
         return {*latest[max(0, len(latest) - self._config.keep) :], *self._averaged()}
 
@@ -267,7 +268,10 @@ class Trainer:
 
     @contextmanager
     def _saving(self, *, at_the_end: bool = False) -> Iterator[None]:
-        """Turn a failed save into a WorldError; with --if-save-fails go-on, only report it, unless `at_the_end`.
+        """Turn a failed save in this context into a WorldError; with --if-save-fails go-on, only report the failure.
+
+        Args:
+            at_the_end: if True, raise the error even with --if-save-fails go-on.
 
         Raises:
             WorldError: a file could not be saved, and training must not go on.

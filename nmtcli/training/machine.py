@@ -1,4 +1,4 @@
-"""The hardware and precision used for a run; chosen by the commands (commands/machine.py)."""
+"""The hardware and precision used for a run; commands choose them (see commands/machine.py)."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager

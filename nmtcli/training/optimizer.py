@@ -7,7 +7,7 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 def optimizer_for(model: Seq2Seq, config: TrainConfig) -> torch.optim.Optimizer:
-    """Create the optimiser for a model's parameters.
+    """Create the optimiser for the parameters of a model.
 
     Args:
         model: the model, already on its device.
@@ -32,11 +32,11 @@ def update_ema(ema_model: Seq2Seq, model: Seq2Seq, decay: float, update: int) ->
     Args:
         ema_model: the average; changed in place.
         model: the model with the current weights.
-        decay: maximum of d; in early updates, d is only (1 + update) / (10 + update), so that the initial weights are
-            soon forgotten.
+        decay: maximum of d; in early updates, d is (1 + update) / (10 + update) if this is smaller, so that the initial
+            weights are soon forgotten.
         update: number of the update, from 1.
     Source:
-        Polyak and Juditsky 1992; the early decay follows TensorFlow.
+        Polyak and Juditsky 1992; the lower d in early updates follows TensorFlow.
     """
     share = 1 - min(decay, (1 + update) / (10 + update))
     for averaged, parameter in zip(ema_model.parameters(), model.parameters(), strict=True):

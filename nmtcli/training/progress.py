@@ -1,4 +1,4 @@
-"""The progress of a run, and the interface for events of the training loop."""
+"""The progress of a run, and the interface through which the training loop reports events."""
 
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
@@ -21,15 +21,16 @@ class Progress:
         batch: completed batches in the current block.
         seconds: training time so far, excluding validations.
         best: best value of the validation metric so far; None before the first validation.
-        stalled: validations since the best one.
-        plateau_stalled: validations since the best one or, if later, since the last cut of the learning rate.
-        cuts: number of times `--decay plateau` cut the learning rate.
+        stalled: number of validations since the best validation.
+        plateau_stalled: number of validations since the best validation or since `--decay plateau` last cut the
+            learning rate, whichever is later.
+        cuts: number of times that `--decay plateau` has cut the learning rate.
         validations: (update, value of the validation metric) for each validation.
         skipped: number of updates whose gradient was not finite.
         splits: number of batches that did not fit in memory and were cut in two.
         log_bytes: length of log.jsonl [bytes].
         loss, nll, tokens, source_tokens: totals since the last log line; a per-sentence loss is rescaled so that loss /
-            tokens is its mean, and nll is None if the loss does not compute it.
+            tokens is its mean; nll is None if the loss does not compute it.
         logged_seconds: value of `seconds` at the last log line.
     """
 
@@ -53,11 +54,11 @@ class Progress:
     logged_seconds: float = 0.0
 
     def advance(self, done: int, *, batches: int, blocks: int) -> bool:
-        """Advance by `done` batches in the current block; return True if the epoch has ended.
+        """Advance by `done` batches in the current block; return True if this ends the epoch.
 
         Args:
-            done: number of batches just used.
-            batches: number of batches in this block.
+            done: number of batches just used by all ranks together.
+            batches: number of batches in the current block.
             blocks: number of blocks in every epoch.
         """
         self.batch += done
@@ -70,7 +71,7 @@ class Progress:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Self:
-        """Restore progress from the JSON object that was made with `dataclasses.asdict`.
+        """Restore progress from a JSON object with the fields of `Progress`.
 
         Raises:
             TypeError: a field is unknown, or update, epoch, block or batch is not a whole number.
@@ -83,10 +84,10 @@ class Progress:
 
 
 class Events(Protocol):
-    """Receives the events of the training loop."""
+    """Interface for an object that receives the events of the training loop."""
 
     def updated(self, progress: Progress, batches_per_epoch: int) -> None:
-        """Handle the end of an update, skipped or not."""
+        """Handle the end of an update, including a skipped update."""
 
     def logged(self, record: dict[str, Any]) -> None:
         """Handle a new line of kind "train" in log.jsonl; `record` is its content, without `kind`."""

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the update, the epoch, and the number of cuts by plateau decay."""
+"""The learning rate as a function of the update, the epoch, and the number of times plateau decay has cut it."""
 
 import math
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class Schedule:
         warmup: length of the linear rise to the peak [updates].
         decay: the rate after the warm-up. `none`: peak; `inverse-sqrt`: peak * sqrt(w / update), w = max(warmup, 1);
             `linear`: falls linearly, to 0 at update `max_updates` + 1; `plateau`: peak * factor ** cuts; `step`:
-            peak * factor ** n after n cuts, the first at `start` and then one every `every` epochs.
-        max_updates: last update of `linear` decay.
+            peak * factor ** n after n cuts, the first at `start` and a further one every `every` epochs.
+        max_updates: the last update with `linear` decay.
         factor: the factor by which each cut multiplies the rate.
-        start: epoch of the first cut by `step` [epochs].
+        start: number of completed epochs at the first cut by `step` [epochs].
         every: interval between cuts by `step` [epochs].
     Source:
         inverse square root: Vaswani et al. 2017, eq. 3; step: Luong et al. 2015, section 4.1 (halved every epoch after
@@ -52,8 +52,8 @@ class Schedule:
 
         Args:
             update: number of the update, from 1.
-            cuts: number of cuts so far; used only by `plateau`.
-            epochs: epochs completed before this update, including a fraction; used only by `step`.
+            cuts: number of times plateau decay has cut the rate so far; used only by `plateau`.
+            epochs: number of epochs completed before this update, may be fractional; used only by `step`.
 
         >>> Schedule(peak=0.1, warmup=100).rate(50)
         0.05

@@ -1,4 +1,4 @@
-"""One update: forward, backward, clipping, step. Batches that do not fit in memory are cut in two."""
+"""One update: forward, backward, clipping and optimiser step. Batches that do not fit in memory are cut in two."""
 
 import math
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class OutOfMemory(Exception):
     """A batch does not fit in memory.
 
     Attributes:
-        batch: the batch.
+        batch: the batch that does not fit.
     """
 
     def __init__(self, batch: Batch) -> None:
@@ -32,11 +32,11 @@ class OutOfMemory(Exception):
 
 
 class UpdateResult(NamedTuple):
-    """Result of one update; sums are over the batches of all ranks.
+    """Result of one update; all sums are over the batches of all ranks, unless the update was skipped.
 
     Attributes:
         is_done: False if the update was skipped because its gradient was not finite; the weights are then unchanged,
-            and loss and nll are over this rank's batches only.
+            and loss and nll are sums over this rank's batches only.
         gradient_norm: norm of the gradient before clipping.
         loss: summed loss; a per-sentence loss is rescaled so that loss / target_tokens is its mean.
         nll: summed negative log-likelihood [nats]; NaN if the loss does not compute it.
@@ -62,7 +62,7 @@ class Updater:
         machine: the hardware and precision used.
         world: the ranks that train together.
         ema_model: the moving average of the weights, updated after each update; None without --ema.
-        on_split: called with each batch that does not fit in memory, before it is cut in two; by default, does nothing.
+        on_split: called with each batch that does not fit in memory, before it is cut in two; does nothing by default.
     """
 
     def __init__(
@@ -92,18 +92,18 @@ class Updater:
         """Make one update on the mean loss over the batches of all ranks; skip it if the gradient is not finite.
 
         Args:
-            group: this rank's batches; empty if an epoch ends with fewer batches than there are ranks.
+            group: this rank's batches; may be empty at the end of an epoch, if fewer batches than ranks are left.
             number: number of the update, from 1.
             rate: the learning rate.
         Raises:
-            TrainingError: a single pair or, with several ranks, a batch does not fit in memory.
+            TrainingError: a single pair does not fit in memory, or, with several ranks, any batch.
         """
         counts = [(batch.target_tokens, batch.source_tokens, self._loss.count(batch)) for batch in group]
         totals = self._world.all_reduce_sum([sum(column) for column in zip((0, 0, 0), *counts, strict=True)])
         target_tokens, source_tokens, count = (round(total) for total in totals)
         sums = self._gradient_in_parts(group, count, number)
         total_norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
-        norm, loss, nll = torch.stack([total_norm.double(), *sums]).tolist()  # the host waits for a GPU only here
+        norm, loss, nll = torch.stack([total_norm.double(), *sums]).tolist()  # only here does the host wait for the GPU
         is_finite = math.isfinite(norm)
         if is_finite:
             self._step(total_norm, number, rate)
@@ -124,7 +124,7 @@ class Updater:
         """Compute the gradient of the mean loss over the batches of all ranks.
 
         Args:
-            group, number: as for `update`.
+            group, number: the arguments of `update`.
             count: divisor of the mean: the sum of `Loss.count` over the batches of all ranks.
         Returns:
             loss and nll, each summed over this rank's batches, in float64; nll is NaN if the loss does not compute it.
@@ -133,7 +133,7 @@ class Updater:
         """
         self._optimizer.zero_grad(set_to_none=True)
         loss, nll = torch.zeros(2, dtype=torch.float64, device=self._machine.device)
-        share = float(bool(group))  # without a batch, a rank still takes part in the all-reduce, with a zero gradient
+        share = float(bool(group))  # a rank without batches still takes part in the all-reduce, with a zero gradient
         for place, batch in enumerate(group or [Batch.of([([UNK, EOS], [UNK, EOS])])], start=1):
             try:
                 with without_sync(self._objective) if place < len(group) else nullcontext():
@@ -159,7 +159,7 @@ class Updater:
                 group = self._split(group, full.batch, number)
 
     def _split(self, group: list[Batch], batch: Batch, number: int) -> list[Batch]:
-        """Return the group with `batch` cut in two; discard the gradient computed so far.
+        """Return the group with `batch` replaced by its two halves; discard the gradient computed so far.
 
         Raises:
             TrainingError: the batch is a single pair, or there are several ranks.
@@ -183,5 +183,5 @@ class Updater:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return True if an error means that memory is exhausted; on a CPU, this can be a plain RuntimeError."""
+    """Return True if an error means that memory is exhausted; on a CPU, torch may raise a plain RuntimeError for it."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -1,4 +1,4 @@
-"""Validation: loss over the validation pairs, and BLEU and chrF of translations against the raw references."""
+"""Validation: the loss on the validation pairs, and BLEU and chrF of their translations against the raw references."""
 
 import math
 import random
@@ -34,9 +34,9 @@ class Validation(NamedTuple):
     """Scores of a model on the validation pairs.
 
     Attributes:
-        loss: negative log-likelihood of the references, without smoothing [nats/token].
-        perplexity: exp(loss), per token.
-        bleu, chrf: scores of the translations, with sacrebleu signatures.
+        loss: mean negative log-likelihood of the references, without label smoothing [nats/token].
+        perplexity: perplexity per token, exp(loss).
+        bleu, chrf: scores of the translations, each with its sacrebleu signature.
         samples: a few sentences with their references and translations.
     """
 
@@ -47,7 +47,7 @@ class Validation(NamedTuple):
     samples: list[Sample]
 
     def better_than(self, best: float | None, metric: str) -> bool:
-        """Return True if this result beats `best`, the best value of `metric` so far; any result beats None."""
+        """Return True if this result beats `best`, the best value of `metric` so far, or if `best` is None."""
         value = self.value(metric)
         return best is None or (value < best if metric == "loss" else value > best)
 
@@ -62,13 +62,13 @@ class Validator:
     Args:
         pairs: raw validation text; pairs with a blank side are left out of the loss.
         text: the subword models of both sides.
-        record: record of the model; gives the target language, which determines BLEU's tokenizer, and whether search
-            scores hypotheses by logits.
-        config: gives the beam size, and the number of sample translations; the sample sentences are always the same.
-        batch_tokens: maximum of sentences times the longest sentence, source or target, in a batch; for the loss only
-            [tokens/batch].
+        record: record of the model; determines the tokenizer for BLEU (by target language), and whether search scores
+            hypotheses by logits.
+        config: gives the beam size and the number of sample translations; all validations show the same sentences.
+        batch_tokens: maximum of sentences times the longest sentence, source or target, in a batch [tokens/batch];
+            applies to the loss only, not to translation.
         machine: the hardware and precision used.
-        world: the ranks that share the work; all of them receive the result.
+        world: the ranks that share the work; every rank receives the result.
     Raises:
         DataError: no pair has text on both sides.
     """
@@ -102,7 +102,7 @@ class Validator:
         self._shown = sorted(random.Random(1).sample(range(len(pairs)), min(config.show, len(pairs))))
 
     def __call__(self, model: Seq2Seq) -> Validation:
-        """Validate a model, without changing its mode or torch's generators."""
+        """Validate a model; leave its training mode and torch's random generators unchanged."""
         was_training = model.training
         model.eval()
         device, world = self._machine.device, self._world
