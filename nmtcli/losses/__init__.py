@@ -1,1 +1,1 @@
-"""Training losses, as sums and counts rather than means; the training loop divides."""
+"""Training losses; each returns sums and a count, and the training loop divides to obtain the mean."""

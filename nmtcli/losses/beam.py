@@ -1,20 +1,20 @@
-"""Beam-search optimisation: train the model to keep the reference in the beam, by a margin, at every step of a search.
+"""Beam-search optimisation: train the model to keep the reference in the beam by a margin at every step of a search.
 
 The score f of a prefix is the logit of its last token. There is no softmax, and nothing is summed over steps: the
-decoder's state carries the history. A search keeps K prefixes. Whenever the reference's prefix does not lead its rival
-by at least 1, the loss grows by
+decoder's state carries the history. A search keeps K prefixes. Whenever the score of the reference's prefix does not
+exceed that of its rival by at least 1, a violation, the loss grows by
 
     cost * (1 - f(reference's token) + f(rival's token))
 
-and the search for this sentence restarts from the reference's prefix alone. The rival is the K-th best of all candidate
-prefixes, or the next one if the K-th is the reference's own. At the last token of the reference, the reference should
-come first, so the rival is the best of the other prefixes.
+and the search for this sentence restarts with the reference's prefix as the only one in the beam. The rival is the K-th
+best of all candidate prefixes, or the next best if the K-th is the reference's own. At the last token of the reference,
+the reference should come first, so the rival is the best of the other prefixes.
 
 The loss takes two passes. The first pass searches, without gradient, over all sentences and prefixes in one batch, and
-records the tokens of the rivals. There is one rival between two restarts, so a single chain of tokens holds all rivals
-for a sentence. The second pass, with gradient, steps over the reference and this chain side by side; at each restart,
-the chain continues from the reference's state. In both passes, the reference, the chain and the whole beam share one
-dropout mask.
+records the tokens of the rivals. There is exactly one rival between two restarts, so all rivals for a sentence fit into
+a single chain of tokens, one after another. The second pass, with gradient, steps over the reference and this chain
+side by side; at each restart, the chain continues from the reference's state. All prefixes of a sentence share their
+dropout masks, in both passes.
 
 Source:
     Wiseman and Rush 2016, section 4; the chain is from section 4.2.2, "recurrent search path".
@@ -40,12 +40,13 @@ Drops = Callable[[int], Drop]  # maps the index of a step to its dropout functio
 
 
 class Path(NamedTuple):
-    """Rivals and restarts found by a search, for each target position.
+    """Rivals, restarts and violations found by a search, for each target position.
 
     Attributes:
-        rival_BT: tokens of each rival's prefix since the last restart; the reference's tokens where there is no rival.
-        starts_BT: True where the search starts or restarts from the reference's prefix alone, before this token.
-        violated_BT: True where the reference did not lead by the margin.
+        rival_BT: the chain: each rival's tokens since the restart before it; the reference's tokens where there is no
+            rival.
+        starts_BT: True where the search starts, or restarts from the reference's prefix, just before this token.
+        violated_BT: True where the reference did not lead its rival by the margin.
     """
 
     rival_BT: Tensor
@@ -60,7 +61,7 @@ class BeamSearchLoss:
         beam: K, the number of prefixes that a search keeps.
         growth: K starts at 2 and grows by 1 every `growth` updates, up to `beam`; 0: K is always `beam`.
         cost: cost of a violation; `one`: 1; `bleu`: 1 - sentence BLEU of the rival's tokens since the last restart.
-        forbidden: ids that are disallowed in the search, except where the reference has them.
+        forbidden: ids that are disallowed in the search, except at positions where the reference has them.
     """
 
     def __init__(self, *, beam: int, growth: int, cost: str, forbidden: tuple[int, ...]) -> None:
@@ -74,7 +75,7 @@ class BeamSearchLoss:
         return batch.target_tokens
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """Return the sum of the margin losses [logits]; nll is None."""
+        """Return the sum of the margin losses [logits] as `loss`, and None as `nll`."""
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         drops = shared_masks(model.dropout, model.training)
         with torch.no_grad():
@@ -84,12 +85,12 @@ class BeamSearchLoss:
         return LossSums(margin_loss(model, memory, state, batch, path, cost_BT, drops), None)
 
     def beam_at(self, update: int) -> int:
-        """Return K at this update."""
+        """Return K, the beam size, after `update` completed updates."""
         return min(self.beam, 2 + update // self.growth) if self.growth else self.beam
 
 
 def shared_masks(dropout_of_model: Dropout, training: bool) -> Drops:
-    """Return dropout functions whose masks are the same for all prefixes of a sentence, and in both passes."""
+    """Return the dropout function of each step, with masks shared by all prefixes of a sentence and by both passes."""
     masks: dict[tuple[str, int], Tensor] = {}
 
     def at(step: int) -> Drop:
@@ -109,16 +110,17 @@ def shared_masks(dropout_of_model: Dropout, training: bool) -> Drops:
 def search(
     model: Seq2Seq, memory: Memory, state: State, batch: Batch, beam: int, forbidden: tuple[int, ...], drops: Drops
 ) -> Path:
-    """Run a beam search for each sentence, restarting it at each violation, and record rivals and restarts.
+    """Run a beam search for each sentence, restarting it at each violation, and record rivals, restarts and violations.
 
-    The reference's prefix is in the beam at every step: either it led its rival, or the search has just restarted.
+    The reference's prefix is in the beam at every step: either it led its rival in the last step, or the search has
+    just restarted from it.
 
     Args:
         model: in training mode.
         memory, state: from `model.encode`.
         batch: the sentence pairs.
-        beam: K, the number of prefixes kept.
-        forbidden: ids that are disallowed, except where the reference has them.
+        beam: K, the number of prefixes kept per sentence.
+        forbidden: ids that are disallowed, except at positions where the reference has them.
         drops: dropout function of each step.
     """
     target_BT, mask_BT = batch.target_output_BT, batch.target_mask_BT
@@ -171,7 +173,7 @@ def search(
 
 
 def bleu_costs(path: Path, batch: Batch) -> Tensor:
-    """Return cost_BT: 1 - sentence BLEU of the rival's tokens since the last restart at violations, 0 elsewhere."""
+    """Return cost_BT: at violations, 1 - sentence BLEU of the rival's tokens since the last restart; elsewhere 0."""
     costs = [[0.0] * path.violated_BT.shape[1] for _ in path.violated_BT]
     starts = path.starts_BT.tolist()
     rivals, references = path.rival_BT.tolist(), batch.target_output_BT.tolist()

@@ -1,4 +1,4 @@
-"""Build a loss from options; the one module that knows all losses by name."""
+"""Build a loss from options; the only module that knows all losses by name."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -19,10 +19,10 @@ from nmtcli.scoring.sentence import Reward
 
 
 class Setting(NamedTuple):
-    """Everything that a loss is built from.
+    """Options and data from which a loss is built.
 
     Attributes:
-        config, model_config: training and model options of the run.
+        config, model_config: training options and model options of the run.
         target: subword model of the target side.
         target_lang: target language, which determines how a reward tokenises text.
     """

@@ -1,7 +1,8 @@
 """Candidate translations of each sentence, with their scores under the model and their rewards.
 
-Losses over whole translations compare candidates. These are found without gradient and without dropout, by beam search
-or by sampling, and duplicates are dropped. One fused pass of forced decoding then scores all of them, with gradient.
+Losses over whole translations compare candidates. The candidates are found by beam search or by sampling, without
+gradient and without dropout; duplicates are dropped. One fused pass of forced decoding then scores all candidates, with
+gradient.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from nmtcli.search.host import SearchRules
 from nmtcli.search.model_searcher import ModelSearcher
 from nmtcli.search.translator import search_sentences
 
-UNKNOWN = "⁇"  # text of an unknown word: visible, so that a candidate gains nothing by leaving it out
+UNKNOWN = "⁇"  # text of an unknown word; not empty, so that a candidate gains no reward by omitting the word
 LONGEST = 1.5  # maximum length of a candidate relative to its source, plus search.host.EXTRA_LENGTH [tokens]
 
 
@@ -28,7 +29,7 @@ class Candidates(NamedTuple):
 
     Attributes:
         scores_BC: mean log-probability per token; minus infinity where there is no candidate [nats/token].
-        rewards_BC: in [0, 1]; 0 where there is no candidate.
+        rewards_BC: reward of each candidate, in [0, 1]; 0 where there is no candidate.
         mask_BC: True where there is a candidate.
     """
 
@@ -37,7 +38,7 @@ class Candidates(NamedTuple):
     mask_BC: Tensor
 
     def best(self) -> Tensor:
-        """Return index_B1 of the candidate with the highest reward; on ties, the first one."""
+        """Return index_B1: the index of each sentence's candidate with the highest reward; on ties, the first one."""
         return self.rewards_BC.masked_fill(~self.mask_BC, -1.0).argmax(dim=1, keepdim=True)
 
     def differ(self) -> Tensor:
@@ -51,8 +52,9 @@ class CandidateSearch:
 
     Args:
         count: beam size, or number of samples per sentence.
-        by: `beam` or `samples`.
-        with_reference: add the reference as a candidate, unless it contains an unknown piece.
+        by: how candidates are found: `beam` (beam search) or `samples` (sampling).
+        with_reference: if True, add the reference as a candidate, unless it contains an unknown piece. If the search
+            finds no candidate, the reference is added in any case.
         target: subword model of the target side.
         reward: computes the reward of each candidate, given the reference.
     """
@@ -83,7 +85,7 @@ class CandidateSearch:
         return [self._target.decode(ids, UNKNOWN) for ids in sentences]
 
     def find(self, model: Seq2Seq, batch: Batch) -> list[list[list[int]]]:
-        """Return the ids of each sentence's candidates, without duplicates, in the order of the search results."""
+        """Return the ids of the candidates for each sentence, without duplicates, in the order of the search."""
         sources = _ids(batch.source_BS, batch.source_mask_BS)
         with model.searching():
             rules = SearchRules.from_config(self._config, wanted=self._count)
@@ -101,7 +103,7 @@ def mean_log_probabilities(model: Seq2Seq, batch: Batch, candidates: list[list[l
     """Return scores_N: the mean log-probability per token of each candidate, computed in one pass [nats/token].
 
     Args:
-        model: in training mode, that is, with dropout.
+        model: in training mode, so that dropout is applied.
         batch: the sentence pairs.
         candidates: for each sentence, the ids of its candidates, each ending in EOS.
     """

@@ -12,14 +12,14 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 CHUNK_ELEMENTS = 1 << 22  # maximum number of logits in memory: 16 MiB in fp32, about a CPU's last-level cache
 GPU_CHUNK_ELEMENTS = 1 << 24  # minimum number of logits in a chunk on a GPU, to keep it busy
-GPU_CHUNKS = 32  # maximum number of chunks in a large batch: each updates the gradient of the whole matrix
+GPU_CHUNKS = 32  # maximum number of chunks in a large batch: each chunk updates the gradient of the whole matrix
 
 
 class CrossEntropy:
     """Cross-entropy of each target token, given the reference's tokens before it.
 
     Args:
-        label_smoothing: share of the target distribution that is uniform over the vocabulary.
+        label_smoothing: share of the target distribution, in [0, 1), that is spread evenly over the vocabulary.
     Source:
         label smoothing: Szegedy et al. 2016, section 7.
     """
@@ -45,7 +45,7 @@ def cross_entropy_of(model: Seq2Seq, readout_BTE: Tensor, batch: Batch, label_sm
         model: provides the output projection.
         readout_BTE: one readout for each position of the references.
         batch: provides the references.
-        label_smoothing: share of the target distribution that is uniform over the vocabulary.
+        label_smoothing: share of the target distribution, in [0, 1), that is spread evenly over the vocabulary.
     Returns:
         the sums of loss and nll [nats].
     """
@@ -70,17 +70,17 @@ def chunked_cross_entropy(
     label_smoothing: float,
     chunk_elements: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Sum the cross-entropies of `readout @ projection.T + bias`, a few rows of logits at a time.
+    """Sum the cross-entropies of the targets under the logits `readout @ projection.T + bias`, a few rows at a time.
 
     The gradient is computed in the same pass, so chunking takes no more operations than computing all logits at once.
 
     Args:
         readout_NE: one row per token.
         projection_VE, bias_V: the output projection.
-        targets_N: ids.
-        mask_N: True on rows that count.
-        label_smoothing: share of the target distribution that is uniform over the vocabulary.
-        chunk_elements: maximum number of logits in memory, but at least one row; 0: chosen for the device.
+        targets_N: ids of the target tokens.
+        mask_N: True on rows that count towards the sums.
+        label_smoothing: share of the target distribution, in [0, 1), that is spread evenly over the vocabulary.
+        chunk_elements: maximum number of logits in memory at a time, but at least one row; 0: choose it by the device.
     Returns:
         the smoothed loss, with gradient, and the nll, without gradient; both equal F.cross_entropy(reduction="sum") up
         to rounding [nats].
@@ -96,7 +96,7 @@ def chunked_cross_entropy(
 
 
 def nll_by(probs_NV: Tensor, targets_N1: Tensor, full: torch.dtype) -> Tensor:
-    """Return nll_N1 of the targets [nats]; probabilities are clamped to the smallest normal number of type `full`."""
+    """Return nll_N1 of the targets [nats], with probabilities clamped below at the smallest normal number of `full`."""
     return -probs_NV.gather(1, targets_N1).to(full).clamp_(min=torch.finfo(full).tiny).log_()
 
 

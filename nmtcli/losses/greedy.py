@@ -1,10 +1,12 @@
-"""Greedy-search loss: the decoder reads its own most probable tokens, and learns to predict the reference.
+"""Greedy-search loss: the decoder reads its own most probable tokens and learns to predict the reference.
 
-At each position of the reference, the target is the reference's token, whatever the decoder has read before. No
-gradient flows through the choice of a token. With probability R, a position reads the reference's token instead; R = 1
-is cross-entropy with teacher forcing.
+At each position of the reference, the target is the reference's token, whatever the decoder has read before. With
+probability R, a position reads the previous token of the reference instead of the decoder's own; R = 1 is cross-entropy
+with teacher forcing. No gradient flows through the choice of a token.
 
-    exact       one step at a time: position t reads the argmax of the previous step
+There are two forms:
+
+    exact       one step at a time: position t reads the argmax of the step before
     in passes   all positions at once, one fused call per pass: position t reads the argmax at t - 1 in the previous
                 pass, and the first pass reads the reference; with one pass per position, the result is exact
 """
@@ -27,10 +29,10 @@ class GreedySearchLoss:
 
     Args:
         label_smoothing: share of the target distribution that is uniform over the vocabulary.
-        passes: number of passes, at least 2; 0: the exact form.
-        teacher_forcing: R without a schedule, or the lower bound of the schedule.
+        passes: number of passes, at least 2; 0: use the exact form.
+        teacher_forcing: R if there is no schedule, else the lower bound of the schedule.
         decay, half: as in `teacher_forcing_at`.
-        forbidden: ids that the decoder never predicts; it reads them only from the reference.
+        forbidden: ids that the decoder never predicts, and so reads only where the reference has them.
     Source:
         scheduled sampling: Bengio et al. 2015; in two passes: Mihaylova and Martins 2019; in more passes: Duckworth et
         al. 2019.
@@ -58,11 +60,11 @@ class GreedySearchLoss:
         return batch.target_tokens
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """Return loss and nll of a batch [nats]."""
+        """Return loss and nll of a batch, summed over real tokens [nats]."""
         memory, state = model.encode(batch.source_BS, batch.source_mask_BS)
         ratio = teacher_forcing_at(update, lowest=self.teacher_forcing, decay=self.decay, half=self.half)
         shape, device = batch.target_input_BT.shape, batch.target_input_BT.device
-        # with R = 0 or 1, nothing is drawn, so that dropout gets the same random numbers as with cross-entropy
+        # With R = 0 or 1, no random numbers are drawn, so that dropout gets the same ones as with cross-entropy.
         forced_BT = torch.rand(shape, device=device) < ratio if 0 < ratio < 1 else torch.full(shape, ratio >= 1)
         forced_BT = forced_BT.to(device)
         if self.passes:
@@ -78,13 +80,13 @@ class GreedySearchLoss:
 
 
 def teacher_forcing_at(update: int, *, lowest: float, decay: str, half: int) -> float:
-    """Return R, the probability that a position reads the reference's token.
+    """Return R, the probability that a position reads the reference's token, after `update` updates.
 
     Args:
         update: i, the number of completed updates.
-        lowest: R without a schedule, or the lower bound of the schedule.
-        decay: schedule of R; `none`; `linear`: 1 - c i; `exponential`: k ** i; `inverse-sigmoid`: k / (k + exp(i / k)).
-        half: number of updates after which the schedule's formula gives 1/2, which determines c or k.
+        lowest: R if there is no schedule, else the lower bound of the schedule.
+        decay: schedule of R: `none`; `linear`: 1 - c i; `exponential`: k ** i; `inverse-sigmoid`: k / (k + exp(i / k)).
+        half: number of updates after which the schedule's formula gives 1/2; it determines c or k.
     Source:
         Bengio et al. 2015, section 2.4.
 
@@ -126,8 +128,8 @@ def decode_own_tokens(
         model: in training mode.
         memory, state: from `model.encode`.
         target_BT: the reference, starting with BOS.
-        forced_BT: True where the reference's token is read; at the first position, BOS is read in any case.
-        forbidden: ids that are never predicted; they are read only from the reference.
+        forced_BT: True where the decoder reads the reference's token; at the first position, it always reads BOS.
+        forbidden: ids that are never predicted, and so are read only where the reference has them.
     Returns:
         readout_BTE.
     """
@@ -155,10 +157,10 @@ def decode_in_passes(
     *,
     forbidden: tuple[int, ...] = (),
 ) -> Tensor:
-    """Decode in passes, each fused over time; other arguments and the result are as in `decode_own_tokens`.
+    """Decode in passes, each fused over time; the other arguments and the result are those of `decode_own_tokens`.
 
     Args:
-        passes: number of passes of the decoder; only the last one has gradients and dropout.
+        passes: number of passes of the decoder; only the last pass has gradients and dropout.
     """
     read_BT = target_BT
     for _ in range(passes - 1):

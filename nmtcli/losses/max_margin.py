@@ -1,4 +1,4 @@
-"""Max-margin loss between the best candidate translation and the one that the model prefers."""
+"""Max-margin loss between the candidate translation with the highest reward and the best-scoring other candidate."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ class MaxMargin:
 
         max(0, reward(u*) - reward(v) - s(u*) + s(v))
 
-    The score s is the mean log-probability per token. The loss is 0 where all candidates have the same reward.
+    The score s is the mean log-probability per token. The loss is 0 if all candidates have the same reward.
 
     Args:
         search: finds and scores the candidates.
@@ -30,7 +30,7 @@ class MaxMargin:
         return len(batch.source_BS)
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """Return the sum of the margin losses [nats/token]; nll is None."""
+        """Return the sum of the margin losses [nats/token] as `loss`, and None as `nll`."""
         return LossSums(margin(self.search(model, batch)).sum(), None)
 
 

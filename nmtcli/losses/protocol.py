@@ -1,4 +1,4 @@
-"""The interface of a loss: what the training loop uses, without knowing any loss by name."""
+"""Interface between the training loop and a loss, so that the loop need not know any loss by name."""
 
 from typing import NamedTuple, Protocol
 
@@ -13,8 +13,8 @@ class LossSums(NamedTuple):
 
     Attributes:
         loss: the training objective, with gradient; a sum over the tokens or sentences that `Loss.count` counts.
-        nll: negative log-likelihood of the reference, given the decoder's inputs, without label smoothing and without
-            gradient [nats]; None if the loss does not compute it.
+        nll: negative log-likelihood of the reference tokens, given the decoder's inputs [nats]; without label smoothing
+            and without gradient. None if the loss does not compute it.
     """
 
     loss: Tensor
@@ -25,7 +25,7 @@ class Loss(Protocol):
     """A training loss, computed from a model and a batch."""
 
     def count(self, batch: Batch) -> int:
-        """Return the divisor for the mean of this loss: the number of target tokens, or of sentences, in the batch."""
+        """Return the divisor for the mean of this loss: the number of target tokens or of sentences in the batch."""
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
         """Return the sums over a batch.
@@ -33,5 +33,5 @@ class Loss(Protocol):
         Args:
             model: in training mode, on the batch's device.
             batch: sentence pairs.
-            update: number of completed updates, on which schedules depend.
+            update: number of completed updates; schedules depend on it.
         """

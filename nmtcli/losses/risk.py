@@ -12,15 +12,16 @@ from nmtcli.model.seq2seq import Seq2Seq
 class Risk:
     """Expected value of 1 - reward, under the model's own distribution over the candidates for a sentence.
 
-        Q(u) = softmax over the candidates of alpha * s(u),     risk = sum over u of Q(u) * (1 - reward(u))
+        Q(u) = softmax of alpha * s(u) over the candidates,     risk = sum over u of Q(u) * (1 - reward(u))
 
     The score s is the mean log-probability per token.
 
     Args:
         search: finds and scores the candidates.
-        alpha: sharpness of Q.
+        alpha: sharpness of Q; at 0, Q is uniform over the candidates.
     Source:
-        Shen et al. 2016, eq. 13, where s is the sum over tokens; with the mean: Edunov et al. 2018, section 3.2.
+        Shen et al. 2016, eq. 13, where s is the sum of log-probabilities; with the mean: Edunov et al. 2018, section
+        3.2.
     """
 
     def __init__(self, search: CandidateSearch, alpha: float) -> None:
@@ -32,7 +33,7 @@ class Risk:
         return len(batch.source_BS)
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """Return the sum of the risks, each in [0, 1]; nll is None."""
+        """Return the sum of the sentences' risks, each in [0, 1], as `loss`, and None as `nll`."""
         return LossSums(expected_risk(self.search(model, batch), self.alpha).sum(), None)
 
 

@@ -9,9 +9,9 @@ from nmtcli.model.seq2seq import Seq2Seq
 
 
 class SequenceNLL:
-    """-log p(u*) of the candidate u* with the highest reward; 0 where all candidates have the same reward.
+    """Loss -log p(u*), where u* is the candidate with the highest reward; 0 if all candidates have the same reward.
 
-        p(u) = softmax over the candidates of s(u)
+        p(u) = softmax of s(u) over the candidates
 
     The score s is the mean log-probability per token.
 
@@ -29,12 +29,12 @@ class SequenceNLL:
         return len(batch.source_BS)
 
     def __call__(self, model: Seq2Seq, batch: Batch, update: int) -> LossSums:
-        """Return the sum of -log p(u*) [nats]; the nll of the reference is None."""
+        """Return the sum of -log p(u*) [nats] as `loss`, and None as `nll`."""
         return LossSums(nll_of_best(self.search(model, batch)).sum(), None)
 
 
 def nll_of_best(candidates: Candidates) -> Tensor:
-    """Return nll_B of the candidate with the highest reward; on ties, of the first one."""
+    """Return nll_B: -log p(u*) for each sentence; on ties for the highest reward, u* is the first candidate."""
     scores_BC, best_B1 = candidates.scores_BC, candidates.best()
     nll_B = scores_BC.logsumexp(dim=1) - scores_BC.gather(1, best_B1).squeeze(1)
     return nll_B.masked_fill(~candidates.differ(), 0.0)

@@ -30,16 +30,16 @@ def token_nll(
 ) -> Tensor:
     """Return nll_N = F.cross_entropy(readout @ projection.T + bias, targets, reduction="none").
 
-    The values are as accurate as the rounding of a probability (0.004 nats in bf16), and at most 87 nats, where the
-    probability reaches the smallest normal number in fp32.
+    The values are as accurate as rounded probabilities allow (0.004 nats in bf16). The maximum value is 87 nats, since
+    probabilities are clamped below at the smallest normal number in fp32.
 
     Args:
         readout_NE: one row per token.
         projection_VE, bias_V: the output projection.
-        targets_N: ids.
+        targets_N: ids of the target tokens.
         chunk_elements: maximum number of logits in memory at a time, but at least one row.
-        kept_elements: maximum number of probabilities kept for the backward pass; for a larger batch, none are kept,
-            and the backward pass recomputes them.
+        kept_elements: maximum number of probabilities kept for the backward pass; for a batch with more, no
+            probabilities are kept, and the backward pass recomputes them.
     Returns:
         nll_N in fp32 or better [nats].
     """

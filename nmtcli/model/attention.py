@@ -9,13 +9,13 @@ from nmtcli.model.linear import Linear
 
 
 class Memory(NamedTuple):
-    """The encoded source as the decoder sees it, computed once per batch.
+    """Encoded source that the decoder attends to, computed once per batch.
 
     Attributes:
         values_BSH: outputs of the encoder.
-        keys_BSD: keys for the queries: `values_BSH`, projected and scaled.
+        keys_BSD: attention keys: `values_BSH`, projected and scaled as the kind of attention requires.
         mask_BS: True on real tokens.
-        summary_BH: one vector for the whole sentence.
+        summary_BH: one vector for each whole sentence.
     """
 
     values_BSH: Tensor
@@ -28,7 +28,7 @@ class Memory(NamedTuple):
         return self.__class__(*(values[sentences_B] for values in self))
 
     def keep(self, sentences_B: Tensor) -> Self:
-        """Do the same as `select`, but on a CPU in place; this memory must not be used afterwards."""
+        """Return what `select` returns; on a CPU, this overwrites the original memory, which must not be used again."""
         mask_BS, summary_BH = self.mask_BS[sentences_B], self.summary_BH[sentences_B]
         values_BSH = kept_in_place(self.values_BSH, sentences_B)
         keys_BSD = values_BSH if self.keys_BSD is self.values_BSH else kept_in_place(self.keys_BSD, sentences_B)
@@ -36,7 +36,7 @@ class Memory(NamedTuple):
 
 
 def kept_in_place(values_N: Tensor, rows_R: Tensor) -> Tensor:
-    """Return `values_N[rows_R]`; on a CPU as a view of the first rows of `values_N`, overwriting those that change.
+    """Return `values_N[rows_R]`; on a CPU, write these rows over the first rows of `values_N` and return a view.
 
     >>> kept_in_place(torch.arange(5), torch.tensor([0, 4, 2])).tolist()
     [0, 4, 2]
@@ -54,9 +54,9 @@ class Attention(nn.Module):
     Args:
         query_size: width of the queries, the hidden size of the decoder.
         value_size: width of the memory.
-        scaled: divide dot and general scores by the square root of `query_size`. Without this, the large outputs of a
-            GRU or a plain RNN saturate the softmax: from the first update on it attends to a single position, and
-            learning is slow.
+        scaled: if True, divide dot and general scores by the square root of `query_size`. Without this division, the
+            large outputs of a GRU or a plain RNN saturate the softmax: from the first update on, all weight falls on a
+            single position, and learning is slow.
     Source:
         scaled: Vaswani et al. 2017, section 3.2.1.
     """
@@ -66,7 +66,7 @@ class Attention(nn.Module):
         self.scale = query_size**-0.5 if scaled else 1.0
 
     def keys(self, values_BSH: Tensor) -> Tensor:
-        """Return keys_BSD: the values, projected and scaled."""
+        """Return keys_BSD: the values, projected and scaled as the kind of attention requires."""
         raise NotImplementedError
 
     def scores(self, query_BTD: Tensor, keys_BSD: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class Attention(nn.Module):
             context_BTH and weights_BTS; the weights sum to 1 and are exactly 0 on padding.
         """
         scores_BTS = self.scores(query_BTD, memory.keys_BSD)
-        searches_on_gpu = scores_BTS.is_cuda and not torch.is_grad_enabled()  # the GPU kernel sums in fp32 anyway
+        searches_on_gpu = scores_BTS.is_cuda and not torch.is_grad_enabled()  # the GPU kernel sums in fp32 in any case
         full = scores_BTS.dtype if searches_on_gpu else torch.promote_types(scores_BTS.dtype, torch.float32)
         weights_BTS = torch.where(memory.mask_BS.unsqueeze(1), scores_BTS, -torch.inf).softmax(dim=-1, dtype=full)
         return weights_BTS.to(memory.values_BSH.dtype) @ memory.values_BSH, weights_BTS
@@ -104,7 +104,7 @@ class DotAttention(Attention):
         assert query_size == value_size
 
     def keys(self, values_BSH: Tensor) -> Tensor:
-        """Return the values themselves, scaled."""
+        """Return the values themselves, scaled if `scaled` is True."""
         return self._scaled(values_BSH)
 
 
@@ -120,7 +120,7 @@ class GeneralAttention(Attention):
         self.project_keys = nn.Linear(value_size, query_size, bias=False)
 
     def keys(self, values_BSH: Tensor) -> Tensor:
-        """Return W m, scaled."""
+        """Return W m for each value m, scaled if `scaled` is True."""
         return self._scaled(self.project_keys(values_BSH))
 
 
@@ -138,13 +138,13 @@ class AdditiveAttention(Attention):
         self.combine = nn.Linear(query_size, 1, bias=False)
 
     def keys(self, values_BSH: Tensor) -> Tensor:
-        """Return W m, not scaled."""
+        """Return W m for each value m, unscaled."""
         keys_BSD = self.project_keys(values_BSH)
         assert isinstance(keys_BSD, Tensor)
         return keys_BSD
 
     def scores(self, query_BTD: Tensor, keys_BSD: Tensor) -> Tensor:
-        """Return v . tanh(U q + key)."""
+        """Return scores_BTS: v . tanh(U q + key) for each query q and each key."""
         joined_BTSD = self.project_query(query_BTD).unsqueeze(2) + keys_BSD.unsqueeze(1)
         scores_BTS = self.combine(joined_BTSD.tanh()).squeeze(-1)
         assert isinstance(scores_BTS, Tensor)

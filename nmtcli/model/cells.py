@@ -1,6 +1,6 @@
 """Recurrent cells, as single steps written out gate by gate and as one fused call over a whole sequence.
 
-Decoding takes the written-out steps, and tests compare the fused kernels with them. `RecurrentLayer` runs torch's
+Decoding uses the single steps, and tests compare the fused kernels with them. `RecurrentLayer` runs torch's
 sequence kernels (oneDNN on a CPU, cuDNN on a GPU) over the same parameters.
 """
 
@@ -18,8 +18,8 @@ class CellState(NamedTuple):
     """State that one recurrent layer carries from step to step.
 
     Attributes:
-        hidden_NH: the output of the last step.
-        cell_NH: the LSTM's cell state, which may be fp32 even if the weights are bf16; width 0 for GRU and RNN.
+        hidden_NH: output of the previous step.
+        cell_NH: cell state of an LSTM, which may be fp32 even if the weights are bf16; width 0 for GRU and RNN.
     """
 
     hidden_NH: Tensor
@@ -46,7 +46,7 @@ class Int8Weights(Protocol):
 
 
 class JointInt8Weights(NamedTuple):
-    """Int8 parameters of an LSTM that multiplies its concatenated input and hidden state in one product.
+    """Int8 parameters of an LSTM whose input and hidden state are concatenated and multiplied in one product.
 
     Attributes:
         joint_GJ: W and U, concatenated along the input axis; J = E + H.
@@ -63,11 +63,11 @@ class JointInt8Weights(NamedTuple):
 
 
 class SeparateInt8Weights(NamedTuple):
-    """Int8 parameters of a cell that multiplies its input and hidden state separately.
+    """Int8 parameters of a cell whose input and hidden state are multiplied in two separate products.
 
     Attributes:
         cell_step: the written-out step.
-        weights: the parameters; both matrices are int8, the biases are not.
+        weights: the parameters; both matrices are int8, and the biases are floating point.
     """
 
     cell_step: Step
@@ -79,7 +79,7 @@ class SeparateInt8Weights(NamedTuple):
 
 
 class LSTMGates(NamedTuple):
-    """The gates of one LSTM step, each in (0, 1), and the candidate in (-1, 1)."""
+    """Gate values of one LSTM step, each in (0, 1), and its candidate values, each in (-1, 1)."""
 
     input_NH: Tensor
     forget_NH: Tensor
@@ -88,7 +88,7 @@ class LSTMGates(NamedTuple):
 
 
 class GRUGates(NamedTuple):
-    """The gates of one GRU step, each in (0, 1), and the candidate in (-1, 1)."""
+    """Gate values of one GRU step, each in (0, 1), and its candidate values, each in (-1, 1)."""
 
     reset_NH: Tensor
     update_NH: Tensor
@@ -96,7 +96,7 @@ class GRUGates(NamedTuple):
 
 
 def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[CellState, LSTMGates]:
-    """Take one step of the LSTM, with forget gate and without peepholes.
+    """Take one step of an LSTM with a forget gate and without peephole connections.
 
         i = sigmoid(W_i x + U_i h + b_i)        input gate: how much of the candidate is written
         f = sigmoid(W_f x + U_f h + b_f)        forget gate: how much of the cell is kept
@@ -108,7 +108,7 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
     Args:
         input_NE: x.
         state: h and c.
-        weights: W, U and their two biases, G = 4 H.
+        weights: W, U and their biases, whose sum is b; G = 4 H.
     Returns:
         the next state (h' and c') and the gates; values and gradients match torch's kernels up to rounding.
     Source:
@@ -118,7 +118,7 @@ def lstm_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cel
 
 
 def _lstm_from_sums(sums_NG: Tensor, state: CellState) -> tuple[CellState, LSTMGates]:
-    """Finish an LSTM step after its matrix products; `sums_NG` are the arguments of sigmoid and tanh."""
+    """Finish an LSTM step from `sums_NG`, the sums W x + U h + b to which sigmoid and tanh are applied."""
     sums_NG = sums_NG.to(state.cell_NH.dtype)
     i_NH, f_NH, g_NH, o_NH = sums_NG.chunk(4, dim=-1)
     gates = LSTMGates(i_NH.sigmoid(), f_NH.sigmoid(), g_NH.tanh(), o_NH.sigmoid())
@@ -132,11 +132,11 @@ def fused_lstm_cell(
 ) -> CellState:
     """Take one step of `lstm_cell` on a GPU, with a single kernel after the matrix products.
 
-    The gates are not returned, and there is no gradient.
+    Unlike `lstm_cell`, return no gates, and compute no gradient.
 
     Args:
         input_NE, state, weights: as in `lstm_cell`.
-        from_hidden_NG: U h, if already computed; None: compute it here.
+        from_hidden_NG: U h, if the caller has computed it; None: compute U h here.
     """
     if from_hidden_NG is None:
         from_hidden_NG = linear(state.hidden_NH, weights.recurrent_GH)
@@ -150,15 +150,15 @@ def fused_lstm_cell(
 
 
 def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[CellState, GRUGates]:
-    """Take one step of the GRU, with the reset gate after the recurrent product, as in cuDNN.
+    """Take one step of a GRU that applies its reset gate after the recurrent product, as cuDNN does.
 
         r = sigmoid(W_r x + U_r h + b_r)        reset gate
         z = sigmoid(W_z x + U_z h + b_z)        update gate: how much of the old state is kept
         n = tanh(W_n x + b_n + r * (U_n h + c_n))
         h' = (1 - z) * n + z * h
 
-    n is the candidate, and c_n its recurrent bias. Arguments and result are as in `lstm_cell`, except that G = 3 H and
-    the cell state has width 0.
+    n is the candidate, and c_n its recurrent bias. The arguments and the result are those of `lstm_cell`, except that
+    G = 3 H and the cell state has width 0.
 
     Source:
         Cho et al. 2014.
@@ -178,7 +178,7 @@ def gru_cell(input_NE: Tensor, state: CellState, weights: Weights) -> tuple[Cell
 
 
 def rnn_cell(input_NE: Tensor, state: CellState, weights: Weights) -> CellState:
-    """Take one step of the plain RNN: h' = tanh(W x + U h + b), with G = H.
+    """Take one step of a plain RNN: h' = tanh(W x + U h + b), with G = H.
 
     Source:
         Elman 1990.
@@ -207,7 +207,7 @@ def _start_forget_gate(input_bias_G: Tensor, forget_bias: float) -> None:
 
 
 def _quantise_jointly(weights: Weights) -> JointInt8Weights:
-    """Quantise W and U as one matrix: the hidden state, although smaller, loses little by sharing the input's scale."""
+    """Quantise W and U as one matrix, so that the input and the smaller hidden state share a scale, at little loss."""
     assert isinstance(weights.input_GE, Tensor)
     assert isinstance(weights.recurrent_GH, Tensor)
     joint_GJ = quantised(torch.cat([weights.input_GE.detach(), weights.recurrent_GH.detach()], dim=1))
@@ -220,7 +220,7 @@ class FusedStep(Protocol):
     def __call__(
         self, input_NE: Tensor, state: CellState, weights: Weights, from_hidden_NG: Tensor | None = None
     ) -> CellState:
-        """Take one step; `from_hidden_NG` is U h, or None if not yet computed."""
+        """Take one step; `from_hidden_NG` is U h if the caller has computed it, else None."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,14 +229,15 @@ class Cell:
 
     Attributes:
         gates: number of gates, each a block of H rows in the weight matrices.
-        carries_cell: True if the state includes a cell state besides the hidden state.
+        carries_cell: True if the state includes a cell state in addition to the hidden state.
         kernel: torch's module for whole sequences.
         step: the written-out step.
         fused_step: step used on a GPU when no gradient is needed; None: `step` is used there too.
-        start: overwrites the input biases set by init.py, given these biases and the option `forget_bias`; None: the
-            biases are kept.
-        quantise: converts the weights to int8; None: each matrix is converted separately.
-        int8_encodes_faster: True if an encoder runs faster in int8, although there is no fused int8 call over time.
+        start: function of the input biases and the option `forget_bias` that overwrites, in place, some of the values
+            set by init.py; None: these values are kept.
+        quantise: function that converts the weights to int8; None: each matrix is converted separately.
+        int8_encodes_faster: True if an encoder of these cells runs faster in int8, one step at a time, than in floating
+            point, with one fused call.
     """
 
     gates: int
@@ -283,10 +284,10 @@ class RecurrentLayer(nn.Module):
         """Run over all positions at once.
 
         Args:
-            input_BTE: the sequences; padding on the right does not affect the positions before it.
+            input_BTE: the sequences; padding on the right does not affect the real positions.
             state: the initial state; None: zeros.
         Returns:
-            hidden_BTH, equal to T calls of `step` up to rounding.
+            hidden_BTH, the outputs; equal to those of T calls of `step` up to rounding.
         """
         if self.int8_weights is not None:
             if state is None:
@@ -313,8 +314,8 @@ class RecurrentLayer(nn.Module):
     def _forward_flat(self, input_BTE: Tensor, state: CellState | None, dtype: torch.dtype) -> Tensor:
         """Run `forward` under autocast or in bf16, working around limitations of torch's module.
 
-        Under autocast, torch runs cuDNN in fp16, whatever type was requested. In bf16, torch does not store the weights
-        in one flat tensor in cuDNN's order, as this method does.
+        Under autocast, torch runs cuDNN in fp16, whatever type was requested. In bf16, torch leaves the weights in
+        separate tensors; this method stores them in one flat tensor, in cuDNN's order.
         """
         with torch.autocast("cuda", enabled=False):
             named = dict(self.kernel.named_parameters())
@@ -328,7 +329,7 @@ class RecurrentLayer(nn.Module):
         return output_BTH
 
     def step(self, input_NE: Tensor, state: CellState, from_hidden_NG: Tensor | None = None) -> CellState:
-        """Take one step; `from_hidden_NG` is U h, or None if not yet computed."""
+        """Take one step; `from_hidden_NG` is U h if the caller has computed it, else None."""
         if self.int8_weights is not None:
             return self.int8_weights.step(input_NE, state)
         fused_step = self.cell.fused_step
@@ -337,7 +338,7 @@ class RecurrentLayer(nn.Module):
         return self.cell.step(input_NE, state, self.weights())
 
     def quantise(self) -> None:
-        """Use int8 weights from now on; CPU only."""
+        """Switch the layer to int8 weights; for use on a CPU only."""
         weights = self.weights()
         if self.cell.quantise is not None:
             self.int8_weights = self.cell.quantise(weights)
@@ -353,7 +354,7 @@ class RecurrentLayer(nn.Module):
 
 
 class RecurrentLayers(nn.ModuleList):
-    """Stack of recurrent layers: torch's `ModuleList`, typed."""
+    """Stack of recurrent layers: torch's `ModuleList` with type annotations."""
 
     def __init__(self, layers: Iterable[RecurrentLayer]) -> None:
         super().__init__(layers)

@@ -6,14 +6,14 @@
                 with input feeding, the first layer reads [embedding; last readout]
     bahdanau    previous state -> query -> attention -> context; [embedding; context] -> all layers;
                 [top; context; embedding] -> readout
-    sutskever   target embeddings -> all layers -> readout; the source is seen only through the first state
+    sutskever   target embeddings -> all layers -> readout; the source enters only through the first state
     cho         [embedding; summary of the source] -> all layers; [top; summary; embedding] -> readout
 
 [a; b] is the concatenation of a and b, and top is the output of the top layer. The readout is as wide as the
 embeddings; the output projection turns it into logits.
 
 If no layer reads the attention or the readout of the previous step, training needs no loop over time: each layer runs
-over the whole target in one fused call. This holds for all wirings except `bahdanau`, and `luong` with input
+over the whole target in one fused call. This holds for all wirings but two: `bahdanau`, and `luong` with input
 feeding. Decoding takes one step at a time in all wirings, with the same weights.
 """
 
@@ -30,14 +30,14 @@ from nmtcli.model.linear import Linear
 
 
 class Run(Protocol):
-    """Function that runs one layer of a decoder; `Decoder.wire` must call it once for each layer, in any order."""
+    """Function that runs one layer of a decoder; `Decoder.wire` must call it exactly once per layer, in any order."""
 
     def __call__(self, number: int, input_BTE: Tensor, state: CellState | None = None, /) -> Tensor:
         """Run a layer over its input.
 
         Args:
             number: index of the layer, from 0; in a step, the layer's new state is stored under this index.
-            input_BTE: input at T target positions, or for the last tokens of T hypotheses of each sentence.
+            input_BTE: input at T target positions, or, in a step, for the last tokens of T hypotheses per sentence.
             state: state of the layer before the first position, with one row per sentence or hypothesis; None: taken
                 from the state passed to the decoder.
         Returns:
@@ -49,9 +49,9 @@ class State(NamedTuple):
     """State that the decoder carries from step to step, for N = B * K hypotheses, grouped by sentence.
 
     Attributes:
-        hidden_LNH: last output of each layer.
-        cell_LNH: cell state of each LSTM layer; width 0 for GRU and RNN.
-        fed_NE: the last readout, with input feeding; otherwise width 0.
+        hidden_LNH: output of each layer in the previous step.
+        cell_LNH: cell state of each layer of an LSTM; width 0 for GRU and RNN.
+        fed_NE: readout of the previous step, if the decoder uses input feeding; otherwise width 0.
     """
 
     hidden_LNH: Tensor
@@ -59,7 +59,7 @@ class State(NamedTuple):
     fed_NE: Tensor
 
     def select(self, rows_N: Tensor) -> Self:
-        """Return the state of the given rows, in the given order; rows may be repeated or left out."""
+        """Return the state of the hypotheses in the given rows, in that order; rows may be repeated or omitted."""
         return self.__class__(self.hidden_LNH[:, rows_N], self.cell_LNH[:, rows_N], self.fed_NE[rows_N])
 
     def layer(self, number: int) -> CellState:
@@ -68,14 +68,14 @@ class State(NamedTuple):
 
 
 class Decoder(nn.Module):
-    """Map target embeddings and the memory to readouts, the input of the output projection; subclasses define `wire`.
+    """Map target embeddings and the memory to readouts, which the output projection reads; subclasses define `wire`.
 
     Args:
         config: model options.
         input_size: E, width of the embeddings and of the readout.
         memory_size: width of the memory.
-        beside_first, beside_upper, beside_top: widths of the vectors concatenated to the input of the first layer, of
-            each layer above it, and of the readout.
+        beside_first, beside_upper, beside_top: total width of the vectors that are concatenated to the input of the
+            first layer, to the input of each upper layer, and to the input of the readout.
         dropout: applied to the input of each layer above the first, and before and after the readout.
     """
 
@@ -111,10 +111,11 @@ class Decoder(nn.Module):
         self.fed_size = input_size if config.input_feeding else 0
 
     def first_state(self, summary_BH: Tensor) -> State:
-        """Return the state before the first step, from a summary x of the source: hidden = tanh(W x), cell = V x.
+        """Compute the state before the first step from a summary x of the source: hidden = tanh(W x), cell = V x.
 
-        With --decoder-init zero, the state is zero. The cell state is a sum over time, so it is kept in fp32 even if
-        the weights are bf16; only a search on a GPU keeps it in bf16, as cuDNN does in training.
+        With --decoder-init zero, the state is zero. The cell state is a sum over time and is therefore kept in fp32
+        even if the weights are bf16. The exception is a search on a GPU, which keeps it in bf16, as cuDNN does in
+        training.
         """
         layers, batch = len(self.layers), len(summary_BH)
         if self.bridge is None:
@@ -130,7 +131,7 @@ class Decoder(nn.Module):
         """Decode the whole target at once, or step by step if the wiring requires it.
 
         Returns:
-            readout_BTE and weights_BTS, equal to T calls of `step` up to rounding.
+            readout_BTE and attention weights_BTS; equal to the results of T calls of `step` up to rounding.
         """
         drop = self.dropout.over_a_sentence(self.training)
         if not self.steps_in_training:
@@ -160,7 +161,8 @@ class Decoder(nn.Module):
         """Map embeddings to readout_BTE and attention weights_BTS; each decoder defines its own wiring here.
 
         Args:
-            embedded_BTE: embeddings at T target positions, or of the last tokens of T hypotheses of each sentence.
+            embedded_BTE: embeddings at T target positions, or, in a step, of the last tokens of T hypotheses per
+                sentence.
             memory: the encoded source.
             state: state of the decoder before the first position.
             run: runs one layer.
@@ -197,10 +199,10 @@ class Decoder(nn.Module):
         return readout_BKE, weights_BKS, State(hidden_LNH, cell_LNH, fed_NE)
 
     def join_layers(self) -> None:
-        """From now on, compute the recurrent products of all layers in one batched product per step; for use on a GPU.
+        """Make each step compute the recurrent products of all layers as one batched product; for use on a GPU.
 
-        The product of a single layer has too few rows to keep a GPU busy. The weights must not change afterwards. Cells
-        without a fused step are left as they are.
+        The product of a single layer has too few rows to keep a GPU busy. The weights must not change afterwards. A
+        decoder whose cells have no fused step is left unchanged.
         """
         if self.cell.fused_step is not None:
             matrices = [layer.kernel.all_weights[0][1].detach().T for layer in self.layers]
@@ -229,10 +231,10 @@ class Decoder(nn.Module):
 
 
 class GNMTDecoder(Decoder):
-    """Decoder that attends from its first layer; the context goes to the upper layers, if any, and to the readout.
+    """Decoder whose first layer computes the query; the context feeds the upper layers, if any, and the readout.
 
     Source:
-        Wu et al. 2016, section 3; wired as in NVIDIA's GNMT v2, where the context also goes to every upper layer.
+        Wu et al. 2016, section 3; wired as in NVIDIA's GNMT v2, which likewise feeds the context to every upper layer.
     """
 
     def __init__(self, config: ModelConfig, *, input_size: int, memory_size: int, dropout: Dropout) -> None:
@@ -240,7 +242,7 @@ class GNMTDecoder(Decoder):
         super().__init__(config, input_size=input_size, memory_size=memory_size, dropout=dropout, **beside)
 
     def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
-        """Run the first layer, attend from it, then run the upper layers."""
+        """Run the first layer, attend with its output as the query, then run the upper layers."""
         layer_BTH = run(0, embedded_BTE)
         context_BTH, weights_BTS = self._attend(layer_BTH, memory)
         layer_BTH = self._upwards(layer_BTH, run, drop, context_BTH)
@@ -248,7 +250,7 @@ class GNMTDecoder(Decoder):
 
 
 class LuongDecoder(Decoder):
-    """Decoder that attends from its top layer: readout = tanh(W [context; top]), the paper's "attentional vector".
+    """Decoder whose top layer computes the query; readout = tanh(W [context; top]), the paper's "attentional vector".
 
     Source:
         Luong, Pham and Manning 2015, section 3.1; input feeding: section 3.3.
@@ -260,7 +262,7 @@ class LuongDecoder(Decoder):
         self.steps_in_training = config.input_feeding
 
     def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
-        """Run all layers, then attend from the top one."""
+        """Run all layers, then attend with the output of the top layer as the query."""
         if self.fed_size:
             fed_BKE = state.fed_NE.view(*embedded_BTE.shape)
             embedded_BTE = torch.cat([embedded_BTE, fed_BKE.to(embedded_BTE.dtype)], dim=-1)
@@ -270,7 +272,7 @@ class LuongDecoder(Decoder):
 
 
 class BahdanauDecoder(Decoder):
-    """Decoder that attends first: the top layer's previous output is the query, and the first layer reads the context.
+    """Decoder that attends before its layers run: the query is the previous output of the top layer.
 
     Source:
         Bahdanau, Cho and Bengio 2015, section 3 and appendix A.2; the paper's maxout before the output is a tanh here.
@@ -283,7 +285,7 @@ class BahdanauDecoder(Decoder):
         super().__init__(config, input_size=input_size, memory_size=memory_size, dropout=dropout, **beside)
 
     def wire(self, embedded_BTE: Tensor, memory: Memory, state: State, run: Run, drop: Drop) -> tuple[Tensor, Tensor]:
-        """Attend from the previous state, then run all layers."""
+        """Attend with the previous output of the top layer as the query, then run all layers."""
         query_BKH = state.hidden_LNH[-1].view(*embedded_BTE.shape[:2], -1)
         context_BKH, weights_BKS = self._attend(query_BKH, memory)
         context_BKH = context_BKH.to(embedded_BTE.dtype)
@@ -292,7 +294,7 @@ class BahdanauDecoder(Decoder):
 
 
 class FixedVectorDecoder(Decoder):
-    """Decoder without attention: one vector for the source sets the first state; with --arch cho, each step reads it.
+    """Decoder without attention: one vector for the source sets the first state; in `cho`, each step reads it too.
 
     Source:
         Sutskever, Vinyals and Le 2014 (the vector sets the first state); Cho et al. 2014, section 2.2 and appendix A

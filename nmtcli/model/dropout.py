@@ -1,4 +1,4 @@
-"""Dropout with masks that are cheap on a CPU, drawn for each position or once for a whole sentence."""
+"""Dropout with one mask per position or one per sentence, drawn cheaply on a CPU."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Drop = Callable[[str, Tensor], Tensor]  # (name of a place in the network, values there) -> values after dropout
+Drop = Callable[[str, Tensor], Tensor]  # (name of a place in the network, values at that place) -> values after dropout
 
 
 def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
@@ -17,8 +17,8 @@ def dropout(values: Tensor, probability: float, training: bool) -> Tensor:
     nearest 1/256.
 
     Args:
-        values: of any shape.
-        probability: probability of a zero, below 1.
+        values: tensor of any shape.
+        probability: probability that a value is zeroed; must be below 1.
         training: if False, return the values unchanged.
     Source:
         Srivastava et al. 2014.
@@ -40,8 +40,9 @@ class Dropout:
     """Dropout settings for all places in a network.
 
     Args:
-        probability: probability of a zero, below 1.
-        variational: each place draws one mask for all positions in a sentence; False: one mask per position.
+        probability: probability that a value is zeroed; must be below 1.
+        variational: if True, each place in the network uses one mask for all positions in a sentence; if False, it
+            draws a new mask for each position.
     Source:
         variational: Gal and Ghahramani 2016.
     """
@@ -53,9 +54,9 @@ class Dropout:
         """Return a dropout function for one pass over a batch, to be used in all steps of that pass.
 
         Args:
-            training: if False, the function leaves values unchanged.
+            training: if False, the function returns its values unchanged.
         Returns:
-            `drop(place, values_BTH)`; `place` is any name, and a variational mask is drawn once per name.
+            `drop(place, values_BTH)`, where `place` is any name; calls with the same name share one variational mask.
         """
         if not self.variational:
             return lambda _, values_BTH: dropout(values_BTH, self.probability, training)

@@ -2,8 +2,8 @@
 
 Sentences are padded on the right. The forward direction needs no special care, since padding comes after all real
 positions. The backward direction runs over each sentence reversed within its own length, so that padding again comes
-last; this takes one gather before the layer and one after it. Each direction of each layer is one fused call, and no
-length is copied to the host. An encoder with a reversed source has the backward direction only.
+last; this takes one gather before the layer and one after it. Each direction of each layer is one fused call, and
+the lengths need not be copied to the host. An encoder with a reversed source has the backward direction only.
 """
 
 import torch
@@ -14,7 +14,7 @@ from nmtcli.model.dropout import Dropout
 
 
 def reversal(lengths_B: Tensor, size: int) -> Tensor:
-    """Return the order of positions that reverses each sentence within its length and leaves padding in place.
+    """Return the position indices that reverse each sentence within its length and leave padding in place.
 
     The order is its own inverse: reversing twice restores the sentence.
 
@@ -44,10 +44,10 @@ class Encoder(nn.Module):
         cell: a name in `CELLS`.
         layers: number of layers.
         input_size: width of the embeddings.
-        hidden_size: H, width of the output, both directions together.
-        bidirectional: half of the H units read the source from right to left.
-        reverse_source: all units read from right to left; cannot be combined with `bidirectional`.
-        residual: each layer above the first adds its input to its output.
+        hidden_size: H, width of the output; with two directions, each has half of it.
+        bidirectional: if True, half of the H units read the source from left to right and half from right to left.
+        reverse_source: if True, all units read from right to left; cannot be combined with `bidirectional`.
+        residual: if True, each layer above the first adds its input to its output.
         dropout: applied to the input of each layer above the first.
     Source:
         bidirectional: Schuster and Paliwal 1997; reversed source: Sutskever et al. 2014, section 3.3.
@@ -82,8 +82,8 @@ class Encoder(nn.Module):
             embedded_BSE: embedded source, padded on the right.
             lengths_B: lengths of the sentences, at least 1 [tokens].
         Returns:
-            memory_BSH, whose values at real positions do not depend on padding; and last_BH: the output of the forward
-            direction at the last real position, concatenated with the output of the backward direction at the first.
+            memory_BSH, whose values at real positions do not depend on padding; and last_BH, the output of the forward
+            direction at the last real position concatenated with that of the backward direction at the first position.
         """
         drop = self.dropout.over_a_sentence(self.training)
         index_BS = reversal(lengths_B, embedded_BSE.shape[1])

@@ -14,16 +14,18 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
     """Initialise every parameter of a model, using torch's random generator.
 
     Matrices are drawn by the rule `init`. Vectors are set according to their names: 0 for `bias...` and `..._bias_V`,
-    1 for `weight` (the gain of a normalisation layer). A cell may then override its biases (`Cell.start`).
+    1 for `weight` (the gain of a normalisation layer). Afterwards, `Cell.start` may overwrite the biases of recurrent
+    layers.
 
     Args:
-        model: a model of embeddings, linear maps and recurrent layers, whose matrices have one block per gate.
+        model: consists of embeddings, linear layers and recurrent layers; the matrices of the recurrent layers have one
+            block per gate.
         init: `uniform`: between -scale and scale; `normal`: standard deviation scale; `truncated-normal`: the same,
             truncated at two standard deviations; `xavier`: Glorot's uniform distribution for each gate separately, and
             embeddings uniform with variance 1/E, so that they have variance 1 if scaled by sqrt(E); `orthogonal`:
             recurrent matrices orthogonal for each gate separately, all others as with `xavier`.
         scale: scale of `uniform`, `normal` and `truncated-normal`; unused otherwise.
-        forget_bias: bias of the LSTM's forget gate.
+        forget_bias: initial bias of an LSTM's forget gate.
     Raises:
         ValueError: the name of a vector or scalar marks it neither as a bias nor as a gain.
     Source:
@@ -62,7 +64,7 @@ def initialise(model: nn.Module, *, init: str, scale: float, forget_bias: float)
 
 
 def _vector_start(name: str) -> float:
-    """Return the initial value of a parameter with fewer than two dimensions.
+    """Return the initial value of the vector or scalar parameter `name`.
 
     >>> [_vector_start(name) for name in ("decoder.readout.bias", "decoder.norm.weight")]
     [0.0, 1.0]
@@ -76,10 +78,10 @@ def _vector_start(name: str) -> float:
 
 
 class Undrawn(TorchFunctionMode):
-    """Context that skips random initialisation, for a model whose weights will be read from a file.
+    """Context manager that skips random initialisation, for a model whose weights will be read from a file.
 
-    On the meta device, nothing is drawn in any case, but torch would import its compiler, which takes as long as
-    importing torch itself.
+    The meta device would avoid the initialisation too, but using it makes torch import its compiler, which takes as
+    long as importing torch itself.
     """
 
     def __torch_function__(
@@ -93,10 +95,10 @@ class Undrawn(TorchFunctionMode):
 
 
 def start_from_vectors(embedding_VE: Tensor, ids_N: Tensor, vectors_NE: Tensor) -> None:
-    """Copy pretrained vectors into rows of an embedding matrix.
+    """Copy pretrained vectors into the rows `ids_N` of an embedding matrix.
 
-    All vectors are multiplied by one factor, so that they have the root mean square of the initial matrix: the layers
-    above the embeddings expect that magnitude, whatever the magnitude in the file.
+    All vectors are multiplied by one factor, which gives them the root mean square of the initial matrix: the layers
+    above the embeddings expect that magnitude, and the vectors in the file may have any other.
     """
     with torch.no_grad():
         size, pretrained_size = (values.square().mean().sqrt() for values in (embedding_VE, vectors_NE))

@@ -2,9 +2,9 @@
 
 A weight w in row v of the matrix is quantised to round(w / s_v), and an activation x in row n of the input to
 round(x / t_n); the scales s_v and t_n map the largest magnitude in each row to 127. The products are summed exactly, in
-32 bits, so the result for a row does not depend on the rest of its batch; the output is the sum times s_v t_n. oneDNN
-needs the weights in its own layout, prepared once, and non-negative activations: 128 is added to each activation, and
-the effect of this on the sums is subtracted again.
+32 bits, so the result for a row does not depend on the other rows of the batch; the output is the sum times s_v t_n.
+oneDNN needs the weights in its own layout, which is prepared once. It also needs non-negative activations: 128 is
+therefore added to each activation, and its effect on the sums is subtracted again.
 """
 
 from typing import NamedTuple, Self
@@ -36,7 +36,7 @@ class Int8Matrix(NamedTuple):
         return cls(values_VE, scales_V, torch.ops.onednn.qlinear_prepack(values_VE, None))
 
     def rows(self, outputs_U: Tensor) -> "Int8Matrix":
-        """Return the rows of the given outputs as a matrix."""
+        """Return a matrix that consists of the rows for the given outputs."""
         return self.of(self.values_VE[outputs_U], self.scales_V[outputs_U])
 
 
@@ -51,10 +51,10 @@ def quantised(matrix_VE: Tensor) -> Int8Matrix:
 
 
 def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Tensor:
-    """Return `input @ matrix.T + bias`, for any number of axes before the last.
+    """Return `input @ matrix.T + bias`; the input may have any number of axes before the last.
 
     Returns:
-        output_NV; if the matrix is int8, in fp32 and without gradient.
+        output_NV; if the matrix is int8, the output is fp32 and has no gradient.
     """
     if isinstance(matrix, Tensor):
         return F.linear(input_NE, matrix, bias_V)
@@ -62,7 +62,7 @@ def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Te
     scales_N1 = _scales(values_NE)
     rows = len(values_NE)
     padded_RE = torch.empty(compiled_rows(rows), values_NE.shape[1], dtype=torch.uint8)  # padding rows stay undefined
-    padded_RE[:rows] = (values_NE / scales_N1).add_(ZERO + 0.5)  # + 0.5 rounds: the conversion truncates
+    padded_RE[:rows] = (values_NE / scales_N1).add_(ZERO + 0.5)  # + 0.5, because the conversion truncates
     output_NV = int8_product(padded_RE, matrix)[:rows]
     output_NV = (
         output_NV.mul_(scales_N1)
@@ -73,10 +73,10 @@ def linear(input_NE: Tensor, matrix: Matrix, bias_V: Tensor | None = None) -> Te
 
 
 def compiled_rows(rows: int) -> int:
-    """Round a number of rows up to a number with at most three significant binary digits.
+    """Round `rows` up to the next number with at most three significant binary digits.
 
-    oneDNN compiles a kernel for each distinct number of rows, which takes as long as the product itself; and as
-    sentences leave the batch, the number changes in most steps.
+    oneDNN compiles a kernel for each distinct number of rows, which takes as long as the product itself. Without
+    rounding, this number would change in most steps of a search, as finished sentences leave the batch.
 
     >>> [compiled_rows(rows) for rows in (1, 7, 8, 9, 17, 300)]
     [1, 7, 8, 10, 20, 320]
@@ -86,7 +86,7 @@ def compiled_rows(rows: int) -> int:
 
 
 def int8_product(values_NE: Tensor, matrix: Int8Matrix) -> Tensor:
-    """Return the exact sums of (x - 128) w, multiplied by the scale of each output, in fp32."""
+    """Return the sums of (x - 128) w for activations x, computed exactly, then scaled for each output, in fp32."""
     zeros_V = torch.zeros_like(matrix.scales_V, dtype=torch.int32)
     output_NV: Tensor = torch.ops.onednn.qlinear_pointwise(
         *(values_NE, 1.0, ZERO, matrix.ordered, matrix.scales_V, zeros_V),
@@ -98,8 +98,8 @@ def int8_product(values_NE: Tensor, matrix: Int8Matrix) -> Tensor:
 def sums_are_exact() -> bool:
     """Return True if this CPU sums int8 products exactly, in 32 bits.
 
-    An x86 CPU without VNNI does not: it sums pairs of products in 16 bits, which overflow if the products are large.
-    Without oneDNN, which computes the products, the result is False as well.
+    The result is False on an x86 CPU without VNNI, which sums pairs of products in 16 bits, so that large products
+    overflow. It is also False if torch was built without oneDNN, which computes the products.
     """
     ones_NE = torch.full((33, 64), LARGEST, dtype=torch.int8)
     try:
@@ -110,7 +110,7 @@ def sums_are_exact() -> bool:
 
 
 def _scales(values_NE: Tensor) -> Tensor:
-    """Return scales_N1: the scale of each row."""
+    """Return scales_N1: the quantisation scale of each row."""
     largest_N1 = torch.maximum(values_NE.amax(dim=1, keepdim=True), -values_NE.amin(dim=1, keepdim=True))
     return largest_N1.clamp_(min=torch.finfo(torch.float32).tiny).div_(LARGEST)
 
@@ -121,7 +121,7 @@ class Linear(nn.Linear):
     int8_weights: Int8Matrix | None = None
 
     def quantise(self) -> None:
-        """Use int8 weights from now on; CPU only."""
+        """Switch the layer to int8 weights; for use on a CPU only."""
         self.int8_weights = quantised(self.weight)
 
     def forward(self, input: Tensor) -> Tensor:

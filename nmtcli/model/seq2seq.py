@@ -20,30 +20,30 @@ from nmtcli.model.linear import Int8Matrix, Linear, Matrix, linear, quantised
 
 
 def forget_casts() -> None:
-    """Clear autocast's cache after a search, before a pass with gradients in the same autocast context.
+    """Clear autocast's cache; call this between a search and a pass with gradients in the same autocast context.
 
-    torch before 2.10 would reuse the weights that were cast to bf16 during the search, which carry no gradients
-    (pytorch issue 158232).
+    Otherwise, torch before 2.10 would reuse the bf16 copies of the weights made during the search, which carry no
+    gradients (pytorch issue 158232).
     """
     torch.clear_autocast_cache()
 
 
 class Projection(NamedTuple):
-    """Output projection, from the readout to logits."""
+    """Matrix and bias of the output projection, which maps readouts to logits."""
 
     matrix: Matrix
     bias_V: Tensor
 
 
 class Seq2Seq(nn.Module):
-    """Translation model. `decode` over T positions and T calls of `step` agree up to rounding.
+    """Translation model; one call of `decode` over T positions and T calls of `step` agree up to rounding.
 
     Args:
         config: model options.
         source_size, target_size: sizes of the vocabularies.
-        joint: True if both sides share one vocabulary.
+        joint: True if source and target share one vocabulary.
     Raises:
-        ConfigError: all embeddings are to be tied, but the sides do not share a vocabulary.
+        ConfigError: `tie_embeddings` is "all", but source and target do not share a vocabulary.
     """
 
     def __init__(self, config: ModelConfig, *, source_size: int, target_size: int, joint: bool) -> None:
@@ -60,7 +60,7 @@ class Seq2Seq(nn.Module):
         self.target_embedding = nn.Embedding(target_size, embedding) if tie != "all" else None
         self.projection = nn.Linear(embedding, target_size, bias=False) if tie == "none" else None
         self.projection_bias_V = nn.Parameter(torch.empty(target_size))
-        self.int8_weights: Int8Matrix | None = None  # the projection, after `quantise`
+        self.int8_weights: Int8Matrix | None = None  # set by `quantise`: the matrix of the output projection
         self.dropout = Dropout(config.dropout, config.variational_dropout)
         self.encoder = Encoder(
             config.cell,
@@ -85,7 +85,7 @@ class Seq2Seq(nn.Module):
 
     @property
     def projection_VE(self) -> Tensor:
-        """Matrix of the output projection: the target embeddings, if tied."""
+        """Matrix of the output projection; this is also the target embedding matrix if the two are tied."""
         return self.projection.weight if self.projection is not None else self.target_embedding_VE
 
     def encode(self, source_BS: Tensor, mask_BS: Tensor) -> tuple[Memory, State]:
@@ -110,7 +110,7 @@ class Seq2Seq(nn.Module):
         return Memory(values_BSH, keys_BSD, mask_BS, summary_BH), self.decoder.first_state(summary_BH)
 
     def decode(self, memory: Memory, state: State, target_BT: Tensor) -> Tensor:
-        """Compute the readouts of all target positions; each one depends only on the target tokens so far.
+        """Compute the readouts at all target positions; each depends only on the target tokens read up to its position.
 
         Args:
             memory, state: from `encode`.
@@ -140,11 +140,11 @@ class Seq2Seq(nn.Module):
     def advance(
         self, memory: Memory, state: State, tokens_BK: Tensor, drop: Drop | None = None
     ) -> tuple[Tensor, Tensor, State]:
-        """Take a `step` without the output projection: return readout_BKE instead of logits.
+        """Take the same step as `step`, without the output projection: return readout_BKE in place of the logits.
 
         Args:
             memory, state, tokens_BK: as in `step`.
-            drop: dropout function, if several steps are to share masks; None: make a new one for this step.
+            drop: dropout function; pass the same one to all steps that share masks. None: make a new one for this step.
         """
         drop = drop or self.dropout.over_a_sentence(self.training)
         embedded_BKE = self._embed(tokens_BK, self.target_embedding_VE, drop)
@@ -156,7 +156,12 @@ class Seq2Seq(nn.Module):
         return Projection(matrix, self.projection_bias_V[ids_U])
 
     def logits(self, readout_BTE: Tensor, projection: Projection | None = None) -> Tensor:
-        """Return logits_BTV, in fp32 or better; `projection` replaces the model's own output projection."""
+        """Return logits_BTV, in fp32 or better.
+
+        Args:
+            readout_BTE: from `decode` or `advance`.
+            projection: output projection to use, such as a shortlist's; None: the model's own.
+        """
         matrix, bias_V = projection or Projection(self.int8_weights or self.projection_VE, self.projection_bias_V)
         if readout_BTE.dtype != torch.bfloat16 and not torch.is_autocast_enabled(readout_BTE.device.type):
             return linear(readout_BTE, matrix, bias_V)
@@ -165,7 +170,7 @@ class Seq2Seq(nn.Module):
         return logits_BTV.to(full) + bias_V.to(full)
 
     def quantise(self) -> None:
-        """Use int8 weights from now on; CPU only.
+        """Switch the model to int8 weights; for use on a CPU only.
 
         The matrices for the attention keys and the decoder's first state, and the vector of additive attention, stay in
         floating point. So does the encoder if its cells do not run faster in int8.
@@ -184,7 +189,7 @@ class Seq2Seq(nn.Module):
 
     @contextmanager
     def searching(self) -> Iterator[None]:
-        """Context without dropout and without gradients, for a search; the training mode is restored afterwards."""
+        """Context manager for a search: disable dropout and gradients, and restore the previous mode afterwards."""
         was_training = self.training
         self.eval()
         try:
@@ -195,10 +200,10 @@ class Seq2Seq(nn.Module):
             forget_casts()
 
     def _embed(self, ids_BT: Tensor, matrix_VE: Tensor, drop: Drop) -> Tensor:
-        """Return the embeddings of ids, scaled and after dropout: the input of the recurrent layers.
+        """Return the input of the recurrent layers: the embeddings of the ids, scaled and with dropout applied.
 
-        The scale makes their magnitude match the hidden states at any embedding width. The weights in the matrix itself
-        stay small in magnitude, as a tied output projection requires.
+        The scale makes the magnitude of the embeddings match that of the hidden states at any embedding width. The
+        weights in the matrix itself stay small in magnitude, as a tied output projection requires.
         """
         embedded_BTE = F.embedding(ids_BT, matrix_VE) * self.embedding_scale
         if self.word_dropout and self.training:

@@ -12,13 +12,13 @@ from nmtcli.model.seq2seq import Seq2Seq
 def log_probabilities(
     model: Seq2Seq, pairs: Sequence[tuple[Ids, Ids]], *, batch_tokens: int, device: torch.device
 ) -> list[float]:
-    """Return log P(target | source) of each pair.
+    """Return log P(target | source) for each pair.
 
     Args:
         model: in eval mode, on the device.
         pairs: source and target ids, each ending in EOS.
         batch_tokens: maximum of sentences times the longest sentence, source or target, in a batch [tokens/batch].
-        device: device of the model.
+        device: device that holds the model.
     Returns:
         one log-probability per pair, in input order, counting EOS [nats]; equal, up to rounding, to the log-probability
         that a search computes for the same ids.

@@ -1,7 +1,7 @@
 """Corpus-level BLEU, chrF2 and TER by sacreBLEU, each with the signature that makes the score reproducible.
 
 Text must be detokenised: the metrics tokenise it themselves, by rules for the target language. Scores of tokenised
-text are not comparable with published ones; `suspicions` warns of such text.
+text are not comparable with published ones; `suspicions` returns warnings about such text.
 """
 
 import re
@@ -21,7 +21,7 @@ JAPANESE = frozenset(("ja", "jpn"))
 
 _HAN = r"\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _KANA = r"\u3040-\u30ff\u31f0-\u31ff"
-# At most 3 % of the lines match in raw text (technical Chinese), but 90 % in tokenised text.
+# In raw text, at most 3 % of the lines match (in technical Chinese); in tokenised text, 90 % do.
 _MARK_APART = re.compile(r"\S [.,。，、](?: |$)")
 _BPE_PIECE = re.compile(r"@@(?: |$)")
 _HAN_APART = re.compile(rf"[{_HAN}] (?=[{_HAN}])")
@@ -37,9 +37,12 @@ class Score:
         name: `BLEU`, `chrF2` or `TER`.
         value: the score, from 0 to 100; for TER, 0 is best, and the score may exceed 100.
         signature: sacreBLEU's signature: number of references, case, tokenizer, version, ...
-        detail: for BLEU, the four precisions, brevity penalty and lengths as sacreBLEU prints them; else empty.
-        mean, ci: mean, and half the width of the 95 % confidence interval, from bootstrap resampling; None without it.
-        p_value: significance of the difference from the first system, by paired bootstrap resampling; None without it.
+        detail: for BLEU, the four precisions, the brevity penalty and the lengths, as sacreBLEU prints them; otherwise
+            empty.
+        mean, ci: mean score of the bootstrap samples, and half the width of the 95 % confidence interval; None without
+            bootstrap resampling.
+        p_value: p-value of the difference from the first system, by paired bootstrap resampling; None for the first
+            system, and without bootstrap resampling.
     """
 
     name: str
@@ -82,9 +85,9 @@ def bleu(
     Args:
         hypotheses: translations.
         references: one or more sets of references, each as long as the hypotheses.
-        target_lang: language of the text, which determines the tokenizer.
-        tokenize: tokenizer to use instead; empty: choose it by `target_lang`.
-        lowercase: ignore case.
+        target_lang: language of the text, which determines the tokenizer unless `tokenize` names one.
+        tokenize: name of BLEU's tokenizer; empty: choose it by `target_lang`.
+        lowercase: if True, ignore case.
 
     Returns:
         The score as the `sacrebleu` command computes it.
@@ -99,9 +102,9 @@ def bleu(
 
 
 def chrf(hypotheses: Sequence[str], references: References, *, lowercase: bool = False) -> Score:
-    """Compute corpus chrF2: character n-grams up to 6, white space ignored, recall weighted twice.
+    """Compute corpus chrF2: character n-grams up to length 6, white space ignored, recall weighted by beta = 2.
 
-    The arguments and the DataError are as in `bleu`.
+    The arguments and the DataError are those of `bleu`.
 
     Source: Popović 2016.
     """
@@ -109,10 +112,10 @@ def chrf(hypotheses: Sequence[str], references: References, *, lowercase: bool =
 
 
 def ter(hypotheses: Sequence[str], references: References, *, target_lang: str = "") -> Score:
-    """Compute corpus TER, ignoring case: edits, shifts included, divided by the reference length. Slow on long lines.
+    """Compute corpus TER, ignoring case: edits, including shifts, divided by the reference length. Slow on long lines.
 
     Chinese and Japanese are normalised with sacreBLEU's Asian support: every Chinese character is a token.
-    The arguments and the DataError are as in `bleu`.
+    The arguments and the DataError are those of `bleu`.
 
     Source: Snover et al. 2006.
     """
@@ -128,7 +131,7 @@ def corpus_scores(
     lowercase: bool = False,
     with_ter: bool = True,
 ) -> list[Score]:
-    """Compute BLEU, chrF2 and, if `with_ter`, TER, in this order; other arguments and errors are as in `bleu`."""
+    """Compute BLEU, chrF2 and, if `with_ter` is True, TER, in this order; for the rest, see `bleu`."""
     metrics = _metrics(target_lang, tokenize, lowercase, with_ter)
     return [_score(metric, hypotheses, references) for metric in metrics]
 
@@ -147,11 +150,11 @@ def compare(
 
     Args:
         systems: translations by each system, keyed by its name; the first system is the baseline.
-        with_ter: compute TER as well, which is slow.
+        with_ter: if True, also compute TER, which is slow.
         samples: number of bootstrap samples. The seed is sacreBLEU's (12345, or SACREBLEU_SEED). The signature shows
-            both numbers.
+            the number of samples and the seed.
 
-    Other arguments and errors are as in `bleu`.
+    The other arguments and the errors are those of `bleu`.
 
     Returns:
         The scores of each system, keyed by its name, in the order of `corpus_scores`; the baseline's p-values are None.
@@ -193,11 +196,11 @@ def suspicions(
     *,
     name: str = "the translations",
 ) -> list[str]:
-    """Look for signs that the scores are misleading; return one warning for each, with a remedy.
+    """Look for signs that the scores are misleading; return one warning for each sign, with a remedy.
 
     Args:
         hypotheses, references, target_lang, tokenize: as in `bleu`.
-        name: what the warnings call the hypotheses.
+        name: name of the hypotheses in the warnings.
     """
     tokenizer = tokenize or tokenizer_for(target_lang)
     found = _wrong_tokenizer(references, target_lang, tokenizer)
@@ -218,10 +221,11 @@ def suspicions(
 
 
 def ter_seconds(hypotheses: Sequence[str]) -> float:
-    """Estimate the time that TER takes [seconds], very roughly.
+    """Return a very rough estimate of the time that TER takes [seconds].
 
-    The search for shifts takes time proportional to the fourth power of the line length, until sacreBLEU's limits
-    apply: at most 1,000 shifts per line, each with an edit distance computed within a band of 50 tokens.
+    On short lines, the search for shifts takes time proportional to the fourth power of the line length. On longer
+    lines, sacreBLEU's limits apply: at most 1,000 shifts per line, each with an edit distance computed within a band of
+    50 tokens.
     """
     lengths = (len(_TER_TOKEN.findall(line)) for line in hypotheses)
     return sum(min(9e-9 * length**3 * min(length, 50), 0.02 * length) for length in lengths)
@@ -232,7 +236,7 @@ def _wrong_tokenizer(references: References, target_lang: str, tokenizer: str) -
     han, kana = len(re.findall(f"[{_HAN}]", text)), len(re.findall(f"[{_KANA}]", text))
     letters = sum(character.isalpha() for character in text)
     language, code = ("Japanese", "ja") if kana > 0.1 * (han + kana) else ("Chinese", "zh")
-    has_cjk = han + kana > 0.2 * letters  # a CJK character stands for two or three letters
+    has_cjk = han + kana > 0.2 * letters  # one CJK character corresponds to two or three letters
     is_cjk = tokenizer_for(target_lang) != "13a"
     if has_cjk and tokenizer in ("13a", "intl"):
         mend = f"leave out --tokenize {tokenizer}" if is_cjk else f"add --target-lang {code}"
@@ -254,7 +258,7 @@ def _not_detokenised(lines: Sequence[str], side: str, tokenizer: str) -> list[st
         found.append(
             f"{side}: {max(pieces):,} of {len(lines):,} lines {have} the subword mark {sign}; join the subwords first."
         )
-    if tokenizer == "none":  # the text is tokenised on purpose
+    if tokenizer == "none":  # the caller has tokenised the text on purpose
         return found
     text = "\n".join(lines)
     gaps = len(_HAN_APART.findall(text))
@@ -296,7 +300,7 @@ def _score(metric: BLEU | CHRF | TER, hypotheses: Sequence[str], references: Ref
 
 
 def _check_lines(hypotheses: Sequence[str], references: References) -> None:
-    """Check that both sides have the same number of lines, since sacreBLEU silently truncates the longer side."""
+    """Check that there are lines, and as many on both sides, since sacreBLEU silently truncates the longer side."""
     for reference in references:
         if len(reference) != len(hypotheses):
             raise DataError(

@@ -1,4 +1,4 @@
-"""Sentence-level BLEU and chrF in [0, 1]: the rewards in losses that train by search. Not for reporting."""
+"""Sentence-level BLEU and chrF in [0, 1], used as rewards by losses that train by search; not for reporting."""
 
 import math
 from collections import Counter
@@ -15,7 +15,7 @@ def sentence_bleu(hypothesis: Sequence[Hashable], reference: Sequence[Hashable])
     """Compute BLEU of one sentence, with 1 added to the counts of all n-grams except unigrams.
 
     Args:
-        hypothesis, reference: tokens.
+        hypothesis, reference: tokens of the two sentences.
     Returns:
         a number in [0, 1]: sacreBLEU's sentence BLEU with add-k smoothing, k = 1, divided by 100.
     Source:
@@ -41,11 +41,11 @@ def sentence_bleu(hypothesis: Sequence[Hashable], reference: Sequence[Hashable])
 
 
 class Reward:
-    """Function that computes the reward of a translation: sentence BLEU or chrF of detokenised text.
+    """Function that returns the rewards of translations: sentence BLEU or chrF of detokenised text, from 0 to 1.
 
     Args:
         metric: "bleu" or "chrf".
-        target_lang: determines BLEU's tokenizer.
+        target_lang: target language, which determines BLEU's tokenizer.
     """
 
     def __init__(self, metric: str, target_lang: str) -> None:
@@ -53,7 +53,7 @@ class Reward:
         self._chrf = CHRF()
 
     def __call__(self, hypotheses: Sequence[str], reference: str) -> list[float]:
-        """Return the reward of each hypothesis, in [0, 1]."""
+        """Return the reward of each hypothesis, in [0, 1], against the one reference."""
         if self._tokenize is None:
             return [self._chrf.sentence_score(one, [reference]).score / 100 for one in hypotheses]
         reference_tokens = self._tokenize(reference).split()
