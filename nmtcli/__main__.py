@@ -1,4 +1,4 @@
-"""`python -m nmtcli` is `nmt`."""
+"""Run `nmt` as `python -m nmtcli`."""
 
 from nmtcli.cli import main
 

@@ -1,4 +1,7 @@
-"""The `nmt` command: parse options into configs, call the command's module and report errors; imports no torch."""
+"""The `nmt` command: parse options into configs, call the command's module and report errors.
+
+This module does not import torch.
+"""
 
 import atexit
 import errno
@@ -34,7 +37,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def architectures_help() -> str:
-    """Describe each --arch and the defaults that it sets, for the end of the help text."""
+    """Return a description of each --arch and the defaults that it sets, for the end of the help text."""
     lines = ["\b", "Architectures, with the defaults that each sets:"]
     for name, source in ARCHITECTURE_SOURCES.items():
         lines.append(f"  {name:10} {source}")
@@ -44,7 +47,7 @@ def architectures_help() -> str:
 
 
 def losses_help() -> str:
-    """Describe each --loss, for the end of the help text."""
+    """Return a description of each --loss, for the end of the help text."""
     return "\n".join(["\b", "Losses:", *(f"  {name:14} {meaning}" for name, meaning in LOSSES.items())])
 
 
@@ -150,7 +153,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> None:
-    """Run `nmt` with the arguments of this process, and exit: the entry point of the package."""
+    """Entry point of the package: run `nmt` with this process's arguments, then exit."""
     code = run(sys.argv[1:])
     if _ranks().world_size > 1:
         end_rank(code)
@@ -161,8 +164,8 @@ def end_rank(code: int) -> NoReturn:
     """Exit a process of distributed training without finalising the interpreter.
 
     The threads of DistributedDataParallel's process group outlive the group. If one of them frees a tensor during
-    finalisation, it requests the interpreter's lock, is terminated instead, and aborts the process after all work is
-    completed.
+    finalisation, it requests the interpreter's lock; the interpreter then terminates the thread, which aborts the
+    process although all work is complete.
     """
     atexit._run_exitfuncs()
     sys.stdout.flush()
@@ -184,7 +187,7 @@ def _fail(message: str, code: int) -> int:
 
 
 def _ranks() -> RankEnvironment:
-    """Read the settings from a launcher; if they are invalid, use the defaults, since `nmt train` reports the error."""
+    """Return the settings from the launcher, or the defaults if they are invalid; `nmt train` reports that error."""
     try:
         return environment()
     except ConfigError:

@@ -1,8 +1,9 @@
-"""The options of every command, one line each: type, default, help text with unit, bounds, source.
+"""The options of every command: each field gives the type, default and bounds of one option, and its help text.
 
 The command-line option, the key in a recipe's TOML and the stored JSON are all derived from the field: `batch_tokens`
 is `--batch-tokens`, `batch_tokens = 4096` in TOML, and `"batch_tokens": 4096` in `config.json`. Configs are frozen:
-they are checked once, at construction, and never change. Standard library only, so that `nmt --help` is fast.
+they are checked once, at construction, and never change. This module needs the standard library only, so that
+`nmt --help` is fast.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ DATA = opt("data-bin", "data directory", env="NMT_DATA")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreprocessConfig(Config):
-    """Options of preprocessing, which turns raw parallel text into a data directory."""
+    """Options for preprocessing, which turns raw parallel text into a data directory."""
 
     source_lang: str = opt("", "source language, the suffix of the source files", short="s", required=True)
     target_lang: str = opt("", "target language, the suffix of the target files", short="t", required=True)
@@ -96,7 +97,7 @@ ARCHITECTURE_SOURCES = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig(Config):
-    """Architecture, sizes and initialisation of a model, except the vocabulary sizes, which the data determines."""
+    """Options for a model: architecture, sizes and initialisation; the data determines the vocabulary sizes."""
 
     arch: str = opt("gnmt", "architecture, which sets other defaults (see below)", choices=tuple(ARCHITECTURES))
     cell: str = opt("lstm", "recurrent cell of encoder and decoder", choices=("lstm", "gru", "rnn"))
@@ -205,7 +206,7 @@ LOSS_OPTIONS: dict[str, tuple[str, ...]] = {  # the losses that each option appl
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(Config):
-    """Options of training: loss, optimiser, data, length, validation, checkpoints and machine."""
+    """Options for training: loss, optimiser, data, length, validation, checkpoints and machine."""
 
     data: str = opt("data-bin", "data directory", env="NMT_DATA", may_change=True)
     model: str = opt("model", "model directory", env="NMT_MODEL", may_change=True)
@@ -363,7 +364,7 @@ class TrainConfig(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SearchConfig(Config):
-    """Options of the search for translations: beam search, greedy search or sampling."""
+    """Options for the search for translations: beam search, greedy search or sampling."""
 
     beam: int = opt(5, "beam size; 1: greedy search", at_least=1)
     length_penalty: float = opt(1.0, "length penalty (alpha of Wu et al. 2016, eq. 14); 0: none", at_least=0.0)
@@ -394,7 +395,7 @@ class SearchConfig(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TranslateConfig(Config):
-    """Options of `nmt translate` beside those of the search: models, input, output and machine."""
+    """Options of `nmt translate` other than those in `SearchConfig`: models, input, output and machine."""
 
     files: tuple[str, ...] = opt((), "text to translate; none, or -: stdin", argument=True)
     model: tuple[str, ...] = opt(("model",), "model directory; several make an ensemble", env="NMT_MODEL")
@@ -422,7 +423,7 @@ class TranslateConfig(Config):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScoreConfig(Config):
-    """Options of scoring: translations and references, with metrics or by a model."""
+    """Options for scoring translations against references with metrics, or sentence pairs with a model."""
 
     hypotheses: tuple[str, ...] = opt((), "translations; none, or -: stdin", argument=True)
     ref: tuple[str, ...] = opt((), "reference translations; give several for multiple references", required=True)

@@ -27,9 +27,9 @@ class Console:
     """Prints the messages of a command.
 
     Args:
-        quiet: print only warnings and errors.
-        verbose: also print details.
-        silent: print nothing, because another process prints the same messages.
+        quiet: if True, print only warnings and errors.
+        verbose: if True, print details too.
+        silent: if True, print nothing, because another process prints the same messages.
     """
 
     def __init__(self, *, quiet: bool = False, verbose: bool = False, silent: bool = False) -> None:
@@ -56,7 +56,7 @@ class Console:
 
     @contextmanager
     def bar(self, description: str) -> Iterator[Bar]:
-        """Show a progress bar with the count and the time left, but only on a terminal and without `-q`."""
+        """Yield a progress bar with the count and the time left, displayed only on a terminal and without `-q`."""
         if self.quiet or not self.is_terminal:
             yield Bar()
             return

@@ -71,7 +71,7 @@ class RankError(NmtError):
 
     Args:
         rank: rank of the failed process.
-        exit_code: exit code of the process; if negative, minus the number of the signal that killed it.
+        exit_code: exit code of the process; a negative value is minus the number of the signal that killed it.
         message: error message of the process; empty if it left no message.
     """
 

@@ -43,7 +43,7 @@ class Knob:
 
 
 def opt(default: Any, help: str, **about: Any) -> Any:
-    """Make a config field with a knob: `beam: int = opt(5, "beam size", at_least=1)`."""
+    """Make a config field, such as `beam: int = opt(5, "beam size", at_least=1)`; `about` holds arguments of `Knob`."""
     return field(default=default, metadata={"knob": Knob(help=help, **about)})
 
 
@@ -71,7 +71,7 @@ def option_text(field_name: str, value: Any) -> str:
 
 
 class Config:
-    """Base class of configs, which checks values at construction and converts configs to and from plain dicts."""
+    """Base class of configs: checks the values at construction, and converts configs to and from plain dicts."""
 
     __slots__ = ()
     __dataclass_fields__: ClassVar[dict[str, "dataclasses.Field[Any]"]]  # each config is a dataclass
@@ -84,7 +84,7 @@ class Config:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values by field, in JSON types; `from_dict` restores the same config."""
+        """Return the values by field name, in JSON types; `from_dict` restores the same config."""
         return {
             config_field.name: list(value) if isinstance(value := getattr(self, config_field.name), tuple) else value
             for config_field in dataclasses.fields(self)
@@ -96,13 +96,14 @@ class Config:
 
         Args:
             values: the value of each field, defaults included.
-            given: fields that were set on the command line, in a recipe or in the environment; these never change.
+            given: fields that were set on the command line, in a recipe or in the environment; their values are not
+                replaced.
         """
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> typing.Self:
-        """Make a config from JSON values; missing keys take their defaults, unknown keys are an error.
+        """Make a config from JSON values; missing keys take their defaults, and unknown keys are an error.
 
         Raises:
             ConfigError: a key is unknown, or a value has the wrong type or is out of bounds.

@@ -47,8 +47,8 @@ class Given:
 def command(*configs: type[Config]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that gives a click callback the options of these configs, `--config`, `-q` and `-v`.
 
-    The callback is called as `callback(console, given, *built)`, with one config built for each class. The command-line
-    arguments are read from the `obj` of click's context.
+    The callback is called as `callback(console, given, *built)`, where `built` holds one config for each class. The
+    command-line arguments are read from the `obj` of click's context.
     """
     names = [config_field.name for cls in configs for config_field in dataclasses.fields(cls)]
     assert len(names) == len(set(names)), "two configs of one command share a field name"
@@ -83,7 +83,7 @@ def _values_of(cls: type[Config], values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shared_options(configs: tuple[type[Config], ...]) -> list[Callable[..., Any]]:
-    """Return decorators that add the options common to all commands, in the reverse of the help text's order."""
+    """Return decorators that add the options common to all commands, in the reverse of their order in the help text."""
     tables = [table for table, classes in TABLES.items() if set(classes) & set(configs)]
     return [
         click.option("-v", "--verbose", is_flag=True, help="Print more messages to stderr."),
@@ -99,7 +99,7 @@ def _shared_options(configs: tuple[type[Config], ...]) -> list[Callable[..., Any
 
 
 class _IntegerOrAuto(click.types.IntParamType):
-    """Click type of an integer, or `auto`, which stands for 0."""
+    """Click type for an integer or `auto`, which stands for 0."""
 
     name = "integer|auto"
 
@@ -110,7 +110,7 @@ class _IntegerOrAuto(click.types.IntParamType):
 class _Option(click.Option):
     """An option for which the recipe takes precedence over the environment variable.
 
-    The variable holds a single value, which may contain spaces, even if the option is repeatable.
+    The environment variable holds a single value, which may contain spaces, even if the option is repeatable.
     """
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
@@ -185,7 +185,9 @@ def _read_recipe(context: click.Context, _: click.Parameter, path: str | None, *
 
 
 def _checked_table(path: str, table: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Check the values in a recipe's table; return the values by field, with `auto` and single values converted.
+    """Check the values in a recipe's table; return the values by field name.
+
+    `auto` is converted to 0, and a single value of a repeatable option to a tuple.
 
     Raises:
         ConfigError: a key is unknown, or its value is invalid.

@@ -10,9 +10,9 @@
 | TORCHELASTIC_USE_AGENT_STORE | torchrun, `--nproc` | "True": the launcher hosts the rendezvous store |
 | TORCHELASTIC_RESTART_COUNT | torchrun, `--nproc` | number of restarts before this attempt |
 | TORCHELASTIC_ERROR_FILE | torchrun, `--nproc` | file in which a failing process leaves its error for the launcher |
-| NMT_SAYS_TO_LAUNCHER | `nmt train --nproc` | the launcher, not the process, prints the error in that file |
+| NMT_SAYS_TO_LAUNCHER | `nmt train --nproc` | if set, the launcher, not the process, prints the error in that file |
 
-`--nproc` uses torch's launcher, as torchrun does, so both set the same variables. This module imports the
+`--nproc` uses torch's launcher, as torchrun does, so both set the same variables. This module needs the
 standard library only.
 """
 
@@ -31,7 +31,7 @@ class AgentStore:
 
     Attributes:
         host, port: address of the store.
-        attempt: number of the attempt, from 0, as a string; all attempts share one store.
+        attempt: number of this attempt to run the processes, from 0, as a string; all attempts share one store.
     """
 
     host: str

@@ -28,11 +28,11 @@ bootstrap; `*` marks p < 0.05.
     warnings      the warnings about the text that were printed on stderr, one string each
 
 With --model, stdout has the log-probability of each pair of --source and --ref lines, one per line [nats], and stderr
-has the perplexity per target token, EOS counted. With --json, stdout has one object instead: `log_probabilities` (one
-per pair), their sum `log_probability` [nats], the number of target `tokens`, and `perplexity`.
+has the perplexity per target token, EOS counted. With --model and --json, stdout has one object: `log_probabilities`
+(one per pair), their sum `log_probability` [nats], the number of target `tokens`, and `perplexity`.
 
-Warnings about the text (it looks tokenised, the tokenizer does not fit the language) go to stderr; with -v, BLEU's
-detail also goes there.
+Warnings about the text (that it looks tokenised, or that the tokenizer does not fit the language) go to stderr. With
+-v, BLEU's detail goes to stderr too.
 """
 
 import io

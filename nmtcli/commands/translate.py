@@ -5,7 +5,8 @@ Output, by option:
     (none)       for each line, one line with the best translation; a blank line stays empty
     --nbest N    for each line, up to N lines in Moses' format, `index ||| text ||| log-probability ||| score`, best
                  first; `index` is the line number, from 0, and the log-probability is in nats. A blank line gives
-                 one line with empty text. For models trained with --loss beam, both numbers are the score, a logit
+                 one line with empty text. For models trained with --loss beam, both numbers are the score, which is
+                 a logit
     --alignments FILE
         pharaoh  for each line, one line of pairs `s-t`: s is the index of the source subword to which target
                  subword t attends most; both indices start at 0, and EOS is left out
@@ -47,7 +48,7 @@ from nmtcli.search.translator import LineTranslator, SubwordPair, Translation
 from nmtcli.store.reader import StoredModel
 
 # Minimum number of lines in the buffer for starting workers: one process translates hundreds of lines in the time that
-# they take to start.
+# workers take to start.
 LINES_FOR_WORKERS = 1000
 LINES_OF_A_WORKER = 250  # minimum number of lines in the buffer per worker, so that no worker is idle
 
@@ -127,7 +128,7 @@ class SearcherMaker:
 
     @torch.inference_mode()
     def read(self) -> tuple[list[Seq2Seq], Shortlist | None]:
-        """Load the models onto the device; also load the shortlist if it is requested, otherwise return None for it."""
+        """Load the models onto the device, and the shortlist; return None in its place unless it is requested."""
         models = [self._read_model(path) for path in self.config.model]
         shortlist = StoredModel.open(self.config.model[0]).read_shortlist() if self.config.shortlist else None
         return models, shortlist
@@ -144,11 +145,11 @@ class SearcherMaker:
 
 @contextmanager
 def _searcher(maker: SearcherMaker, first_lines: int) -> Iterator[Searcher]:
-    """Yield a searcher in this process, or one with workers: one worker for each GPU, or several on a CPU.
+    """Yield a searcher that runs in this process or in workers: one worker for each GPU, or several on a CPU.
 
     On a CPU, several processes with few threads each are faster than one process with many threads, because the
-    operations are too small to gain much from threads. This process loads the models in any case, so that a damaged
-    model is reported once, and even if there is no input.
+    operations are too small to gain much from threads. This process always loads the models, so that a damaged
+    model is reported only once, and also if there is no input.
     """
     config = maker.config
     count = config.workers
@@ -224,7 +225,7 @@ def _rules(
 
 
 def _by_logits(directories: list[StoredModel], config: SearchConfig) -> bool:
-    """Return whether the models score by logits (losses/beam.py); reject mixed ensembles, and penalties on logits."""
+    """Return True if the models score by logits (losses/beam.py); reject mixed ensembles, and penalties on logits."""
     (by_logits, *others) = dict.fromkeys(directory.record.searches_by_logits for directory in directories)
     if others:
         raise ConfigError(

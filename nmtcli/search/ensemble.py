@@ -1,7 +1,7 @@
 """One decoding step of a model or an ensemble: the most probable next tokens for each hypothesis.
 
-On a CPU, logits are computed for a few hypotheses at a time, so that they are still in the cache when the top tokens
-are selected: logits cause most of the memory traffic in a step.
+On a CPU, logits are computed for a few hypotheses at a time, so that the logits are still in the cache when the top
+tokens are selected: most of the memory traffic in a step is logits.
 """
 
 import math
@@ -32,9 +32,10 @@ class Allowed(NamedTuple):
     """The shortlist for a batch: the tokens that may occur in translations of its sentences.
 
     Attributes:
-        ids_U: token ids: the union of the sentences' shortlists, plus padding, which is disallowed in every sentence.
-        disallowed_B1U: True for tokens outside the sentence's own shortlist, so that its result does not depend on the
-            batch.
+        ids_U: ids of the tokens: the union of the sentences' shortlists, plus padding tokens, which are disallowed in
+            every sentence.
+        disallowed_B1U: True for tokens outside the sentence's own shortlist, so that the result for a sentence does not
+            depend on its batch.
         eos: index of EOS in `ids_U`.
         projections: output projection of each model, restricted to `ids_U`.
     """
@@ -60,7 +61,7 @@ class EnsembleState(NamedTuple):
     rows_B1: Tensor
 
     def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> "EnsembleState":
-        """Implement `DecoderState.select`; on a CPU, encoded source and shortlist mask are updated in place."""
+        """Implement `DecoderState.select`; on a CPU, encoded sources and shortlist mask are updated in place."""
         memories, states, allowed, rows_B1 = self
         if sentences_B is not None:
             memories = tuple(memory.keep(sentences_B) for memory in memories)
@@ -100,7 +101,7 @@ class Ensemble:
         self._shortlist = shortlist and tuple(torch.from_numpy(ids).to(forbidden.device) for ids in shortlist)
 
     def start(self, source_BS: Tensor, mask_BS: Tensor, hypotheses: int) -> EnsembleState:
-        """Encode the sources; return the state before the first step (`search.rules.AutoregressiveModel`)."""
+        """Implement `AutoregressiveModel.start`: encode the sources; return the state before the first step."""
         memories, states = zip(*(model.encode(source_BS, mask_BS) for model in self._models), strict=True)
         rows_N = torch.arange(len(source_BS), device=source_BS.device).repeat_interleave(hypotheses)
         rows_B1 = _first_rows(rows_N.view(-1, hypotheses))
@@ -131,7 +132,7 @@ class Ensemble:
         return Allowed(ids_U, disallowed_BU.unsqueeze(1), int(place_V[EOS]), projections)
 
     def step(self, tokens_BK: Tensor, state: EnsembleState, count: int | None) -> tuple[Choices, Tensor, EnsembleState]:
-        """Take one decoding step (`search.rules.AutoregressiveModel`)."""
+        """Implement `AutoregressiveModel.step`: take one decoding step."""
         steps = [
             model.advance(memory, one, tokens_BK)
             for model, memory, one in zip(self._models, state.memories, state.states, strict=True)
@@ -171,7 +172,10 @@ class Ensemble:
         return Choices(best_NC, ids_NC, eos_N1.squeeze(1))
 
     def _from_shortlist(self, readouts: list[Tensor], allowed: Allowed, count: int | None) -> Choices:
-        """Return the choices from the shortlist for a chunk of hypotheses; `allowed` must hold only their sentences."""
+        """Return the choices from the shortlist for a chunk of hypotheses.
+
+        `allowed.disallowed_B1U` must have rows for the sentences of these hypotheses only.
+        """
         parts = zip(self._models, readouts, allowed.projections, strict=True)
         logits = [_logits(model, readout_NE, projection) for model, readout_NE, projection in parts]
         looks_later = self._by_logits and count is not None and logits[0].device.type == "cpu"
@@ -191,12 +195,12 @@ class Ensemble:
         return Choices(best_NC, allowed.ids_U[places_NC], eos_N1.squeeze(1))
 
     def _scores(self, logits: list[Tensor]) -> tuple[Tensor, bool]:
-        """Return scores_NU, which the caller may overwrite, and whether they must still be normalised."""
+        """Return scores_NU, which the caller may overwrite, and True if they must still be normalised."""
         full = torch.promote_types(logits[0].dtype, torch.float32)
         if self._by_logits:
             mean_NU = logits[0].to(full) if len(logits) == 1 else torch.stack(logits).mean(dim=0, dtype=full)
             return mean_NU, False
-        if len(logits) == 1 and logits[0].is_cuda:  # one kernel normalises
+        if len(logits) == 1 and logits[0].is_cuda:  # log_softmax is a single kernel there
             return logits[0].log_softmax(dim=-1, dtype=full), False
         if len(logits) == 1:
             return logits[0], True
@@ -206,7 +210,10 @@ class Ensemble:
 
 
 def _eos(scores_NU: Tensor, place: int) -> Tensor:
-    """Return eos_N1, the scores of EOS at index `place`; a copy on a CPU, where the scores are overwritten or freed."""
+    """Return eos_N1, the scores of EOS, found at index `place`.
+
+    On a CPU, return a copy, since `scores_NU` will be overwritten or freed.
+    """
     eos_N1 = scores_NU[:, place : place + 1]
     return eos_N1.clone() if scores_NU.device.type == "cpu" else eos_N1
 
@@ -230,7 +237,7 @@ def _normalised(logits_NU: Tensor, forbidden_NF: Tensor, best_NC: Tensor, eos_N1
 def log_sum_exp(values_NU: Tensor, others_NF: Tensor, largest_N1: Tensor) -> Tensor:
     """Return log(sum(exp(x))) for each row, over `values_NU` and `others_NF` together.
 
-    This takes half the time of `torch.logsumexp`, which searches for the maximum and makes copies.
+    This function takes half the time of `torch.logsumexp`, which searches for the maximum and makes copies.
 
     Args:
         values_NU: terms of the sum; overwritten.
@@ -243,7 +250,7 @@ def log_sum_exp(values_NU: Tensor, others_NF: Tensor, largest_N1: Tensor) -> Ten
 
 
 def _logits(model: Seq2Seq, readout_NE: Tensor, projection: Projection | None = None) -> Tensor:
-    """Return `model.logits`; for bf16 on a GPU, omit the cast to fp32, since the kernels that read them cast anyway."""
+    """Return the model's logits; for bf16 on a GPU, omit the cast to fp32: later kernels cast the logits anyway."""
     if readout_NE.is_cuda and readout_NE.dtype == torch.bfloat16:
         return F.linear(readout_NE, *(projection or (model.projection_VE, model.projection_bias_V)))
     return model.logits(readout_NE, projection)
@@ -252,8 +259,8 @@ def _logits(model: Seq2Seq, readout_NE: Tensor, projection: Projection | None = 
 def top(values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return `values_NV.topk(count)`: the `count` largest values of each row, in descending order, and their indices.
 
-    These values lie in the `count` blocks with the largest maxima, and one pass finds those blocks. This takes less
-    than half the time of `topk` over whole rows.
+    The `count` largest values lie in the `count` blocks with the largest maxima, and one pass finds those blocks. This
+    function takes less than half the time of `topk` over whole rows.
     """
     blocks = values_NV.shape[1] // TOP_BLOCK
     if blocks < 4 * count:
@@ -282,7 +289,9 @@ def _inside(device: torch.device) -> Tensor:
 
 
 def top_without(disallowed_B1V: Tensor, values_NV: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return `top` with disallowed values replaced by minus infinity; each sentence has N / B consecutive rows.
+    """Return `top(values_NV, count)`, as if disallowed values were minus infinity.
+
+    Each sentence has N / B consecutive rows.
 
     Masking costs as much as `top` itself, so only the few rows whose top values include a disallowed one are masked and
     searched again.

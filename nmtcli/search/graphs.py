@@ -1,8 +1,8 @@
 """Search in CUDA graphs: several steps are replayed at once, so that small steps do not wait for kernel launches.
 
 A graph has fixed shapes, so searches are padded to keep the number of distinct shapes small: the number of rows and the
-source and target lengths are rounded up, by a fifth on average. Finished sentences stay in the batch until it can
-shrink to the next smaller shape. The first search with a new shape runs without a graph; the second captures one.
+source and target lengths are rounded up, by a fifth on average. Finished sentences stay in the batch until the batch
+can shrink to the next smaller shape. The first search with a new shape runs without a graph; the second captures one.
 """
 
 from collections import OrderedDict
@@ -28,7 +28,7 @@ def tensors_of(tree: object) -> Iterator[Tensor]:
 
 
 def shape_of(tree: object) -> object:
-    """Return the key of a captured call: its nested tuples, with each tensor replaced by its shape and dtype."""
+    """Return the key under which a call is captured: its inputs, with each tensor replaced by its shape and dtype."""
     if isinstance(tree, Tensor):
         return tree.shape, tree.dtype
     return tuple(shape_of(part) for part in tree) if isinstance(tree, tuple) else tree
@@ -48,8 +48,8 @@ class Graphs(Runner):
     """A runner that takes `steps` steps at a time in CUDA graphs.
 
     Args:
-        captures_starts: also capture the computation of the initial state; its shapes must then depend only on the
-            shape of the source.
+        captures_starts: if True, the computation of the initial state is captured too; all shapes in this computation
+            must then depend only on the shape of the source.
 
     Attributes:
         captured_starts: graphs that compute the initial state, one for each shape.
@@ -69,11 +69,11 @@ class Graphs(Runner):
         return rounded_up(sentences)
 
     def width(self, source: int) -> int:
-        """Return the length to which sources are padded: the longest, rounded up [tokens]."""
+        """Return the length to which sources are padded: that of the longest source, rounded up [tokens]."""
         return rounded_up(source)
 
     def capacity(self, longest: int) -> int:
-        """Return a capacity for the longest hypothesis, rounded up so that few sizes occur [steps]."""
+        """Return the initial capacity of the history: the maximum length plus one replay, rounded up [steps]."""
         return rounded_up(longest + self.steps)
 
     def begin(self, start: Callable[[Tensor, Tensor], S], source_BS: Tensor, mask_BS: Tensor) -> S:
@@ -88,7 +88,7 @@ class Graphs(Runner):
         return state
 
     def run(self, step: Callable[[BeamState[S]], BeamState[S]], state: BeamState[S]) -> BeamState[S]:
-        """Take `steps` steps in one graph."""
+        """Take `steps` steps in one graph; return the state after them."""
 
         def take_steps(before: BeamState[S]) -> BeamState[S]:
             for _ in range(self.steps):
@@ -121,7 +121,8 @@ class CapturedCalls:
             function: maps nested tuples of tensors to nested tuples of tensors. All calls must pass the same function,
                 except that the tensors it holds may be replaced by tensors with equal values.
             inputs: a tensor, or nested tuples of tensors and hashable values.
-            in_place: the outputs have the same shapes as the inputs, and are passed as the inputs of the next call.
+            in_place: if True, a replay leaves its outputs in the input tensors of the graph, so that nothing is copied
+                when the caller passes these outputs as the next inputs; they must have the same shapes as the inputs.
         """
         if in_place and self._last and self._last.outputs is inputs:  # skip the key: shapes are unchanged
             return self._last.replay(inputs)
@@ -147,7 +148,7 @@ class CapturedCall:
             that the graph reads stay alive.
         inputs: example inputs; `replay` takes inputs of the same shapes.
         pool: memory pool for the graph.
-        in_place: write the outputs back to the input tensors, where the next replay reads them.
+        in_place: if True, a replay writes the outputs back to the input tensors, where the next replay reads them.
     """
 
     def __init__(self, function: Callable[[Any], Any], inputs: Any, pool: Any, *, in_place: bool) -> None:

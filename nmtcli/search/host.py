@@ -26,8 +26,8 @@ class Hypothesis(NamedTuple):
 
     Attributes:
         ids: token ids, ending in EOS.
-        log_probability: sum over all tokens, EOS included [nats]; equal to `score` if scores are logits.
-        score: the score by which hypotheses are ranked, highest first.
+        log_probability: sum of the log-probabilities of all tokens, EOS included [nats]; if scores are logits, `score`.
+        score: the value by which hypotheses are ranked, highest first.
         attention_TS: attention weights over the source at each step, in fp32 or better; None unless requested.
     """
 
@@ -42,8 +42,8 @@ class SearchBatch(NamedTuple):
 
     Attributes:
         sources: token ids of each sentence, ending in EOS.
-        line_numbers: line number of each sentence; with the seed, it determines the random numbers for sampling.
-        max_lengths: maximum length of hypotheses for each sentence, EOS included [tokens]; EOS is forced there.
+        line_numbers: line number of each sentence; seed and line number determine the random numbers for sampling.
+        max_lengths: maximum length of each sentence's hypotheses, EOS included [tokens]; EOS is forced at this length.
     """
 
     sources: list[list[int]]
@@ -72,7 +72,7 @@ class Scoring(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Options of sampling.
+    """Options for sampling.
 
     Attributes:
         top_k, top_p, temperature: arguments of `search.sampling.truncate`.
@@ -104,11 +104,11 @@ class SearchRules:
         bos, eos: token ids.
         alpha: exponent of the length penalty.
         beta: weight of the coverage penalty.
-        best: number of best hypotheses that must be certain before the search for a sentence ends; at most K.
+        best: n: the search for a sentence ends once its n best hypotheses can no longer change; at most K.
         most: maximum number of hypotheses to return per sentence; None: K.
         scoring: kind of hypothesis scores.
-        with_attention: record the attention weights of every step.
-        sampling: options of sampling; None: beam or greedy search.
+        with_attention: if True, record the attention weights of every step.
+        sampling: options for sampling; None: beam or greedy search.
     """
 
     beam: int
@@ -141,7 +141,7 @@ class SearchRules:
             config: the search options.
             wanted: number of hypotheses requested per sentence: the n best, or n samples.
             scoring: kind of hypothesis scores; LOGIT turns the length and coverage penalties off.
-            with_attention: record the attention weights of every step.
+            with_attention: if True, record the attention weights of every step.
         """
         has_penalties = scoring is not Scoring.LOGIT
         sampling = Sampling(top_k=config.top_k, top_p=config.top_p, temperature=config.temperature, seed=config.seed)
@@ -167,10 +167,13 @@ class SearchProgram(Protocol):
         """Take one or more steps."""
 
     def done(self) -> list[bool]:
-        """Return for each row whether it is finished; padding rows count as finished."""
+        """Return one boolean per row: True for finished sentences and for padding rows."""
 
     def rows_for(self, sentences: int) -> int:
-        """Return the number of rows, padding included, for `sentences` sentences; more sentences never need fewer."""
+        """Return the number of rows for `sentences` sentences, padding included.
+
+        More sentences never need fewer rows.
+        """
 
     def keep(self, rows: list[int]) -> None:
         """Keep only these rows, in this order, and add padding rows up to `rows_for(len(rows))`."""
@@ -205,7 +208,7 @@ def run_search(program: SearchProgram, batch: SearchBatch) -> list[list[Hypothes
 def unfinished(done: Sequence[bool]) -> list[int]:
     """Return the indices of the unfinished rows, in an order that moves few rows.
 
-    Rows that fit stay where they are, and rows further down fill the gaps.
+    Of n unfinished rows, those among the first n rows stay where they are; the others fill the gaps.
 
     >>> unfinished([False, True, False, False])
     [0, 3, 2]

@@ -1,4 +1,4 @@
-"""Hypotheses in a beam search as tensors: live and finished hypotheses, and the history from which to build them."""
+"""Tensors of a beam search: its live and finished hypotheses, and the history from which their tokens are read."""
 
 import math
 from typing import NamedTuple, Self, TypeVar
@@ -73,7 +73,8 @@ class History(NamedTuple):
     Attributes:
         tokens_BTK: last token of each hypothesis after the step.
         parents_BTK: index k, before the step, of the hypothesis that each hypothesis extends.
-        attention_BTKS: attention weights in the step, in the order of the hypotheses before it; S = 0 unless requested.
+        attention_BTKS: attention weights in the step, in the hypotheses' order before the step; S = 0 unless attention
+            is requested.
     """
 
     tokens_BTK: Tensor
@@ -87,7 +88,7 @@ class History(NamedTuple):
         return cls(zeros_BTK, zeros_BTK.clone(), torch.zeros((sentences, capacity, beam, source), device=device))
 
     def add(self, place_1: Tensor, tokens_BK: Tensor, parents_BK: Tensor, weights_BKS: Tensor) -> Self:
-        """Write one step at index `place_1`, in place."""
+        """Write one step into the history at index `place_1`, in place; return the history."""
         self.tokens_BTK.index_copy_(1, place_1, tokens_BK.unsqueeze(1))
         self.parents_BTK.index_copy_(1, place_1, parents_BK.unsqueeze(1))
         if self.attention_BTKS.shape[-1]:

@@ -22,7 +22,7 @@ class ModelSearcher:
 
     Args:
         models: in eval mode, all on one device, with the same vocabularies.
-        rules: settings of the search; `choose_scoring` selects the kind of scores.
+        rules: settings of the search; `choose_scoring` selects `rules.scoring`.
         forbidden_ids: ids of tokens that are never emitted.
         device: device of the models.
         shortlist: see `Ensemble`.
@@ -90,7 +90,7 @@ def choose_scoring(
         device: device of the models.
         models: number of models.
         by_logits: True if the models were trained for search by logits.
-        with_scores: True if scores are printed, and so must be computed.
+        with_scores: True if scores are printed and must therefore be computed.
     """
     if by_logits:
         return Scoring.LOGIT

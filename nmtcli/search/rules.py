@@ -26,7 +26,7 @@ class DecoderState(Protocol):
     """The state that a model carries from one step to the next."""
 
     def select(self, sentences_B: Tensor | None, parents_BK: Tensor) -> Self:
-        """Return the state for some sentences, with each hypothesis taken from its parent.
+        """Return the state for the selected sentences, in which each hypothesis continues its parent.
 
         The old state must not be used afterwards: its tensors may be overwritten.
 
@@ -65,15 +65,15 @@ class AutoregressiveModel(Protocol[S]):
         Args:
             tokens_BK: last token of each hypothesis.
             state: state before the step.
-            count: number of tokens to return, the most probable first (all tokens if there are fewer); None: return all
-                tokens, in the order of their ids.
+            count: number of tokens to return for each hypothesis, the most probable first; if there are fewer tokens,
+                all are returned. None: return all tokens, in the order of their ids.
         Returns:
             the choices, the attention weights_BKS, and the next state.
         """
 
 
 def coverage_penalty(coverage_BKS: Tensor, mask_BS: Tensor, beta: float) -> Tensor:
-    """Return cp(X, Y) = beta * sum over the source of log(min(attention received, 1)).
+    """Return cp(X, Y) = beta * the sum of log(min(attention received, 1)) over the source tokens.
 
     Args:
         coverage_BKS: attention weights summed over the steps.
@@ -94,7 +94,7 @@ class BeamState(NamedTuple, Generic[S]):
         live, finished: live and finished hypotheses.
         history: tokens, back-pointers and attention of the steps so far.
         model_state: the model's state after the last step.
-        parents_BK: index k, in `model_state`, of the hypothesis that each live hypothesis continues; None: its own k.
+        parents_BK: index k, in `model_state`, of the hypothesis that each live hypothesis continues; None: k itself.
         length_1: number of steps so far.
         done_B: True for finished sentences and padding rows.
         max_lengths_B: maximum length of hypotheses, EOS included [tokens].
@@ -114,7 +114,7 @@ class BeamState(NamedTuple, Generic[S]):
     source_mask_BS: Tensor
 
     def with_rows(self, kept: list[int], rows: int, *, is_fixed: bool) -> "BeamState[S]":
-        """Return the state for the rows in `kept`, followed by padding rows, which count as done.
+        """Return the state for the rows in `kept`, followed by padding rows, which count as finished.
 
         Args:
             kept: indices of the rows to keep, in their new order.
@@ -142,7 +142,7 @@ class BeamState(NamedTuple, Generic[S]):
 
 
 def own_parents(sentences: int, beam: int, device: torch.device) -> Tensor:
-    """Return parents_BK for hypotheses that each continue their own row."""
+    """Return parents_BK where each hypothesis is its own parent: k for hypothesis k."""
     return torch.arange(beam, device=device).repeat(sentences, 1)
 
 
@@ -198,7 +198,8 @@ class BeamStep(Generic[S]):
         is_fixed: see `Runner`.
         penalties_T: length penalty for each length, from 0.
         never: minus infinity as a tensor on the device; a Python number would need an extra kernel at each use.
-        only_first_C: 0 for the first of the 2K choices, minus infinity for the others; leaves EOS as the only choice.
+        only_first_C: 0 for the first of the 2K choices, minus infinity for the others; added to the score
+            of EOS to make EOS the only choice.
     """
 
     model: AutoregressiveModel[S]
@@ -225,8 +226,8 @@ class BeamStep(Generic[S]):
         model_state = state.model_state
         if state.parents_BK is not None:
             model_state = model_state.select(None, state.parents_BK)
-        # At most K of the 2K candidates are EOS, so K others are left to stay live. In rows that are done, the live
-        # hypotheses have score minus infinity, and nothing below makes it finite again.
+        # At most K of the 2K candidates are EOS, so at least K others can stay live. In finished rows, the live
+        # hypotheses have score minus infinity, and nothing below makes that score finite again.
         choices, weights_BKS, model_state = self.model.step(live.tokens_BK, model_state, 2 * K)
         place_1, length_1 = state.length_1, state.length_1 + 1
         last_B = state.max_lengths_B <= length_1
@@ -276,19 +277,21 @@ class BeamStep(Generic[S]):
         )
 
     def _candidates(self, live: Live, choices: Choices) -> tuple[Tensor, Tensor]:
-        """Return scores_BC of each sentence's 2K best candidates, and flat_BC, their indices in the K * C choices."""
+        """Return scores_BC, the 2K best scores of each sentence, and flat_BC, their indices among its K * C choices."""
         before_BK1 = live.scores_BK.unsqueeze(-1)
         if self.rules.scoring is not Scoring.LOG_PROBABILITY:
-            before_BK1 = torch.where(before_BK1.isfinite(), 0.0, before_BK1)  # minus infinity marks an empty row
+            before_BK1 = torch.where(before_BK1.isfinite(), 0.0, before_BK1)  # minus infinity marks an empty slot
         totals_BN = (before_BK1 + choices.log_probs_BKC).flatten(1)
         return totals_BN.topk(min(2 * self.rules.beam, totals_BN.shape[1]))
 
     def _done(self, finished: Finished, scores_BK: Tensor, longest_penalty_B: Tensor) -> Tensor:
-        """Return done_B: True where K hypotheses are finished, or no live hypothesis can still enter the `best` best.
+        """Return done_B: True if K hypotheses are finished, or no live one can still become one of the n best.
+
+        n is `rules.best`.
 
         Log-probabilities can only fall, so the best live score divided by the largest length penalty is an upper bound
-        for all live hypotheses. The caller also marks sentences at their maximum length as done, even if scores
-        are NaN.
+        for all live hypotheses. The caller also marks sentences at their maximum length as finished, so that a
+        search ends even if scores are NaN.
         """
         reachable_B = scores_BK[:, 0] / longest_penalty_B
         if self.rules.scoring is not Scoring.LOG_PROBABILITY:
@@ -361,12 +364,12 @@ class BeamProgram(Generic[S]):
         self._steps += self._runner.steps
 
     def done(self) -> list[bool]:
-        """Return for each row whether it is finished; padding rows count as finished."""
+        """Return one boolean per row: True for finished sentences and for padding rows."""
         done: list[bool] = self._state.done_B.tolist()
         return done
 
     def rows_for(self, sentences: int) -> int:
-        """Return the runner's number of rows for `sentences` sentences, padding included."""
+        """Return the number of rows, padding included, that the runner uses for `sentences` sentences."""
         return self._runner.rows(sentences)
 
     def keep(self, rows: list[int]) -> None:

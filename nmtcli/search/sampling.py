@@ -17,8 +17,8 @@ def truncate(log_probs_BKV: Tensor, *, top_k: int, top_p: float, temperature: fl
     Args:
         log_probs_BKV: log-probabilities predicted by the model.
         top_k: keep the `top_k` most probable tokens; 0: keep all tokens.
-        top_p: of those, keep the smallest set whose total probability is at least `top_p`; 1: keep all. The most
-            probable token is always kept.
+        top_p: of the remaining tokens, keep the smallest set whose total probability is at least `top_p`; 1: keep
+            all. The most probable token is always kept.
         temperature: raise probabilities to the power 1 / temperature.
     Returns:
         probabilities_BKV, which sum to 1 and are exactly 0 for removed tokens.
@@ -66,7 +66,7 @@ class StepwiseState(NamedTuple):
         own_BK: index k of each hypothesis, which is also its parent's index.
         max_lengths_B: maximum length of hypotheses, EOS included [tokens].
         source_mask_BS: True on real source tokens.
-        uniform_BKT: one random number for each token; None: greedy search.
+        uniform_BKT: a random number for each step of each hypothesis; None: greedy search.
     """
 
     tokens_BK: Tensor
@@ -158,12 +158,12 @@ class StepwiseProgram(Generic[S]):
         return tokens_BK1.squeeze(-1), log_probs_BK1.squeeze(-1)
 
     def done(self) -> list[bool]:
-        """Return for each sentence whether all its hypotheses are finished."""
+        """Return one boolean per sentence: True if all its hypotheses are finished."""
         done: list[bool] = (self._state.lengths_BK > 0).all(dim=1).tolist()
         return done
 
     def rows_for(self, sentences: int) -> int:
-        """Return the number of sentences: this program has no padding rows."""
+        """Return `sentences`, since this program needs no padding rows."""
         return sentences
 
     def keep(self, rows: list[int]) -> None:

@@ -22,7 +22,7 @@ class BatchSizes:
 
     Attributes:
         hypotheses: beam size, or number of samples per sentence.
-        tokens: default of `--batch-tokens`: maximum of sentences * hypotheses * longest source in a batch [tokens].
+        tokens: default of `--batch-tokens`, the maximum of sentences * hypotheses * longest source in a batch [tokens].
         at_once: number of batches searched in parallel.
         pads_rows: True if the searcher pads the number of rows in a batch to `rounded_up`.
     """
@@ -57,7 +57,8 @@ class WorkerSearcher:
     """Distributes batches over worker processes (`data.parallel.workers`).
 
     Args:
-        answers: function that sends batches to the workers and yields the hypotheses for each batch, in order.
+        answers: function that sends batches to the workers and yields the hypotheses for each batch, in the order
+            of the batches.
         sizes: preferred batch sizes of this searcher.
     """
 
@@ -80,7 +81,8 @@ def worker_searcher(makers: Sequence[Callable[[], Searcher]], sizes: BatchSizes)
     """Start worker processes, which exit at the end of the `with` block; yield a searcher that uses them.
 
     Args:
-        makers: one function for each worker, which calls it at its first batch to make its searcher; must be picklable.
+        makers: one picklable function for each worker; the worker calls it to make a searcher when the first batch
+            arrives.
         sizes: preferred batch sizes of one worker's searcher.
     """
     with workers([_InWorker(maker) for maker in makers]) as answers:
@@ -94,7 +96,7 @@ class _InWorker:
     maker: Callable[[], Searcher]
 
     def __call__(self, batch: SearchBatch) -> Found:
-        """Return the hypotheses of each sentence, best first."""
+        """Search one batch; return the hypotheses of each sentence, best first."""
         return self._searcher.search(batch)
 
     @cached_property

@@ -40,7 +40,7 @@ class Translation(NamedTuple):
     Attributes:
         candidates: best first; empty for a blank line.
         source_ids: subword ids of the line, ending in EOS.
-        was_cut: True if the line was longer than `max_source_length`, so that its end was cut off.
+        was_cut: True if the end of the line was cut off, because the line had more than `max_source_length` tokens.
     """
 
     candidates: list[Candidate]
@@ -49,7 +49,7 @@ class Translation(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The best translation; empty for a blank line."""
+        """Text of the best translation; empty for a blank line."""
         return self.candidates[0].text if self.candidates else ""
 
 
@@ -96,9 +96,9 @@ def search_sentences(
 
     Args:
         searcher: finds the hypotheses for a batch.
-        sources: ids of each sentence, ending in EOS. A sentence with EOS alone (white space, or only characters that
-            the subword model drops) gets no hypotheses.
-        line_numbers: line number of each sentence; with the seed, it determines the random numbers for sampling.
+        sources: ids of each sentence, ending in EOS. A sentence that is EOS alone (its line was white space, or only
+            characters that the subword model drops) gets no hypotheses.
+        line_numbers: line number of each sentence; seed and line number determine the random numbers for sampling.
         config: maximum lengths and batch size.
     """
     found: list[list[Hypothesis]] = [[] for _ in sources]
@@ -123,9 +123,9 @@ def _batches(order: list[int], sources: Sequence[list[int]], sizes: BatchSizes, 
         order: indices of the sentences, sorted by length, so that the last sentence in a batch is the longest.
         sources: ids of all sentences.
         sizes: preferred batch sizes. If the searcher runs several batches in parallel, the number of batches returned
-            is a multiple of `sizes.at_once` where possible, and they are of roughly equal size.
-        limit: maximum of sentences * hypotheses * longest source in a batch; one sentence alone may exceed it
-            [tokens].
+            is a multiple of `sizes.at_once` where possible, and the batches are of roughly equal size.
+        limit: maximum of sentences * hypotheses * longest source in a batch [tokens]; a batch of a single sentence may
+            exceed it.
     """
     share = math.inf  # target size of a batch if batches are searched in parallel [tokens]
     if sizes.at_once > 1:
