@@ -101,7 +101,7 @@ def _facts(config: PreprocessConfig, state: PassState, subwords: Sequence[Subwor
 
 
 def _identity(config: PreprocessConfig, old: DataDirectory | None) -> str:
-    """Fingerprint of a run; equal fingerprints write equal bytes, so one may resume the other."""
+    """Fingerprint of a run. Runs with equal fingerprints write identical bytes, so one may resume another."""
     texts = [path for prefix in (*config.train, *config.test) for path in paths_of(prefix, *_langs(config))]
     texts += paths_of(config.valid, *_langs(config)) if config.valid else ()
     texts += [path for path in (config.source_model, config.target_model, config.user_words) if path]

@@ -92,7 +92,10 @@ def run(
 
 
 def _device_of_rank(name: str) -> str:
-    """Return the device for this rank: its own GPU if `name` is cuda, or auto on a machine with GPUs; else `name`."""
+    """Return the name of the device for this rank.
+
+    That is its own GPU if `name` is "cuda", or if `name` is "auto" and the machine has GPUs; otherwise `name` itself.
+    """
     local_rank = environment().local_rank
     return f"cuda:{local_rank}" if local_rank is not None and choose_device(name) == torch.device("cuda") else name
 

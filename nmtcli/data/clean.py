@@ -35,7 +35,7 @@ RECORDS_AT_ONCE = 1 << 17  # number of records that are distributed to buckets a
 
 @dataclass(slots=True)
 class CleaningReport:
-    """Numbers of pairs: `read` in total, dropped by each rule, and `kept`."""
+    """Pair counts: `read` in total, the number dropped by each rule, and the number `kept`."""
 
     read: int = 0
     empty: int = 0

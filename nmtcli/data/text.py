@@ -52,7 +52,7 @@ def read_lines(path: str) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class PairBlock:
-    """Neighbouring pairs of a parallel text, not yet decoded, so that another process can decode them.
+    """Consecutive pairs of a parallel text, not yet decoded, so that another process can decode them.
 
     Attributes:
         paths: the source and the target file, or one file whose lines are source TAB target.

@@ -85,7 +85,7 @@ class CandidateSearch:
         return [self._target.decode(ids, UNKNOWN) for ids in sentences]
 
     def find(self, model: Seq2Seq, batch: Batch) -> list[list[list[int]]]:
-        """Return the ids of the candidates for each sentence, without duplicates, in the order of the search."""
+        """Return the ids of the candidates for each sentence, in search order and without duplicates."""
         sources = _ids(batch.source_BS, batch.source_mask_BS)
         with model.searching():
             rules = SearchRules.from_config(self._config, wanted=self._count)

@@ -42,7 +42,7 @@ class Int8Weights(Protocol):
     """Int8 parameters of one cell, with the step that uses them."""
 
     def step(self, input_NE: Tensor, state: CellState) -> CellState:
-        """Take one step of the cell, without gradient."""
+        """Run the cell for one step, without computing gradients."""
 
 
 class JointInt8Weights(NamedTuple):
@@ -66,7 +66,7 @@ class SeparateInt8Weights(NamedTuple):
     """Int8 parameters of a cell whose input and hidden state are multiplied in two separate products.
 
     Attributes:
-        cell_step: the written-out step.
+        cell_step: one step of the cell, written out gate by gate.
         weights: the parameters; both matrices are int8, and the biases are floating point.
     """
 
@@ -231,13 +231,13 @@ class Cell:
         gates: number of gates, each a block of H rows in the weight matrices.
         carries_cell: True if the state includes a cell state in addition to the hidden state.
         kernel: torch's module for whole sequences.
-        step: the written-out step.
+        step: one step of the cell, written out gate by gate.
         fused_step: step used on a GPU when no gradient is needed; None: `step` is used there too.
-        start: function of the input biases and the option `forget_bias` that overwrites, in place, some of the values
-            set by init.py; None: these values are kept.
+        start: function that takes the input biases and the option `forget_bias`, and overwrites in place some of the
+            biases set by init.py; None: those biases are kept.
         quantise: function that converts the weights to int8; None: each matrix is converted separately.
-        int8_encodes_faster: True if an encoder of these cells runs faster in int8, one step at a time, than in floating
-            point, with one fused call.
+        int8_encodes_faster: True if an encoder of these cells is faster in int8, stepping one position at a time, than
+            with a single fused call in floating point.
     """
 
     gates: int

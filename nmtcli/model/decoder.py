@@ -213,7 +213,7 @@ class Decoder(nn.Module):
             raise RuntimeError(f"`wire` must run each of {len(self.layers)} layers once, but it ran {ran}")
 
     def _upwards(self, layer_BTH: Tensor, run: Run, drop: Drop, *beside: Tensor) -> Tensor:
-        """Run the layers above the first, each on [layer below; *beside], with residual connections if configured."""
+        """Run the layers above the first, each on the concatenation of the layer below and `beside`; with residuals."""
         for number in range(1, len(self.layers)):
             input_BTH = torch.cat([layer_BTH, *beside], dim=-1) if beside else layer_BTH
             output_BTH = run(number, drop(f"layer {number}", input_BTH))

@@ -176,7 +176,7 @@ class SearchProgram(Protocol):
         """
 
     def keep(self, rows: list[int]) -> None:
-        """Keep only these rows, in this order, and add padding rows up to `rows_for(len(rows))`."""
+        """Keep only these rows, in this order, and add padding rows until there are `rows_for(len(rows))`."""
 
     def results(self, rows: list[int]) -> list[list[Hypothesis]]:
         """Return the hypotheses of each of these rows, best first."""
