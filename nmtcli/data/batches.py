@@ -5,10 +5,11 @@ are shuffled, sorted by length within windows, and cut into batches within the b
 run that resumes at batch 17 of epoch 3 therefore sees the same batches as an uninterrupted run.
 
 An epoch of more than a million pairs is a sequence of blocks, each planned when it begins, so that the plan of a whole
-epoch is never in memory. A block consists of up to 64 runs of 16,384 neighbouring pairs; the runs come from all over
-the corpus and are drawn anew in each epoch. Each pair is still seen exactly once per epoch, unless several corpora are
-mixed (mixture.py), and the pairs of a block are fully shuffled. Pairs that are neighbours in the corpus mostly fall
-into the same block, where they are mixed with the pairs of up to 63 other runs.
+epoch is never in memory. A block consists of up to 64 stretches of 16,384 neighbouring pairs; the stretches come from
+all over the corpus and are drawn anew in each epoch. Each pair is still seen exactly once per epoch (unless several
+corpora are mixed; see mixture.py). Within a block, the pairs are fully shuffled before they are sorted and cut into
+batches. Pairs that are neighbours in the corpus mostly fall into the same block, among the pairs of up to 63 other
+stretches.
 """
 
 import dataclasses
@@ -295,7 +296,7 @@ class TrainingBatches:
         return self._plans[epoch, block]
 
     def shapes(self, epoch: int) -> list[tuple[int, int, int]]:
-        """Return the shape (B, S, T) of each batch in the first block of an epoch, without subword sampling."""
+        """Return the shape (B, S, T) that each batch in the first block of an epoch has without subword sampling."""
         shapes = []
         for places in self.plan(epoch):
             source, target = self._corpus.lengths(self._mixture.pairs(places, epoch))
@@ -303,7 +304,7 @@ class TrainingBatches:
         return shapes
 
     def tokens(self, epoch: int) -> int:
-        """Return the number of source plus target tokens in the first block of an epoch, without subword sampling."""
+        """Count the source and target tokens that the first block of an epoch has without subword sampling."""
         numbers = (self._mixture.pairs(places, epoch) for places in self.plan(epoch))
         return sum(int(side.sum()) for pairs in numbers for side in self._corpus.lengths(pairs))
 

@@ -32,7 +32,7 @@ class DecoderState(Protocol):
 
         Args:
             sentences_B: indices of the sentences to keep, in their new order; None: all sentences.
-            parents_BK: index k, in the old state, of the hypothesis that each new hypothesis continues.
+            parents_BK: for each new hypothesis, the index in the old state of the hypothesis that it continues.
         """
 
 
@@ -94,7 +94,8 @@ class BeamState(NamedTuple, Generic[S]):
         live, finished: live and finished hypotheses.
         history: tokens, back-pointers and attention of the steps so far.
         model_state: the model's state after the last step.
-        parents_BK: index k, in `model_state`, of the hypothesis that each live hypothesis continues; None: k itself.
+        parents_BK: for each live hypothesis, the index in `model_state` of the hypothesis that it continues; None if
+            every hypothesis continues the one at its own index.
         length_1: number of steps so far.
         done_B: True for finished sentences and padding rows.
         max_lengths_B: maximum length of hypotheses, EOS included [tokens].

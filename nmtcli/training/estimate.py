@@ -161,7 +161,7 @@ def estimate(
 
 
 def _refuse(batch: Batch) -> NoReturn:
-    """Raise an error for a batch that training would cut in two; the estimate does not cover the time this takes."""
+    """Raise an error for a batch that training would split in two: the estimate leaves out the time of a split."""
     raise TrainingError(
         f"a batch of {len(batch.source_BS):,} pairs, {batch.source_BS.shape[1]:,} and "
         f"{batch.target_output_BT.shape[1]:,} positions, does not fit in memory",
