@@ -65,7 +65,7 @@ def deterministic_algorithms() -> Iterator[None]:
 def choose_precision(name: str, device: torch.device) -> str:
     """Resolve `--precision` to fp32, bf16 or int8.
 
-    `auto` becomes bf16 on hardware with native bf16 products (on a CPU, only if bf16 is also clearly faster), else fp32.
+    `auto` becomes bf16 on hardware with native bf16 products (on a CPU, only if it is also clearly faster), else fp32.
     CPUs differ: of two with AVX512-BF16, one multiplied matrices twice as fast in bf16 as in fp32, the other half as
     fast. So both precisions are timed, with the current number of threads, which takes about 100 ms.
 

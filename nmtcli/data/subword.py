@@ -307,7 +307,7 @@ def join_units(units: list[str]) -> str:
 
 
 def _kind_of(model: bytes) -> str:
-    """Read the kind of a model from its file: TrainerSpec.model_type (field 3) in ModelProto.trainer_spec (field 2)."""
+    """Read the kind of a model from its file: field 3, model_type, of ModelProto's field 2, trainer_spec."""
     trainer_spec = next((value for number, value in _fields(model) if number == 2), b"")
     assert isinstance(trainer_spec, bytes)
     model_type = next((value for number, value in _fields(trainer_spec) if number == 3), 1)

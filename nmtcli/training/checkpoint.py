@@ -77,7 +77,7 @@ class RunWriter(Protocol):
         """
 
     def continue_run(self) -> None:
-        """Prepare the directory for a resumed run: write the run's record, and put the best weights in its model file."""
+        """Prepare the directory for a resumed run: write its record, and put the best weights in model.safetensors."""
 
     def save_checkpoint(self, update: int, model: Seq2Seq) -> None:
         """Save the weights under checkpoints/, named after the update."""
