@@ -30,19 +30,22 @@ def nodes_of(module: Path) -> Iterator[ast.stmt | ast.expr]:
     return (node for node in nodes if isinstance(node, ast.stmt | ast.expr))
 
 
-def our_imports(module: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line, path below nmtcli) of each import from nmtcli, also in functions and under TYPE_CHECKING."""
+def imports_of(module: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line, name) of each import in a module, also in functions and under TYPE_CHECKING."""
     for node in nodes_of(module):
-        imported = []
         if isinstance(node, ast.Import):
-            imported = [alias.name for alias in node.names]
+            yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}:{node.lineno}: an import is absolute"
-            imported = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in imported:
-            package, *path = name.split(".")
-            if package == "nmtcli":
-                yield node.lineno, [path[0] if path and path[0] in LAYER_OF else "__init__", *path[1:]]
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+
+
+def our_imports(module: Path) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line, path below nmtcli) of each import from nmtcli."""
+    for line, name in imports_of(module):
+        package, *path = name.split(".")
+        if package == "nmtcli":
+            yield line, [path[0] if path and path[0] in LAYER_OF else "__init__", *path[1:]]
 
 
 def names(modules: list[Path]) -> list[str]:
@@ -346,18 +349,12 @@ def test_tests_use_no_private_names() -> None:
 
 
 def test_test_modules_import_nothing_from_each_other() -> None:
-    found = []
-    for module in TESTS:
-        for node in nodes_of(module):
-            imported = []
-            if isinstance(node, ast.Import):
-                imported = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{module}:{node.lineno}: an import is absolute"
-                imported = [f"{node.module}.{alias.name}" for alias in node.names]
-            for name in imported:
-                if name.split(".")[0] == "tests" and any(part.startswith("test_") for part in name.split(".")):
-                    found.append(f"{module}:{node.lineno}: {name}")
+    found = [
+        f"{module}:{line}: {name}"
+        for module in TESTS
+        for line, name in imports_of(module)
+        if name.split(".")[0] == "tests" and any(part.startswith("test_") for part in name.split("."))
+    ]
     assert found == []
 
 
